@@ -1,0 +1,328 @@
+//! Runs one case once: builds it, runs vmtrace over it, judges the report.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::compare::{Failure, judge, matches};
+use super::process::{Group, Interrupt, Output, Scratch, Stopped, Watch};
+use crate::cli::manifest::{Case, ExpectedExit, Mode};
+use crate::report::notation::signal_name;
+use crate::report::words::duration;
+
+/// What a build may take.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Between the kernel's word that vmtrace traces the leader and the moment that the program goes on: vmtrace is still
+/// looking for more threads then.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// What came of one run of a case.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// What is wrong, a line each; empty when the case has passed.
+    pub problems: Vec<String>,
+    /// How many findings the report has, if there is one.
+    pub findings: Option<usize>,
+    /// The end of what the program and vmtrace wrote, where something is wrong.
+    pub output: Vec<String>,
+    /// How long it ran, without the build.
+    pub took: Duration,
+}
+
+/// What all runs have in common.
+pub(super) struct Runner<'a> {
+    /// The program to run cases with.
+    pub vmtrace: PathBuf,
+    /// The manifest's folder.
+    pub folder: &'a Path,
+    /// Where reports and outputs go.
+    pub scratch: Scratch,
+    /// What ends it all early.
+    pub interrupt: Interrupt,
+    /// What was built, and what came of it. One build at a time: they may share files.
+    pub builds: Mutex<HashMap<Vec<String>, Outcome>>,
+}
+
+impl Runner<'_> {
+    /// Builds and runs a case. An error means that no more should be run.
+    pub fn run(&self, case: &Case, mode: Mode) -> Result<Outcome, Stopped> {
+        if let Some(failed) = case
+            .build
+            .as_ref()
+            .map(|build| self.build(build))
+            .transpose()?
+            .flatten()
+        {
+            return Ok(failed);
+        }
+        let started = Instant::now();
+        let output = self.scratch.output()?;
+        let report = self.scratch.path("json");
+        let watch = Watch::new(case.timeout, &self.interrupt);
+        let ran = match mode {
+            Mode::Launch => self.launch(case, &report, &output, &watch),
+            Mode::Attach => self.attach(case, &report, &output, &watch),
+        };
+        let mut outcome = match ran {
+            Ok(ended) => judged(case, &report, &ended),
+            Err(Trouble::Stopped(Stopped::TimedOut)) => {
+                problem(format!("did not end within {}", duration(case.timeout)))
+            }
+            Err(Trouble::Stopped(stopped @ Stopped::Interrupted)) => return Err(stopped),
+            Err(Trouble::Stopped(Stopped::Failed(error))) => {
+                problem(format!("could not be run: {error}"))
+            }
+            Err(Trouble::Told(text)) => problem(text),
+        };
+        outcome.took = started.elapsed();
+        if !outcome.problems.is_empty() {
+            outcome.output = output.tail();
+        }
+        Ok(outcome)
+    }
+
+    /// Builds, once for all cases that say the same; none when it has succeeded.
+    fn build(&self, command: &[String]) -> Result<Option<Outcome>, Stopped> {
+        let mut builds = self.builds.lock().unwrap_or_else(PoisonError::into_inner);
+        if !builds.contains_key(command) {
+            let outcome = self.build_now(command)?;
+            builds.insert(command.to_vec(), outcome);
+        }
+        Ok(builds
+            .get(command)
+            .filter(|outcome| !outcome.problems.is_empty())
+            .map(|outcome| Outcome {
+                problems: outcome.problems.clone(),
+                output: outcome.output.clone(),
+                ..Outcome::default()
+            }))
+    }
+
+    fn build_now(&self, command: &[String]) -> Result<Outcome, Stopped> {
+        let output = self.scratch.output()?;
+        let watch = Watch::new(BUILD_TIMEOUT, &self.interrupt);
+        let built = Group::start(command, self.folder, &output.file).map_err(Stopped::from);
+        let mut outcome = match built.and_then(|mut group| group.wait(&watch)) {
+            Ok(status) if status.success() => return Ok(Outcome::default()),
+            Ok(status) => problem(format!("build failed ({status}): {}", command.join(" "))),
+            Err(Stopped::Interrupted) => return Err(Stopped::Interrupted),
+            Err(stopped) => problem(format!("build failed ({stopped}): {}", command.join(" "))),
+        };
+        outcome.output = output.tail();
+        Ok(outcome)
+    }
+
+    /// vmtrace starts the program. Gives how vmtrace ended, for people.
+    fn launch(
+        &self,
+        case: &Case,
+        report: &Path,
+        output: &Output,
+        watch: &Watch<'_>,
+    ) -> Result<String, Trouble> {
+        let mut arguments = self.vmtrace(case, report);
+        arguments.push("--".to_owned());
+        arguments.extend_from_slice(&case.run);
+        let mut vmtrace = Group::start(&arguments, self.folder, &output.file)?;
+        Ok(vmtrace.wait(watch)?.to_string())
+    }
+
+    /// The program stops itself before it executes anything of its own, and goes on when vmtrace has attached.
+    fn attach(
+        &self,
+        case: &Case,
+        report: &Path,
+        output: &Output,
+        watch: &Watch<'_>,
+    ) -> Result<String, Trouble> {
+        let held = ["sh", "-c", r#"kill -STOP $$; exec "$@""#, "sh"]
+            .into_iter()
+            .map(str::to_owned);
+        let held: Vec<String> = held.chain(case.run.iter().cloned()).collect();
+        let program = Group::start(&held, self.folder, &output.file)?;
+        let pid = program.pid();
+        while !is_stopped(pid) {
+            if program.has_ended()? {
+                return Err(Trouble::Told(
+                    "the program ended before it was held".to_owned(),
+                ));
+            }
+            watch.pause()?;
+        }
+        let mut arguments = self.vmtrace(case, report);
+        arguments.extend(["-p".to_owned(), pid.to_string()]);
+        let mut vmtrace = Group::start(&arguments, self.folder, &output.file)?;
+        while !is_traced(pid) {
+            if vmtrace.has_ended()? {
+                let status = vmtrace.finish()?;
+                return Err(Trouble::Told(format!(
+                    "vmtrace ended before it had attached ({status})"
+                )));
+            }
+            watch.pause()?;
+        }
+        std::thread::sleep(SETTLE);
+        kill(pid, Signal::SIGCONT).map_err(std::io::Error::from)?;
+        // vmtrace ends with the program, or before it where the options say so; then the program is of no more use.
+        Ok(vmtrace.wait(watch)?.to_string())
+    }
+
+    /// vmtrace and the options of every run.
+    fn vmtrace(&self, case: &Case, report: &Path) -> Vec<String> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut arguments = vec![
+            text(&self.vmtrace),
+            "--format".to_owned(),
+            "json".to_owned(),
+        ];
+        arguments.extend(["-o".to_owned(), text(report)]);
+        if case.verify {
+            arguments.push("--verify=1".to_owned());
+        }
+        arguments.extend_from_slice(&case.options);
+        arguments
+    }
+}
+
+/// Why a run gave nothing to judge.
+enum Trouble {
+    Stopped(Stopped),
+    /// In words.
+    Told(String),
+}
+
+impl<E: Into<Stopped>> From<E> for Trouble {
+    fn from(error: E) -> Self {
+        Trouble::Stopped(error.into())
+    }
+}
+
+fn problem(text: String) -> Outcome {
+    Outcome {
+        problems: vec![text],
+        ..Outcome::default()
+    }
+}
+
+/// Compares the report with what the case expects.
+fn judged(case: &Case, report: &Path, ended: &str) -> Outcome {
+    let Ok(text) = fs::read_to_string(report) else {
+        return problem(format!("vmtrace wrote no report ({ended})"));
+    };
+    let report: Value = match serde_json::from_str(&text) {
+        Ok(report) => report,
+        Err(error) => return problem(format!("the report is no JSON: {error}")),
+    };
+    let Some(findings) = report["findings"].as_array() else {
+        return problem("the report has no findings array".to_owned());
+    };
+    let mut problems: Vec<String> = judge(&case.expect, findings)
+        .into_iter()
+        .flat_map(told)
+        .collect();
+    problems.extend(missing_notes(case, &report["notes"]));
+    problems.extend(wrong_end(case.exit.as_ref(), &report["target"]["exit"]));
+    if case.verify {
+        problems.extend(unverified(&report["verify"]));
+    }
+    Outcome {
+        problems,
+        findings: Some(findings.len()),
+        ..Outcome::default()
+    }
+}
+
+fn told(failure: Failure) -> Vec<String> {
+    match failure {
+        Failure::Differs(number, differences) => differences
+            .into_iter()
+            .map(|difference| {
+                format!(
+                    "finding {number}: {}: expected {}, found {}",
+                    difference.path, difference.expected, difference.found
+                )
+            })
+            .collect(),
+        Failure::Missing(number, expected) => {
+            vec![format!("finding {number}: expected {expected}, found none")]
+        }
+        Failure::Unexpected(found) => vec![format!("not expected: {found}")],
+    }
+}
+
+fn missing_notes(case: &Case, found: &Value) -> Vec<String> {
+    let found = found.as_array().map_or(&[][..], Vec::as_slice);
+    let wanted = case.notes.iter().map(|note| Value::Object(note.clone()));
+    let missing = wanted.filter(|note| !found.iter().any(|found| matches(note, found)));
+    let kinds: Vec<&str> = found
+        .iter()
+        .filter_map(|note| note["kind"].as_str())
+        .collect();
+    let kinds = if kinds.is_empty() {
+        "none".to_owned()
+    } else {
+        kinds.join(", ")
+    };
+    missing
+        .map(|note| format!("note: expected {note}, found {kinds}"))
+        .collect()
+}
+
+/// Whether the program ended otherwise than it should. Where its end was not seen, only an `exit` demands one.
+fn wrong_end(expected: Option<&ExpectedExit>, found: &Value) -> Option<String> {
+    let wanted: Vec<Value> = match expected {
+        None if found.is_null() => return None,
+        None => vec![json!({"code": 0})],
+        Some(ExpectedExit::Signal(name)) => vec![json!({"signal": name})],
+        Some(ExpectedExit::Status(status @ 129..)) => {
+            vec![
+                json!({"code": status}),
+                json!({"signal": signal_name(status - 128)}),
+            ]
+        }
+        Some(ExpectedExit::Status(code)) => vec![json!({"code": code})],
+    };
+    if wanted.contains(found) {
+        None
+    } else {
+        Some(format!("exit: expected {}, found {found}", wanted[0]))
+    }
+}
+
+/// Whether the model differed from the kernel, or was never compared with it.
+fn unverified(verify: &Value) -> Option<String> {
+    let number = |key: &str| verify[key].as_u64();
+    match (number("checks"), number("mismatches")) {
+        (Some(1..), Some(0)) => None,
+        (Some(checks @ 1..), Some(differed)) => Some(format!(
+            "verify: the model differed from the kernel's maps in {differed} of {checks} comparisons"
+        )),
+        _ => Some("verify: the model was not compared with the kernel's maps".to_owned()),
+    }
+}
+
+/// Whether the process is stopped: state T of proc_pid_stat(5), which stands behind the name in brackets.
+fn is_stopped(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+}
+
+/// Whether the process has a tracer: see proc_pid_status(5).
+fn is_traced(pid: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let tracer = status
+        .lines()
+        .find_map(|line| line.strip_prefix("TracerPid:"));
+    tracer.is_some_and(|tracer| tracer.trim() != "0")
+}
+
+#[cfg(test)]
+mod tests;

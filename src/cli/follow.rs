@@ -1,0 +1,152 @@
+//! `vmtrace -- PROGRAM` and `vmtrace -p PID`.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use jiff::Zoned;
+use nix::errno::Errno;
+
+use super::output::{Output, Stream};
+use super::watch::{STATUS_EVERY, Watch};
+use super::{FAILED, FollowArgs, NOT_EXECUTABLE, NOT_FOUND};
+use crate::event::Exit;
+use crate::follow::{Follower, Observer, Options};
+use crate::procfs::task;
+use crate::report::{Clock, Mode, Report};
+use crate::source::control::{Control, Manners, Timers, block_signals};
+use crate::source::ptrace::Ptrace;
+use crate::source::ptrace::launch::Leash;
+use crate::units::Pid;
+
+/// Follows what the arguments name.
+///
+/// # Errors
+/// Why it could not be followed, in one line.
+pub fn run(args: &FollowArgs) -> Result<u8, anyhow::Error> {
+    match (args.pid, args.program.is_empty()) {
+        (Some(_), false) => {
+            super::usage_error("give either -p PID or a program to launch, not both")
+        }
+        (None, true) => super::usage_error(
+            "nothing to follow: give a program after --, or a process with -p PID",
+        ),
+        (Some(pid), true) => attach(args, Pid(pid)),
+        (None, false) => launch(args, Stream::Err),
+    }
+}
+
+fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
+    let output = Output::new(&args.report, Stream::Out);
+    output.check()?;
+    block_signals()?;
+    let mut control = Control::new(Manners::Attached);
+    let options = options(args, Mode::Attach, task::command_line(pid))?;
+    control.start(timers(args, Watch::wants_status(false)))?;
+    let source = Ptrace::attach(pid)?;
+    let (report, _, watch) = follow(source, &control, options, output);
+    watch.write(&report)?;
+    Ok(exit_status(args, &report, 0))
+}
+
+/// Launches the program that `args` name; `stream` is where the report goes unless they say otherwise.
+pub(super) fn launch(args: &FollowArgs, stream: Stream) -> Result<u8, anyhow::Error> {
+    let output = Output::new(&args.report, stream);
+    output.check()?;
+    let mask = block_signals()?;
+    let command: Vec<String> = args
+        .program
+        .iter()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    let options = options(args, Mode::Launch, command)?;
+    // A program that is to be left alone after a while must be able to live without us.
+    let leash = if args.stop_after.is_some() {
+        Leash::None
+    } else {
+        Leash::Filter
+    };
+    // Before the control's thread exists, because it forks.
+    let source = Ptrace::launch(&args.program, leash, &mask)?;
+    let mut control = Control::new(Manners::Launched);
+    control.start(timers(args, Watch::wants_status(true)))?;
+    let (report, source, watch) = follow(source, &control, options, output);
+    if let Some(errno) = source.not_executed() {
+        let program = args.program[0].to_string_lossy();
+        eprintln!("vmtrace: cannot run {program}: {}", why_not_executed(errno));
+        return Ok(if errno == Errno::ENOENT {
+            NOT_FOUND
+        } else {
+            NOT_EXECUTABLE
+        });
+    }
+    watch.write(&report)?;
+    let status = match source.wait_for_main(&control)? {
+        Exit::Code(code) => u8::try_from(code).unwrap_or(FAILED),
+        Exit::Signal(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(127)),
+    };
+    Ok(exit_status(args, &report, status))
+}
+
+fn why_not_executed(errno: Errno) -> String {
+    match errno {
+        Errno::ENOENT => "no such file, and none of this name in PATH".to_owned(),
+        Errno::EACCES => "permission denied: is it a program, and executable?".to_owned(),
+        Errno::ENOEXEC => "it is no program that this machine can execute".to_owned(),
+        errno => errno.desc().to_owned(),
+    }
+}
+
+fn options(args: &FollowArgs, mode: Mode, command: Vec<String>) -> Result<Options, anyhow::Error> {
+    Ok(Options {
+        mode,
+        command,
+        verify_every: args.verify,
+        min_confidence: args.report.min_confidence.into(),
+        events: args.events.as_deref().map(events_file).transpose()?,
+    })
+}
+
+fn events_file(path: &Path) -> Result<Box<dyn Write>, anyhow::Error> {
+    if path == Path::new("-") {
+        return Ok(Box::new(BufWriter::new(io::stderr())));
+    }
+    let file = File::create(path)
+        .map_err(|error| anyhow::anyhow!("cannot write events to {}: {error}", path.display()))?;
+    Ok(Box::new(BufWriter::new(file)))
+}
+
+fn timers(args: &FollowArgs, status: bool) -> Timers {
+    Timers {
+        stop_after: args.stop_after,
+        report_every: args.every,
+        status_every: status.then_some(STATUS_EVERY),
+    }
+}
+
+/// Follows to the end. What was gathered is reported, also where following failed.
+fn follow(
+    source: Ptrace,
+    control: &Control,
+    options: Options,
+    output: Output,
+) -> (Report, Ptrace, Watch) {
+    let clock = Clock {
+        start: Zoned::now().saturating_sub(source.now().0),
+    };
+    let mut watch = Watch::new(output);
+    let (report, source, result) = Follower::new(source, control, clock, options, &mut watch).run();
+    watch.clear();
+    if let Err(errno) = result {
+        watch.warn(&format!("following ended early: {errno}"));
+    }
+    (report, source, watch)
+}
+
+/// The status to exit with: that of the program, or what was asked for if there is a finding.
+fn exit_status(args: &FollowArgs, report: &Report, status: u8) -> u8 {
+    match args.report.error_exitcode {
+        Some(code) if report.listed().next().is_some() => code,
+        _ => status,
+    }
+}

@@ -1,0 +1,155 @@
+use super::*;
+use serde_json::json;
+
+fn parse(text: &str) -> Result<Manifest, ManifestError> {
+    Manifest::parse(text, Path::new("cases.toml"), PathBuf::from("/folder"))
+}
+
+fn error(text: &str) -> String {
+    parse(text).unwrap_err().to_string()
+}
+
+/// Every key of a case, as the documentation shows them.
+#[test]
+fn a_case_in_full() {
+    let manifest = parse(
+        r#"
+        [[case]]
+        name = "unjoined"
+        build = "cc -g -pthread -o leak leak.c"
+        run = "./leak 15"
+        timeout = "500ms"
+        modes = ["launch", "attach"]
+        options = "--min-confidence possible"
+        exit = "SIGTERM"
+        verify = false
+        expect = [{ reason = "unjoined", regions = 15, period_seconds = 1.5, thread_function = { symbol = "job" } }]
+        notes = [{ kind = "stack-cache" }]
+        "#,
+    )
+    .unwrap();
+    let [case] = manifest.cases.as_slice() else {
+        panic!("one case")
+    };
+    assert_eq!(case.name, "unjoined");
+    assert_eq!(
+        case.build.as_deref().unwrap(),
+        ["sh", "-c", "cc -g -pthread -o leak leak.c"]
+    );
+    assert_eq!(case.run, ["./leak", "15"]);
+    assert_eq!(case.timeout, Duration::from_millis(500));
+    assert_eq!(case.modes, [Mode::Launch, Mode::Attach]);
+    assert_eq!(case.options, ["--min-confidence", "possible"]);
+    assert_eq!(case.exit, Some(ExpectedExit::Signal("SIGTERM".to_owned())));
+    assert!(!case.verify);
+    assert_eq!(
+        json!(case.expect),
+        json!([{"reason": "unjoined", "regions": 15, "period_seconds": 1.5, "thread_function": {"symbol": "job"}}])
+    );
+    assert_eq!(json!(case.notes), json!([{"kind": "stack-cache"}]));
+}
+
+/// What a case may leave out, and other names for the same keys; arrays of arguments keep their blanks.
+#[test]
+fn a_short_case() {
+    let manifest = parse(
+        r#"
+        [[test]]
+        name = "clean"
+        command = ["./clean", "two words"]
+        findings = []
+        timeout = 5
+        exit = 3
+        "#,
+    )
+    .unwrap();
+    let case = &manifest.cases[0];
+    assert_eq!(case.run, ["./clean", "two words"]);
+    assert_eq!(case.timeout, Duration::from_secs(5));
+    assert_eq!(
+        (case.build.as_ref(), case.modes.as_slice(), case.verify),
+        (None, &[Mode::Launch][..], true)
+    );
+    assert_eq!(case.exit, Some(ExpectedExit::Status(3)));
+    assert!(case.expect.is_empty() && case.notes.is_empty() && case.options.is_empty());
+    let case = &parse("[[cases]]\nname = 'a'\nrun = 'a'").unwrap().cases[0];
+    assert_eq!(case.timeout, TIMEOUT);
+}
+
+/// Expected findings may be written as tables of their own.
+#[test]
+fn expectations_as_tables() {
+    let text =
+        "[[case]]\nname='a'\nrun='a'\n[[case.expect]]\nregions = 2\n[[case.expect]]\nregions = 3\n";
+    let manifest = parse(text).unwrap();
+    assert_eq!(
+        json!(manifest.cases[0].expect),
+        json!([{"regions": 2}, {"regions": 3}])
+    );
+}
+
+/// A wrong manifest is told in one line, with the place and with what would be right.
+#[test]
+fn errors_name_the_line_and_the_way_out() {
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrum = 'a'\n"), @r"
+    cases.toml:3: unknown field `rum`, expected one of `name`, `build`, `command`, `run`, `timeout`, `expect`, `expected`, `findings`, `notes`, `modes`, `exit`, `options`, `verify`
+    ");
+    insta::assert_snapshot!(error("[[kase]]\nname = 'a'\nrun = 'a'\n"), @r"
+    cases.toml:1: unknown field `kase`, expected one of `case`, `cases`, `test`, `tests`
+    ");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\n"), @r"
+    cases.toml:1: missing field `run`
+    ");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 7\n"), @r"
+    cases.toml:3: invalid type: integer `7`, expected a command line or a list of arguments
+    ");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = ' '\n"), @r"
+    cases.toml:1: a: run is empty; it must say what to execute
+    ");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\ntimeout = '2 days'\n"), @r"
+    cases.toml:4: '2 days' is no duration: write 500ms, 30s, 2m or 1h
+    ");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\ntimeout = 0\n"), @r#"
+    cases.toml:4: invalid value: integer `0`, expected a duration such as "500ms", "20s", "2m" or "1h", or a number of seconds
+    "#);
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\nmodes = ['detach']\n"), @r"
+    cases.toml:4: unknown variant `detach`, expected `launch` or `attach`
+    ");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\nexit = 1.5\n"), @r#"
+    cases.toml:4: expected an exit status such as 0, or a signal's name such as "SIGTERM"
+    "#);
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\nexpect = { regions = 1 }\n"), @r"
+    cases.toml:4: invalid type: map, expected a sequence
+    ");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\n\n[[case]]\nname = 'a'\nrun = 'a'\n"), @r"
+    cases.toml:5: a second case is named a; names must differ
+    ");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a\n"), @r"
+    cases.toml:2: invalid literal string, expected `'`
+    ");
+    insta::assert_snapshot!(error("# nothing yet\n"), @r"
+    cases.toml: no [[case]] in it
+    ");
+}
+
+/// Names select cases; one that does not exist is an error, for a typing mistake must not pass as success.
+#[test]
+fn names_select_cases() {
+    let manifest = parse("[[case]]\nname='a'\nrun='a'\n[[case]]\nname='b'\nrun='b'\n").unwrap();
+    let names = |names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let cases = manifest.select(&names).map_err(|error| error.to_string())?;
+        Ok::<_, String>(
+            cases
+                .iter()
+                .map(|case| case.name.clone())
+                .collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(names(&[]).unwrap(), ["a", "b"]);
+    assert_eq!(names(&["b"]).unwrap(), ["b"]);
+    assert_eq!(
+        names(&["b", "c"]).unwrap_err(),
+        "no case is named c; there are: a, b"
+    );
+}

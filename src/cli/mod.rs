@@ -1,0 +1,191 @@
+//! What was asked, and what it means: one file per command.
+
+pub mod check;
+pub mod demo;
+pub mod duration;
+pub mod follow;
+pub mod manifest;
+pub mod output;
+pub mod watch;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::diagnose::finding::Confidence;
+
+/// Exit status: vmtrace itself failed.
+pub const FAILED: u8 = 125;
+/// Exit status: the program could not be executed.
+pub const NOT_EXECUTABLE: u8 = 126;
+/// Exit status: the program was not found.
+pub const NOT_FOUND: u8 = 127;
+
+const EXAMPLES: &str = "\
+Examples:
+  vmtrace -- ./app_server --port 80     launch a program and follow it to its end
+  vmtrace -p 31108 --for 15m            attach to all threads of a process for a quarter of an hour
+  vmtrace -p 31108 --every 1h -o leaks  keep an eye on it, with a report every hour
+  vmtrace demo                          see what a finding looks like
+
+Exit status: the launched program's own (128 + signal when it died of one), otherwise 0; N with
+--error-exitcode N when there is a finding; 1 when a check fails; 2 for wrong usage; 125 when vmtrace itself
+failed, 126 when the program could not be executed, 127 when it was not found.";
+
+/// Says which address space threads have left behind: who mapped it, why it stays, and what to change.
+#[derive(Debug, Parser)]
+#[command(name = "vmtrace", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(
+    override_usage = "vmtrace [OPTIONS] -- PROGRAM [ARG]...\n       vmtrace [OPTIONS] -p PID\n       vmtrace <COMMAND>"
+)]
+pub struct Cli {
+    /// A command of its own, instead of following a program.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// What to follow, and how.
+    #[command(flatten)]
+    pub follow: FollowArgs,
+}
+
+/// Commands besides following.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make the documented leak in a child process, and diagnose it before your eyes
+    Demo(DemoArgs),
+    /// Run reproducer programs and compare the findings with what is expected
+    Check(check::CheckArgs),
+    /// The leaking child of the demo
+    #[command(hide = true, name = "demo-target")]
+    DemoTarget,
+}
+
+/// Options of the demo.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// How the report looks.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// Options of following.
+#[derive(Debug, Clone, Args)]
+pub struct FollowArgs {
+    /// Attach to all threads of this process, until ^C, --for, or its end
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub pid: Option<i32>,
+    /// Stop after this time, counted from the moment that all threads are followed (500ms, 30s, 2m, 1h)
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration::parse)]
+    pub stop_after: Option<Duration>,
+    /// A report as of now at this interval; SIGUSR1 asks for one too
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub every: Option<Duration>,
+    /// Where events come from
+    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
+    pub engine: EngineChoice,
+    /// Compare the model with the kernel's maps at every N-th change, and at the end
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "100")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub verify: Option<u64>,
+    /// Write the followed system calls as they happen, one line each ("-" is standard error)
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+    /// How the report looks.
+    #[command(flatten)]
+    pub report: ReportArgs,
+    /// The program to launch, and its arguments
+    #[arg(last = true, value_name = "PROGRAM")]
+    pub program: Vec<OsString>,
+}
+
+/// Options of every report.
+#[derive(Debug, Clone, Args)]
+pub struct ReportArgs {
+    /// Format of the report
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Where the report goes; a regular file is replaced only by a complete report
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// List findings from this confidence on; what is below is counted in one line
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t = Level::Probable)]
+    pub min_confidence: Level,
+    /// Exit with N (1 to 255) when there is a finding that is listed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    pub error_exitcode: Option<u8>,
+    /// Colour in the text report
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Colour::Auto)]
+    pub color: Colour,
+}
+
+/// Where events come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum EngineChoice {
+    /// What serves best
+    Auto,
+    /// ptrace(2)
+    Ptrace,
+}
+
+/// Format of a report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Colour {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// The lowest confidence that is listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Level {
+    /// Everything
+    Possible,
+    /// What has no innocent reading so far, and better
+    Probable,
+    /// Only what is proven
+    Definite,
+}
+
+impl From<Level> for Confidence {
+    fn from(level: Level) -> Confidence {
+        match level {
+            Level::Possible => Confidence::Possible,
+            Level::Probable => Confidence::Probable,
+            Level::Definite => Confidence::Definite,
+        }
+    }
+}
+
+/// Does what was asked, and says with which status to exit.
+///
+/// # Errors
+/// What vmtrace could not do, in one line.
+pub fn run(cli: Cli) -> Result<u8, anyhow::Error> {
+    match cli.command {
+        Some(Command::Demo(args)) => demo::run(&args),
+        Some(Command::DemoTarget) => demo::leak().map(|()| 0),
+        Some(Command::Check(args)) => check::run(&args).map(|outcome| u8::from(outcome.failed > 0)),
+        None => follow::run(&cli.follow),
+    }
+}
+
+/// Wrong usage that clap cannot see: ends the process as clap does.
+fn usage_error(message: &str) -> ! {
+    use clap::CommandFactory;
+    Cli::command()
+        .error(clap::error::ErrorKind::ValueValidation, message)
+        .exit()
+}

@@ -1,0 +1,362 @@
+//! The rule for stacks whose last owner has ended.
+//!
+//! | what is known of an idle stack | verdict |
+//! |---|---|
+//! | a part is gone, the rest stayed | `partly-unmapped`, definite |
+//! | musl's, and still there | `unjoined`, definite: musl unmaps at the join, or at a detached thread's end |
+//! | glibc's, and a fresh one was mapped for which this one would have served | `unjoined`, probable; definite once such are more than the cache can hold |
+//! | glibc's, otherwise | unproven |
+//! | the program's, had several owners, or its site reuses stacks | a pool |
+//! | the program's, and its site has mapped a fresh one since | `unmanaged`, definite |
+//! | the program's, two or more of the site | `unmanaged`, probable |
+//! | the program's, a single one | `unmanaged`, possible |
+
+use std::collections::HashMap;
+
+use indexmap::IndexMap;
+
+use super::finding::{
+    Confidence, Diagnosis, Evidence, EvidenceCall, Finding, Member, Note, NoteKind, Reason,
+    Recurrence, Rule,
+};
+use super::{GRACE, Moment, Phase, bytes_for_people, pieces_of};
+use crate::event::Call;
+use crate::model::mapping::{Ended, Maker, Mapping, MappingId, Stack};
+use crate::model::sites::{Site, SiteKey};
+use crate::model::space::AddressSpace;
+use crate::units::{Range, Tid};
+
+/// What glibc keeps of ended threads' stacks at most (nptl/nptl-stack.c, `__nptl_stack_cache_maxsize`).
+const CACHE_BYTES: u64 = 40 << 20;
+
+/// An idle stack.
+#[derive(Clone, Copy)]
+struct Idle<'a> {
+    id: MappingId,
+    mapping: &'a Mapping,
+    stack: &'a Stack,
+    ended: Ended,
+}
+
+/// What is to be said of an idle stack.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Leak(Reason, Confidence),
+    /// The thread library's, and nothing more is known.
+    Unproven,
+    Pool,
+}
+
+/// Leaks are grouped by this.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Group {
+    reason: Reason,
+    site: SiteKey,
+}
+
+/// Leaks of one group.
+struct Leaks<'a> {
+    confidence: Confidence,
+    maker: Maker,
+    members: Vec<Idle<'a>>,
+}
+
+/// What a site has made that is no leak, or not yet.
+#[derive(Clone, Copy, Default)]
+struct Others {
+    /// Threads that live.
+    live: u64,
+    /// Threads that have only just ended.
+    in_grace: u64,
+    /// Idle stacks of the program's that nothing speaks for or against.
+    undecided: u64,
+}
+
+/// Findings and notes about the stacks of one address space.
+pub fn diagnose(space: &AddressSpace, moment: Moment) -> Diagnosis {
+    let (idle, others) = survey(space, moment);
+    let passed_over: u64 = idle
+        .iter()
+        .filter(|idle| idle.stack.maker == Maker::Glibc && idle.stack.passed_over.is_some())
+        .map(|idle| idle.mapping.bytes)
+        .sum();
+    let beyond_cache = passed_over > CACHE_BYTES;
+
+    let mut groups: IndexMap<Group, Leaks> = IndexMap::new();
+    let mut unproven = Vec::new();
+    let mut pool = Vec::new();
+    for idle in idle {
+        let key = AddressSpace::site_key(idle.stack.region_bytes);
+        let site = space.sites.get(key);
+        match verdict(
+            &idle,
+            site,
+            others.get(&key).copied().unwrap_or_default(),
+            beyond_cache,
+        ) {
+            Verdict::Leak(reason, confidence) => {
+                let maker = idle.stack.maker;
+                let new = Leaks {
+                    confidence,
+                    maker,
+                    members: Vec::new(),
+                };
+                let leaks = groups.entry(Group { reason, site: key }).or_insert(new);
+                leaks.confidence = confidence.max(leaks.confidence);
+                leaks.members.push(idle);
+            }
+            Verdict::Unproven => unproven.push(idle),
+            Verdict::Pool => pool.push(idle),
+        }
+    }
+    join_their_like(space, &mut groups, &mut unproven);
+
+    let ids = groups
+        .values()
+        .flat_map(|leaks| leaks.members.iter().map(|idle| idle.id));
+    let pieces = pieces_of(space, ids);
+    let findings = groups
+        .into_iter()
+        .map(|(group, leaks)| {
+            let others = others.get(&group.site).copied().unwrap_or_default();
+            finding(space, group, leaks, others, &pieces)
+        })
+        .collect();
+    let notes = unproven_note(space, &unproven)
+        .into_iter()
+        .chain(pool_note(space, &pool))
+        .collect();
+    Diagnosis { findings, notes }
+}
+
+/// All idle stacks that count, oldest end first, and what else their sites have made.
+fn survey(space: &AddressSpace, moment: Moment) -> (Vec<Idle<'_>>, HashMap<SiteKey, Others>) {
+    let mut idle = Vec::new();
+    let mut sites: HashMap<SiteKey, Others> = HashMap::new();
+    for (id, mapping) in space
+        .mappings
+        .iter()
+        .filter(|(_, mapping)| !mapping.inherited)
+    {
+        let Some(stack) = mapping.stack.as_deref() else {
+            continue;
+        };
+        let site = sites
+            .entry(AddressSpace::site_key(stack.region_bytes))
+            .or_default();
+        let Some((_, ended)) = mapping.idle_stack() else {
+            site.live += u64::from(stack.live);
+            continue;
+        };
+        if moment.phase == Phase::Living && moment.now.since(ended.at) < GRACE {
+            site.in_grace += 1;
+            continue;
+        }
+        let program_made = stack.maker == Maker::Program && stack.owners == 1;
+        site.undecided += u64::from(program_made && stack.passed_over.is_none());
+        idle.push(Idle {
+            id,
+            mapping,
+            stack,
+            ended,
+        });
+    }
+    idle.sort_by_key(|idle| (idle.ended.at, idle.stack.last.tid));
+    (idle, sites)
+}
+
+fn verdict(idle: &Idle, site: Site, others: Others, beyond_cache: bool) -> Verdict {
+    use Confidence::{Definite, Possible, Probable};
+    let stack = idle.stack;
+    let passed_over = stack.passed_over.is_some();
+    match stack.maker {
+        Maker::Unknown | Maker::Unsettled => Verdict::Unproven,
+        _ if stack.cut => Verdict::Leak(Reason::PartlyUnmapped, Definite),
+        Maker::Musl => Verdict::Leak(Reason::Unjoined, Definite),
+        Maker::Glibc if passed_over && beyond_cache => Verdict::Leak(Reason::Unjoined, Definite),
+        Maker::Glibc if passed_over => Verdict::Leak(Reason::Unjoined, Probable),
+        Maker::Glibc => Verdict::Unproven,
+        Maker::Program if stack.owners > 1 => Verdict::Pool,
+        Maker::Program if passed_over => Verdict::Leak(Reason::Unmanaged, Definite),
+        Maker::Program if site.reused > 0 => Verdict::Pool,
+        Maker::Program if others.undecided > 1 => Verdict::Leak(Reason::Unmanaged, Probable),
+        Maker::Program => Verdict::Leak(Reason::Unmanaged, Possible),
+    }
+}
+
+/// Stacks of which nothing is known go with those of their site that are proven, if the site never let one go.
+fn join_their_like<'a>(
+    space: &AddressSpace,
+    groups: &mut IndexMap<Group, Leaks<'a>>,
+    unproven: &mut Vec<Idle<'a>>,
+) {
+    unproven.retain(|idle| {
+        let key = AddressSpace::site_key(idle.stack.region_bytes);
+        let site = space.sites.get(key);
+        let kept_all = site.reused == 0 && site.unmapped_after_end == 0;
+        match groups.get_mut(&Group {
+            reason: Reason::Unjoined,
+            site: key,
+        }) {
+            Some(leaks) if kept_all && idle.stack.maker == leaks.maker => {
+                leaks.members.push(*idle);
+                false
+            }
+            _ => true,
+        }
+    });
+}
+
+fn finding(
+    space: &AddressSpace,
+    group: Group,
+    leaks: Leaks,
+    others: Others,
+    pieces: &HashMap<MappingId, Vec<Range>>,
+) -> Finding {
+    let regions = leaks.members.len() as u64;
+    let site_known = leaks
+        .members
+        .iter()
+        .all(|idle| idle.stack.last.born.is_some());
+    let created = site_known.then(|| space.sites.get(group.site).created);
+    let recurrence = created.map(|created| {
+        if created == 1 {
+            Recurrence::OneTime
+        } else if regions >= 2 && regions + others.live + others.in_grace == created {
+            Recurrence::Recurrent
+        } else {
+            Recurrence::Occasional
+        }
+    });
+    let (proof, advice) = explain(group.reason, leaks.confidence, &leaks);
+    let guard_bytes = leaks
+        .members
+        .first()
+        .map_or(0, |idle| idle.stack.guard_bytes);
+    let members = leaks
+        .members
+        .iter()
+        .filter_map(|idle| member(idle, pieces.get(&idle.id)?))
+        .collect();
+    Finding {
+        rule: Rule::OrphanedStack,
+        reason: group.reason,
+        confidence: leaks.confidence,
+        recurrence,
+        pid: space.pid,
+        created,
+        region_bytes: group.site.region_bytes,
+        guard_bytes,
+        resident_bytes: 0,
+        thread_function: None,
+        site: Vec::new(),
+        proof,
+        advice,
+        members,
+    }
+}
+
+/// What proves it, and what to do about it.
+fn explain(reason: Reason, confidence: Confidence, leaks: &Leaks) -> (String, String) {
+    let (proof, advice) = match (reason, leaks.maker, confidence) {
+        (Reason::PartlyUnmapped, ..) => (
+            "a part of the stack was unmapped, the rest is still mapped and no live thread uses it",
+            "unmap the whole range that was mapped, guard page included",
+        ),
+        (Reason::Unjoined, Maker::Musl, _) => (
+            "never joined: musl unmaps a stack when its thread is joined, or when a detached one ends",
+            "call pthread_join or pthread_detach for each of these threads",
+        ),
+        (Reason::Unjoined, _, Confidence::Definite) => (
+            "never joined: a fresh stack was mapped while these lay idle, and they are more than the thread library's \
+             cache may hold (40 MiB)",
+            "call pthread_join or pthread_detach for each of these threads",
+        ),
+        (Reason::Unjoined, ..) => (
+            "not joined by the time a fresh stack was mapped, which would have used this one had it been in the cache",
+            "call pthread_join or pthread_detach for each of these threads",
+        ),
+        (_, _, Confidence::Definite) => (
+            "the program's own: its thread is gone, and the program mapped a fresh one rather than use it again",
+            "unmap (or free) the stack after its thread has ended",
+        ),
+        _ => (
+            "the program's own: its thread is gone, and nothing has used, unmapped or freed it since",
+            "unmap (or free) the stack after its thread has ended",
+        ),
+    };
+    (proof.to_owned(), advice.to_owned())
+}
+
+fn member(idle: &Idle, pieces: &[Range]) -> Option<Member> {
+    let stack = idle.stack;
+    let owner = stack.last;
+    let born = owner.born.map(|born| Evidence {
+        at: born.at,
+        tid: born.creator,
+        what: EvidenceCall::Returned {
+            call: Call::Clone(born.args),
+            result: u64::try_from(owner.tid.0).unwrap_or(0),
+        },
+    });
+    let ended = Evidence {
+        at: idle.ended.at,
+        tid: owner.tid,
+        what: EvidenceCall::Ended(idle.ended.exit),
+    };
+    let made = idle.mapping.made.as_ref().map(Evidence::from);
+    let guarded = idle.mapping.guarded.as_deref().map(Evidence::from);
+    Some(Member {
+        range: Range::new(pieces.first()?.start(), pieces.last()?.end())?,
+        virtual_bytes: idle.mapping.bytes,
+        pieces: pieces.to_vec(),
+        owner: owner.tid,
+        creator: owner.born.map_or(Tid(0), |born| born.creator),
+        mapped_at: idle.mapping.made.map(|made| made.at),
+        born_at: owner.born.map(|born| born.at),
+        exited_at: Some(idle.ended.at),
+        evidence: made
+            .into_iter()
+            .chain(guarded)
+            .chain(born)
+            .chain([ended])
+            .collect(),
+    })
+}
+
+fn unproven_note(space: &AddressSpace, unproven: &[Idle]) -> Option<Note> {
+    note(space, NoteKind::UnprovenStacks, unproven, |count, size| {
+        format!(
+            "{count} of ended threads, {size}: kept by the thread library for reuse, or never joined; system calls \
+             alone do not tell which"
+        )
+    })
+}
+
+fn pool_note(space: &AddressSpace, pool: &[Idle]) -> Option<Note> {
+    note(space, NoteKind::StackPool, pool, |count, size| {
+        format!("{count} that the program keeps and gives to one thread after another, {size}")
+    })
+}
+
+fn note(
+    space: &AddressSpace,
+    kind: NoteKind,
+    stacks: &[Idle],
+    text: impl FnOnce(&str, &str) -> String,
+) -> Option<Note> {
+    let bytes = stacks.iter().map(|idle| idle.mapping.bytes).sum();
+    let count = match stacks.len() {
+        0 => return None,
+        1 => "1 idle stack".to_owned(),
+        more => format!("{more} idle stacks"),
+    };
+    Some(Note {
+        kind,
+        pid: Some(space.pid),
+        regions: stacks.len() as u64,
+        virtual_bytes: bytes,
+        text: text(&count, &bytes_for_people(bytes)),
+    })
+}

@@ -1,0 +1,558 @@
+//! Following a process: events from a source into the model, the model against the kernel, and out comes a report.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{self, Signal};
+
+use crate::diagnose::finding::{Confidence, Finding, Note, NoteKind};
+use crate::diagnose::{self, Moment, Phase};
+use crate::event::{Event, EventKind, Syscall};
+use crate::model::kernel::Mismatch;
+use crate::model::{Model, SpaceId};
+use crate::procfs;
+use crate::procfs::memory::ResidentPages;
+use crate::report::{Clock, Counts, Engine, Memory, Mode, Report, Target, Verify, notation};
+use crate::source::Next;
+use crate::source::control::Control;
+use crate::source::ptrace::Ptrace;
+use crate::units::{Pid, Tid, Time};
+
+/// Findings of processes that have ended are kept up to this number; what is beyond is counted.
+const MOST_FINISHED: usize = 1000;
+
+/// Limits are looked at no more often than this: a program that runs into one does so again and again.
+const LIMITS_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the terminal's wish to stop the job is remembered, until the program has done so.
+const SUSPEND_WITHIN: Duration = Duration::from_millis(500);
+
+/// What to do while following.
+pub struct Options {
+    /// Launch or attach.
+    pub mode: Mode,
+    /// The command line of the target.
+    pub command: Vec<String>,
+    /// Compare the model with the kernel's maps at every so many changes, and at the end.
+    pub verify_every: Option<u64>,
+    /// What is below is counted, not listed.
+    pub min_confidence: Confidence,
+    /// Where the followed calls are written as they happen.
+    pub events: Option<Box<dyn Write>>,
+}
+
+/// What the follower tells while it follows.
+pub trait Observer {
+    /// A report as of now was asked for.
+    fn report(&mut self, report: &Report);
+    /// How it stands.
+    fn status(&mut self, status: &Status);
+    /// Something that the user should know at once, in a line.
+    fn warn(&mut self, line: &str);
+}
+
+/// How it stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// Time followed so far.
+    pub followed: Duration,
+    /// Tasks alive.
+    pub threads: usize,
+    /// Events so far.
+    pub events: u64,
+    /// Mappings now.
+    pub mappings: usize,
+    /// Findings so far that would be listed.
+    pub findings: usize,
+}
+
+/// Follows one source to its end.
+pub struct Follower<'a> {
+    source: Ptrace,
+    control: &'a Control,
+    options: Options,
+    observer: &'a mut dyn Observer,
+    model: Model,
+    clock: Clock,
+    verify: Verify,
+    changes: u64,
+    /// Findings and notes of processes that have ended, or were looked at for the last time.
+    finished: Vec<Finding>,
+    finished_notes: Vec<Note>,
+    beyond_finished: u64,
+    /// The target's size, and its threads and mappings, when last looked at.
+    memory: Memory,
+    last_counts: Option<(u64, u64)>,
+    /// From the moment that all threads are followed.
+    began: Option<Time>,
+    limits_seen: Option<Instant>,
+    suspend_until: Option<Instant>,
+    at_end: bool,
+}
+
+impl<'a> Follower<'a> {
+    /// A follower of `source`, whose times count from `clock`.
+    pub fn new(
+        source: Ptrace,
+        control: &'a Control,
+        clock: Clock,
+        options: Options,
+        observer: &'a mut dyn Observer,
+    ) -> Follower<'a> {
+        Follower {
+            source,
+            control,
+            options,
+            observer,
+            model: Model::new(),
+            clock,
+            verify: Verify::default(),
+            changes: 0,
+            finished: Vec::new(),
+            finished_notes: Vec::new(),
+            beyond_finished: 0,
+            memory: Memory::default(),
+            last_counts: None,
+            began: None,
+            limits_seen: None,
+            suspend_until: None,
+            at_end: false,
+        }
+    }
+
+    /// Follows until the target ends or a stop is asked for, and leaves whatever is still alive untouched.
+    ///
+    /// # Errors
+    /// When the kernel refuses what it must not refuse. What was gathered until then is in the report all the same.
+    pub fn run(mut self) -> (Report, Ptrace, Result<(), Errno>) {
+        let result = self.follow();
+        self.flush_events();
+        let report = self.build_report();
+        (report, self.source, result)
+    }
+
+    fn follow(&mut self) -> Result<(), Errno> {
+        loop {
+            match self.source.next(self.control)? {
+                Next::Event(event) => self.take(&event),
+                Next::Woken => self.answer(),
+                Next::Quiet => {
+                    self.look_at_the_living();
+                    self.source.detach();
+                    return Ok(());
+                }
+                Next::Finished => {
+                    self.at_end = true;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Answers what was asked from outside.
+    fn answer(&mut self) {
+        let requests = self.control.take();
+        if requests.look_after_held {
+            self.source.look_after_held();
+        }
+        let main = nix::unistd::Pid::from_raw(self.source.main_pid().0);
+        for signal in requests.signals() {
+            // It may have ended this moment; then there is nobody to pass the signal on to.
+            if let Ok(signal) = Signal::try_from(signal) {
+                let _ = signal::kill(main, signal);
+            }
+        }
+        if requests.suspend {
+            self.suspend_until = Some(Instant::now() + SUSPEND_WITHIN);
+        }
+        self.suspend_with_target();
+        if requests.report {
+            let report = self.build_report();
+            self.observer.report(&report);
+        }
+        if requests.status {
+            let status = self.status();
+            self.flush_events();
+            self.observer.status(&status);
+        }
+        if requests.stop {
+            self.source.close();
+        }
+    }
+
+    /// Stops with the program when the terminal stops the job, so that the shell sees it stopped.
+    fn suspend_with_target(&mut self) {
+        let Some(until) = self.suspend_until else {
+            return;
+        };
+        if self.source.main_is_stopped() {
+            self.suspend_until = None;
+            let _ = signal::raise(Signal::SIGSTOP);
+        } else if Instant::now() > until {
+            self.suspend_until = None;
+        }
+    }
+
+    fn take(&mut self, event: &Event) {
+        if let Some(space) = self.model.ends(event) {
+            self.last_look(space, event);
+        }
+        self.write_event(event);
+        let applied = self.model.apply(event);
+        match &event.kind {
+            EventKind::Attached(_) | EventKind::Exec(_) if self.began.is_none() => {
+                self.begin(event.at)
+            }
+            EventKind::Syscall(syscall) if self.ran_out(syscall) => self.look_at_limits(event),
+            _ => {}
+        }
+        if let Some(space) = applied.unclear {
+            self.ask_the_kernel(space, event);
+        } else if let Some(space) = applied.changed {
+            self.changes += 1;
+            if self
+                .options
+                .verify_every
+                .is_some_and(|every| self.changes.is_multiple_of(every))
+            {
+                self.check(space, event.tid);
+            }
+        }
+        self.suspend_with_target();
+    }
+
+    /// All threads are followed from here on.
+    fn begin(&mut self, at: Time) {
+        self.began = Some(at);
+        self.control.arm();
+        if let (Some(errno), Mode::Launch) = (self.source.unfiltered(), self.options.mode) {
+            self.observer.warn(&format!(
+                "no seccomp filter could be installed ({errno}): every system call of the program stops, which is slow"
+            ));
+        }
+    }
+
+    /// Takes over the kernel's maps where the arguments of a call do not tell what it did.
+    fn ask_the_kernel(&mut self, space: SpaceId, event: &Event) {
+        if let Some(maps) = self.settled_maps(event.tid) {
+            self.model.apply(&Event {
+                kind: EventKind::Maps(maps),
+                ..event.clone()
+            });
+        } else if let Some(space) = self.model.space(space) {
+            let pid = space.pid;
+            self.note_incomplete(
+                pid,
+                "an address space could not be read after a call that failed halfway",
+            );
+        }
+    }
+
+    /// The kernel's maps, if no change is under way that the model has not seen.
+    fn settled_maps(&self, tid: Tid) -> Option<Box<[crate::event::Vma]>> {
+        if !self.source.is_settled(tid) {
+            return None;
+        }
+        procfs::maps::read(tid).ok().filter(|maps| !maps.is_empty())
+    }
+
+    /// Compares the model with the kernel's maps.
+    fn check(&mut self, space: SpaceId, tid: Tid) {
+        let Some(maps) = self.settled_maps(tid) else {
+            return;
+        };
+        let Some(space) = self.model.space_mut(space) else {
+            return;
+        };
+        self.verify.checks += 1;
+        let pid = space.pid;
+        if let Err(mismatch) = space.compare(&maps) {
+            space.adopt(&maps);
+            self.differs(pid, &mismatch);
+        }
+    }
+
+    fn differs(&mut self, pid: Pid, mismatch: &Mismatch) {
+        self.verify.mismatches += 1;
+        self.observer
+            .warn(&format!("model of process {pid}: {mismatch}"));
+    }
+
+    /// The process of an address space ends: what counts is how it is now.
+    fn last_look(&mut self, id: SpaceId, event: &Event) {
+        let alive = !matches!(event.kind, EventKind::Exec(_));
+        if self.options.verify_every.is_some() && matches!(event.kind, EventKind::Exiting(_)) {
+            self.check(id, event.tid);
+        }
+        let moment = Moment {
+            now: event.at,
+            phase: Phase::Ending,
+        };
+        self.diagnose_finally(id, moment, alive.then_some(event.tid));
+    }
+
+    /// Following ends although processes live on: they are looked at as they are now.
+    fn look_at_the_living(&mut self) {
+        let living: Vec<SpaceId> = self.model.unfinished().map(|(id, _)| id).collect();
+        for id in living {
+            let Some(tid) = self.model.any_task_of(id) else {
+                continue;
+            };
+            if self.options.verify_every.is_some() {
+                self.check(id, tid);
+            }
+            let moment = Moment {
+                now: self.source.now(),
+                phase: Phase::Living,
+            };
+            self.diagnose_finally(id, moment, Some(tid));
+        }
+    }
+
+    fn diagnose_finally(&mut self, id: SpaceId, moment: Moment, reader: Option<Tid>) {
+        let Some(space) = self.model.space(id) else {
+            return;
+        };
+        let pid = space.pid;
+        let counts = (u64::from(space.tasks), space.mappings.len() as u64);
+        let mut diagnosis =
+            diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some());
+        if let Some(tid) = reader {
+            measure(&mut diagnosis.findings, tid);
+        }
+        if pid == self.source.main_pid() {
+            self.last_counts = Some(counts);
+            if let Some(tid) = reader {
+                self.memory = memory(tid);
+            }
+        }
+        self.finished.append(&mut diagnosis.findings);
+        self.finished_notes.append(&mut diagnosis.notes);
+        if self.finished.len() > MOST_FINISHED {
+            self.beyond_finished += (self.finished.len() - MOST_FINISHED) as u64;
+            self.finished.truncate(MOST_FINISHED);
+        }
+        self.finished_notes.truncate(MOST_FINISHED);
+        self.model.finish(id);
+    }
+
+    /// Whether a call failed for lack of something, and it is time to see of what.
+    fn ran_out(&self, syscall: &Syscall) -> bool {
+        let lacking = matches!(
+            syscall.result,
+            Err(syscalls::Errno::EAGAIN | syscalls::Errno::ENOMEM)
+        );
+        lacking
+            && self
+                .limits_seen
+                .is_none_or(|seen| seen.elapsed() >= LIMITS_EVERY)
+    }
+
+    fn look_at_limits(&mut self, event: &Event) {
+        let refusals = self
+            .model
+            .space_of(event.tid)
+            .and_then(|id| self.model.space(id));
+        if refusals.is_none_or(|space| space.refusals.is_empty()) {
+            return;
+        }
+        self.limits_seen = Some(Instant::now());
+        let limits = Box::new(procfs::limits::look(event.tid));
+        self.model.apply(&Event {
+            kind: EventKind::Limits(limits),
+            ..event.clone()
+        });
+    }
+
+    fn note_incomplete(&mut self, pid: Pid, text: &str) {
+        let known = self
+            .finished_notes
+            .iter_mut()
+            .find(|note| note.kind == NoteKind::Incomplete && note.text == text);
+        match known {
+            Some(note) => note.regions += 1,
+            None => self.finished_notes.push(Note {
+                kind: NoteKind::Incomplete,
+                pid: Some(pid),
+                regions: 1,
+                virtual_bytes: 0,
+                text: text.to_owned(),
+            }),
+        }
+    }
+
+    fn write_event(&mut self, event: &Event) {
+        let Some(out) = &mut self.options.events else {
+            return;
+        };
+        let Some(line) = Some(notation::event(event, &self.clock)) else {
+            return;
+        };
+        if let Err(error) = writeln!(out, "{line}") {
+            self.options.events = None;
+            if error.kind() != std::io::ErrorKind::BrokenPipe {
+                self.observer
+                    .warn(&format!("--events: {error}; following goes on without it"));
+            }
+        }
+    }
+
+    fn flush_events(&mut self) {
+        if let Some(out) = &mut self.options.events
+            && out.flush().is_err()
+        {
+            self.options.events = None;
+        }
+    }
+
+    fn followed(&self) -> Duration {
+        self.source.now().since(self.began.unwrap_or_default())
+    }
+
+    fn status(&self) -> Status {
+        let moment = Moment {
+            now: self.source.now(),
+            phase: Phase::Living,
+        };
+        let is_live = |tid| self.model.task(tid).is_some();
+        let listed = |finding: &Finding| finding.confidence >= self.options.min_confidence;
+        let living = self.model.unfinished().map(|(_, space)| {
+            diagnose::diagnose(space, moment, &is_live)
+                .findings
+                .iter()
+                .filter(|finding| listed(finding))
+                .count()
+        });
+        Status {
+            followed: self.followed(),
+            threads: self.model.tasks_live(),
+            events: self.model.events(),
+            mappings: self.model.mappings_live(),
+            findings: living.sum::<usize>()
+                + self
+                    .finished
+                    .iter()
+                    .filter(|finding| listed(finding))
+                    .count(),
+        }
+    }
+
+    /// The report as of now: of those that have ended as they were at their end, of the living as they are.
+    fn build_report(&mut self) -> Report {
+        let moment = Moment {
+            now: self.source.now(),
+            phase: Phase::Living,
+        };
+        let mut findings = self.finished.clone();
+        let mut notes = self.finished_notes.clone();
+        let main = self.source.main_pid();
+        for (id, space) in self.model.unfinished() {
+            let mut diagnosis =
+                diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some());
+            if let Some(tid) = self.model.any_task_of(id) {
+                measure(&mut diagnosis.findings, tid);
+                if space.pid == main {
+                    self.memory = memory(tid);
+                    self.last_counts = Some((u64::from(space.tasks), space.mappings.len() as u64));
+                }
+            }
+            findings.append(&mut diagnosis.findings);
+            notes.append(&mut diagnosis.notes);
+        }
+        findings.sort_by_key(|finding| {
+            (
+                finding.pid != main,
+                std::cmp::Reverse((finding.confidence, finding.virtual_bytes())),
+            )
+        });
+        notes.extend(self.own_notes());
+        let (threads_live, mappings_live) = self.last_counts.unwrap_or_default();
+        Report {
+            target: Target {
+                pid: main,
+                command: self.options.command.clone(),
+                mode: self.options.mode,
+                engine: Engine::Ptrace,
+                exit: self.source.main_exit(),
+            },
+            clock: self.clock.clone(),
+            followed: self.followed(),
+            at_end: self.at_end,
+            counts: Counts {
+                events: self.model.events(),
+                lost: 0,
+                stops: self.source.stops(),
+                threads_seen: self.model.tasks_seen(),
+                threads_live,
+                mappings_live,
+            },
+            memory: self.memory,
+            verify: self.options.verify_every.map(|_| self.verify),
+            findings,
+            notes,
+            min_confidence: self.options.min_confidence,
+        }
+    }
+
+    /// What is to be said of the following itself.
+    fn own_notes(&self) -> Vec<Note> {
+        let incomplete = |regions, text| Note {
+            kind: NoteKind::Incomplete,
+            pid: None,
+            regions,
+            virtual_bytes: 0,
+            text,
+        };
+        let mut notes = Vec::new();
+        if self.began.is_none() {
+            notes.push(incomplete(
+                0,
+                "following had not begun when it ended".to_owned(),
+            ));
+        }
+        let overlaps = self.source.overlaps();
+        if overlaps > 0 {
+            let text = format!(
+                "the order of mapping calls was lost {overlaps} times behind one that blocked; the model was put right \
+                 from the kernel's maps"
+            );
+            notes.push(incomplete(overlaps, text));
+        }
+        if self.beyond_finished > 0 {
+            let text = format!(
+                "{} more findings in processes that have ended are not listed",
+                self.beyond_finished
+            );
+            notes.push(incomplete(self.beyond_finished, text));
+        }
+        notes
+    }
+}
+
+/// Fills in how much of the findings lies in physical memory; it stays 0 where that cannot be read.
+fn measure(findings: &mut [Finding], tid: Tid) {
+    if findings.is_empty() {
+        return;
+    }
+    let Ok(pages) = ResidentPages::open(tid) else {
+        return;
+    };
+    for finding in findings {
+        let pieces = finding.members.iter().flat_map(|member| &member.pieces);
+        finding.resident_bytes = pieces.map(|piece| pages.count(*piece).unwrap_or(0)).sum();
+    }
+}
+
+fn memory(tid: Tid) -> Memory {
+    let size = procfs::task::size(tid);
+    Memory {
+        virtual_bytes: size.map(|(virt, _)| virt),
+        resident_bytes: size.map(|(_, resident)| resident),
+        vmas: procfs::maps::read(tid)
+            .ok()
+            .map(|maps| maps.len() as u64)
+            .filter(|count| *count > 0),
+        max_map_count: procfs::limits::max_map_count(),
+    }
+}

@@ -1,0 +1,387 @@
+//! What each system call does to an address space, by its arguments and its result.
+
+use syscalls::Errno;
+
+use super::mapping::{Kind, Made, Mapping};
+use super::space::{AddressSpace, Area, Backing, Marks, Refusal};
+use crate::abi::{madv, map, mremap, prot};
+use crate::event::{Call, Prot, Sharing, Syscall};
+use crate::units::{Addr, Range, Tid, Time, page_down, page_up};
+
+/// The model cannot tell what a call did; a look at the kernel's maps can.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unclear;
+
+/// Who called, and under which rules.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// When the call returned.
+    pub at: Time,
+    /// The caller.
+    pub tid: Tid,
+    /// personality(2)'s READ_IMPLIES_EXEC: readable pages become executable too.
+    pub read_implies_exec: bool,
+}
+
+impl Caller {
+    fn prot(self, bits: u32) -> Prot {
+        let prot = Prot::from_bits(bits);
+        if self.read_implies_exec && prot.contains(Prot::READ) {
+            prot.with(Prot::EXEC)
+        } else {
+            prot
+        }
+    }
+}
+
+impl AddressSpace {
+    /// Does what a returned call has done. Err where only the kernel knows.
+    pub fn apply(&mut self, caller: Caller, syscall: &Syscall) -> Result<(), Unclear> {
+        match syscall.result {
+            Ok(result) => self.apply_success(caller, syscall, result),
+            Err(errno) => self.apply_failure(caller, &syscall.call, errno),
+        }
+    }
+
+    fn apply_success(
+        &mut self,
+        caller: Caller,
+        syscall: &Syscall,
+        result: u64,
+    ) -> Result<(), Unclear> {
+        let made = Made {
+            at: caller.at,
+            tid: caller.tid,
+            call: syscall.call,
+            result,
+        };
+        match syscall.call {
+            Call::Mmap {
+                len,
+                prot,
+                flags,
+                offset,
+                ..
+            } => {
+                let addr = Addr(result);
+                let huge = if flags & map::HUGETLB != 0 {
+                    huge_page_bytes(flags)
+                } else {
+                    1
+                };
+                let len = len.checked_next_multiple_of(huge).ok_or(Unclear)?;
+                let range = Range::of_len(addr, len).ok_or(Unclear)?;
+                let sharing = if flags & map::TYPE & map::SHARED != 0 {
+                    Sharing::Shared
+                } else {
+                    Sharing::Private
+                };
+                let anonymous = flags & map::ANONYMOUS != 0;
+                let backing = match (anonymous, sharing) {
+                    (true, Sharing::Private) if flags & map::HUGETLB == 0 => Backing::Anonymous,
+                    (true, _) => Backing::file(0, addr),
+                    (false, _) => Backing::file(offset, addr),
+                };
+                let kind = if anonymous {
+                    Kind::Anonymous
+                } else {
+                    Kind::File
+                };
+                let prot = caller.prot(prot);
+                let marks = Marks {
+                    grows_down: flags & map::GROWSDOWN != 0,
+                    ..Marks::default()
+                };
+                self.map(range, Mapping::new(kind, Some(made)), |mapping| Area {
+                    mapping,
+                    prot,
+                    sharing,
+                    backing,
+                    marks,
+                });
+            }
+            Call::Munmap { addr, len } => self.unmap(Range::of_len(addr, len).ok_or(Unclear)?),
+            Call::Mprotect { addr, len, prot }
+            | Call::PkeyMprotect {
+                addr, len, prot, ..
+            } => {
+                self.apply_mprotect(caller, addr, len, prot)?;
+                self.note_guard(addr, len, made);
+            }
+            Call::Mremap {
+                old,
+                old_len,
+                new_len,
+                flags,
+                ..
+            } => {
+                self.apply_mremap(old, old_len, new_len, flags, made)?;
+            }
+            Call::Madvise { addr, len, advice } => {
+                self.apply_madvise(addr, len, advice);
+                if advice == madv::GUARD_INSTALL {
+                    self.note_guard(addr, len, made);
+                }
+            }
+            Call::Brk { .. } => {
+                // VM_DATA_DEFAULT_FLAGS: executable only where reading implies it.
+                let prot = caller.prot(3);
+                if !self.set_break(Addr(result), prot) && self.brk.is_some() {
+                    return Err(Unclear);
+                }
+            }
+            Call::Shmat { .. } => {
+                let vma = syscall.mapped.as_ref().ok_or(Unclear)?;
+                let kind = Kind::Shm { inode: vma.inode };
+                self.map_observed(vma.range, vma, Mapping::new(kind, Some(made)));
+            }
+            Call::Shmdt { addr } => self.detach_shm(addr),
+            Call::RemapFilePages {
+                addr, len, pgoff, ..
+            } => {
+                let start = Addr(page_down(addr.0));
+                let range = Range::of_len(start, page_down(len)).ok_or(Unclear)?;
+                self.remap_file_pages(range, pgoff.wrapping_mul(crate::units::PAGE));
+            }
+            Call::IoSetup { .. } => {
+                let vma = syscall.mapped.as_ref().ok_or(Unclear)?;
+                self.map_observed(vma.range, vma, Mapping::new(Kind::AioRing, Some(made)));
+            }
+            Call::IoDestroy { ctx } => self.destroy_ring(ctx),
+            Call::MapShadowStack { len, .. } => {
+                let range = Range::of_len(Addr(result), len).ok_or(Unclear)?;
+                self.map(
+                    range,
+                    Mapping::new(Kind::Anonymous, Some(made)),
+                    |mapping| Area {
+                        mapping,
+                        prot: Prot::READ.with(Prot::WRITE),
+                        sharing: Sharing::Private,
+                        backing: Backing::Anonymous,
+                        marks: Marks::default(),
+                    },
+                );
+            }
+            Call::Personality { .. }
+            | Call::Clone(_)
+            | Call::Execve { .. }
+            | Call::Execveat { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn apply_mprotect(
+        &mut self,
+        caller: Caller,
+        addr: Addr,
+        len: u64,
+        bits: u32,
+    ) -> Result<(), Unclear> {
+        if bits & (prot::GROWSDOWN | prot::GROWSUP) != 0 {
+            // Extends to the border of the kernel's own region, which the model does not have.
+            return Err(Unclear);
+        }
+        // A length of 0 succeeds and does nothing (do_mprotect_pkey).
+        if let Some(range) = Range::of_len(addr, len) {
+            self.protect(range, caller.prot(bits));
+        }
+        Ok(())
+    }
+
+    fn apply_mremap(
+        &mut self,
+        old: Addr,
+        old_len: u64,
+        new_len: u64,
+        flags: u32,
+        made: Made,
+    ) -> Result<(), Unclear> {
+        let to = Range::of_len(Addr(made.result), new_len).ok_or(Unclear)?;
+        if old_len == 0 {
+            let from = Range::of_len(old, new_len).ok_or(Unclear)?;
+            // Beyond the region that holds `old` lies something else, which is not copied.
+            let (piece, _) = self.areas.at(old).ok_or(Unclear)?;
+            self.remap_copy(piece.intersection(from).ok_or(Unclear)?, to, made);
+        } else {
+            let from = Range::of_len(old, old_len).ok_or(Unclear)?;
+            if flags & mremap::DONTUNMAP != 0 {
+                self.remap_copy(from, to, made);
+            } else {
+                self.remap(from, to);
+            }
+        }
+        Ok(())
+    }
+
+    /// Advice that stays with the pages applies on both sides of a hole, and ENOMEM tells of the hole only.
+    fn apply_madvise(&mut self, addr: Addr, len: u64, advice: i32) {
+        let Some(range) = Range::of_len(addr, len) else {
+            return;
+        };
+        match advice {
+            madv::DONTFORK => self.advise(range, |marks| marks.dont_fork = true),
+            madv::DOFORK => self.advise(range, |marks| marks.dont_fork = false),
+            madv::GUARD_INSTALL => self.advise(range, |marks| marks.guard = true),
+            madv::GUARD_REMOVE => self.advise(range, |marks| marks.guard = false),
+            _ => {}
+        }
+    }
+
+    /// Remembers the call that made the guard of what is about to become a stack.
+    fn note_guard(&mut self, addr: Addr, len: u64, made: Made) {
+        let Some(mapping) = self
+            .mapping_at(addr)
+            .and_then(|id| self.mappings.get_mut(id))
+        else {
+            return;
+        };
+        let whole = page_up(len) >= mapping.made_bytes;
+        if mapping.stack.is_none() && mapping.kind == Kind::Anonymous && !whole {
+            mapping.guarded = Some(Box::new(made));
+        }
+    }
+
+    fn apply_failure(&mut self, caller: Caller, call: &Call, errno: Errno) -> Result<(), Unclear> {
+        match *call {
+            Call::Mprotect {
+                addr,
+                len,
+                prot: bits,
+            }
+            | Call::PkeyMprotect {
+                addr,
+                len,
+                prot: bits,
+                ..
+            } => {
+                let Some(range) = Range::of_len(addr, len) else {
+                    return Ok(());
+                };
+                if bits & (prot::GROWSDOWN | prot::GROWSUP) != 0 {
+                    return Ok(());
+                }
+                match self.areas.first_hole(range) {
+                    // With ENOMEM because of a hole, the pages before it have been changed.
+                    Some(hole) if errno == Errno::ENOMEM => {
+                        if let Some(before) = Range::new(addr, hole) {
+                            self.protect(before, caller.prot(bits));
+                        }
+                        Ok(())
+                    }
+                    // Refused somewhere in the middle: what comes before has been changed (mprotect goes on region
+                    // by region). Of a single region nothing has.
+                    _ if errno == Errno::EINVAL
+                        || self.areas.overlapping(range).nth(1).is_none() =>
+                    {
+                        self.refused(call, errno);
+                        Ok(())
+                    }
+                    _ => {
+                        self.refused(call, errno);
+                        Err(Unclear)
+                    }
+                }
+            }
+            Call::Madvise { addr, len, advice } if errno == Errno::ENOMEM => {
+                self.apply_madvise(addr, len, advice);
+                Ok(())
+            }
+            Call::Mmap {
+                addr, len, flags, ..
+            } => {
+                self.refused(call, errno);
+                // The kernel may have unmapped what lay there before it failed.
+                let fixed = flags & map::FIXED != 0 && flags & map::FIXED_NOREPLACE == 0;
+                self.unclear_if(fixed && errno != Errno::EBADF, Range::of_len(addr, len))
+            }
+            Call::Mremap { flags, .. } => {
+                self.refused(call, errno);
+                // Of several regions, those before the one that was refused have been moved.
+                let fixed = flags & mremap::FIXED != 0 && errno != Errno::EINVAL;
+                if fixed { Err(Unclear) } else { Ok(()) }
+            }
+            Call::Clone(_) | Call::Shmat { .. } | Call::Munmap { .. } | Call::IoSetup { .. } => {
+                self.refused(call, errno);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn unclear_if(&self, condition: bool, range: Option<Range>) -> Result<(), Unclear> {
+        let lost_something =
+            range.is_some_and(|range| self.areas.overlapping(range).next().is_some());
+        if condition && lost_something {
+            Err(Unclear)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Counts a failure that says that something has run out.
+    fn refused(&mut self, call: &Call, errno: Errno) {
+        if !matches!(errno, Errno::EAGAIN | Errno::ENOMEM) {
+            return;
+        }
+        let wanted_bytes = match *call {
+            Call::Mmap { len, .. } => page_up(len),
+            Call::Mremap {
+                old_len, new_len, ..
+            } => page_up(new_len).saturating_sub(page_up(old_len)),
+            _ => 0,
+        };
+        let call = call.name();
+        let known = self
+            .refusals
+            .iter()
+            .position(|refusal| refusal.call == call && refusal.errno == errno);
+        let before = known.map_or(0, |known| self.refusals.remove(known).count);
+        // The latest one comes last: the limits that are seen next are its own.
+        self.refusals.push(Refusal {
+            call,
+            errno,
+            count: before + 1,
+            wanted_bytes,
+            limits: None,
+        });
+    }
+}
+
+impl Call {
+    /// The call's name.
+    pub fn name(&self) -> &'static str {
+        use crate::event::CloneCall;
+        match self {
+            Call::Mmap { .. } => "mmap",
+            Call::Munmap { .. } => "munmap",
+            Call::Mprotect { .. } => "mprotect",
+            Call::PkeyMprotect { .. } => "pkey_mprotect",
+            Call::Mremap { .. } => "mremap",
+            Call::Madvise { .. } => "madvise",
+            Call::Brk { .. } => "brk",
+            Call::Shmat { .. } => "shmat",
+            Call::Shmdt { .. } => "shmdt",
+            Call::RemapFilePages { .. } => "remap_file_pages",
+            Call::IoSetup { .. } => "io_setup",
+            Call::IoDestroy { .. } => "io_destroy",
+            Call::MapShadowStack { .. } => "map_shadow_stack",
+            Call::Personality { .. } => "personality",
+            Call::Clone(args) => match args.call {
+                CloneCall::Clone => "clone",
+                CloneCall::Clone3 => "clone3",
+                CloneCall::Fork => "fork",
+                CloneCall::Vfork => "vfork",
+            },
+            Call::Execve { .. } => "execve",
+            Call::Execveat { .. } => "execveat",
+        }
+    }
+}
+
+/// Size of the huge pages that a mapping was asked for: 2 MiB unless the flags say otherwise (linux/mman.h).
+fn huge_page_bytes(flags: u32) -> u64 {
+    match flags >> map::HUGE_SHIFT & 0x3f {
+        0 => 2 << 20,
+        log2 => 1 << log2,
+    }
+}

@@ -1,0 +1,370 @@
+//! What the events add up to: address spaces, mappings, tasks. No operating system in here.
+//!
+//! The model has one writer, [`Model::apply`]. Its size follows what is alive: a mapping that is gone leaves nothing
+//! behind but a count at its site.
+
+pub mod calls;
+pub mod kernel;
+pub mod mapping;
+pub mod page_map;
+pub mod sites;
+pub mod space;
+pub mod stacks;
+pub mod waiting;
+
+use std::collections::HashMap;
+
+use slotmap::SlotMap;
+
+use crate::abi::madv;
+use crate::event::{Attached, Birth, Call, Event, EventKind, Exec, Exit, ExitScope, Syscall};
+use crate::units::{Pid, Range, Tid, Time};
+use calls::Caller;
+use mapping::MappingId;
+use space::AddressSpace;
+use stacks::Creator;
+
+slotmap::new_key_type! {
+    /// Names an address space; never reused.
+    pub struct SpaceId;
+}
+
+/// All followed tasks and their address spaces.
+#[derive(Debug, Default)]
+pub struct Model {
+    spaces: SlotMap<SpaceId, AddressSpace>,
+    tasks: HashMap<Tid, Task>,
+    /// Followed system calls, births and deaths.
+    events: u64,
+    tasks_seen: u64,
+}
+
+/// A live task.
+#[derive(Clone, Copy, Debug)]
+pub struct Task {
+    /// Its thread group.
+    pub pid: Pid,
+    /// Its address space.
+    pub space: SpaceId,
+    /// The mapping that is its stack, if it has one of its own.
+    pub stack: Option<MappingId>,
+    /// When it last created a task.
+    last_birth: Option<Time>,
+    /// READ_IMPLIES_EXEC of personality(2).
+    read_implies_exec: bool,
+}
+
+/// What an event meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Applied {
+    /// The address space whose mappings it changed.
+    pub changed: Option<SpaceId>,
+    /// The address space of which only a look at the kernel's maps can tell what it is now.
+    pub unclear: Option<SpaceId>,
+}
+
+impl Model {
+    /// A model of nothing.
+    pub fn new() -> Model {
+        Model::default()
+    }
+
+    /// The address space whose process this event ends, before it does: the moment to judge it.
+    ///
+    /// That is the call of exit_group, the call of exit by the last task, death by a signal, or execve. Tasks that
+    /// merely share the address space (vfork's child, raw clones) end without it.
+    pub fn ends(&self, event: &Event) -> Option<SpaceId> {
+        let task = self.tasks.get(&event.tid)?;
+        let space = self.spaces.get(task.space)?;
+        if space.finished {
+            return None;
+        }
+        let whole_group = match &event.kind {
+            EventKind::Exiting(exiting) => exiting.scope == ExitScope::Group,
+            EventKind::Ended(exit) => matches!(exit, Exit::Signal(_)),
+            EventKind::Superseded | EventKind::Exec(_) => true,
+            _ => return None,
+        };
+        let last = space.tasks == 1;
+        let ends = last || whole_group && (space.pid == task.pid || self.group_is_alone(task));
+        ends.then_some(task.space)
+    }
+
+    /// Takes in what happened.
+    pub fn apply(&mut self, event: &Event) -> Applied {
+        match &event.kind {
+            EventKind::Attached(attached) => self.attached(attached),
+            EventKind::Syscall(syscall) => {
+                self.events += 1;
+                return self.syscall(event, syscall);
+            }
+            EventKind::Exiting(_) => self.events += 1,
+            EventKind::Born(birth) => {
+                self.events += 1;
+                self.born(event, birth);
+            }
+            EventKind::Ended(exit) => {
+                self.events += 1;
+                self.ended(event.tid, event.at, *exit);
+            }
+            EventKind::Superseded => {
+                self.events += 1;
+                self.ended(event.tid, event.at, Exit::Code(0));
+            }
+            EventKind::Exec(exec) => self.exec(event.tid, exec),
+            EventKind::Maps(maps) => {
+                if let Some(space) = self
+                    .space_of(event.tid)
+                    .and_then(|id| self.spaces.get_mut(id))
+                {
+                    space.adopt(maps);
+                }
+            }
+            EventKind::Limits(limits) => {
+                let space = self
+                    .space_of(event.tid)
+                    .and_then(|id| self.spaces.get_mut(id));
+                if let Some(refusal) = space.and_then(|space| space.refusals.last_mut()) {
+                    refusal.limits = Some(limits.clone());
+                }
+            }
+        }
+        Applied::default()
+    }
+
+    /// Its process is over as far as verdicts go.
+    pub fn finish(&mut self, space: SpaceId) {
+        if let Some(space) = self.spaces.get_mut(space) {
+            space.finished = true;
+        }
+    }
+
+    /// The address spaces whose processes are not over.
+    pub fn unfinished(&self) -> impl Iterator<Item = (SpaceId, &AddressSpace)> {
+        self.spaces.iter().filter(|(_, space)| !space.finished)
+    }
+
+    /// An address space.
+    pub fn space(&self, id: SpaceId) -> Option<&AddressSpace> {
+        self.spaces.get(id)
+    }
+
+    /// An address space, to be compared with the kernel's.
+    pub fn space_mut(&mut self, id: SpaceId) -> Option<&mut AddressSpace> {
+        self.spaces.get_mut(id)
+    }
+
+    /// The address space of a live task.
+    pub fn space_of(&self, tid: Tid) -> Option<SpaceId> {
+        self.tasks.get(&tid).map(|task| task.space)
+    }
+
+    /// A live task.
+    pub fn task(&self, tid: Tid) -> Option<&Task> {
+        self.tasks.get(&tid)
+    }
+
+    /// A live task that uses the address space.
+    pub fn any_task_of(&self, space: SpaceId) -> Option<Tid> {
+        self.tasks
+            .iter()
+            .find(|(_, task)| task.space == space)
+            .map(|(tid, _)| *tid)
+    }
+
+    /// Followed system calls, births and deaths so far.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Tasks seen so far.
+    pub fn tasks_seen(&self) -> u64 {
+        self.tasks_seen
+    }
+
+    /// Tasks alive now.
+    pub fn tasks_live(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Mappings now, of all address spaces.
+    pub fn mappings_live(&self) -> usize {
+        self.spaces.values().map(|space| space.mappings.len()).sum()
+    }
+
+    fn attached(&mut self, attached: &Attached) {
+        let mut space = AddressSpace::new(attached.pid, &attached.maps, attached.start_brk);
+        space.tasks = u32::try_from(attached.tasks.len()).unwrap_or(u32::MAX);
+        let stacks: Vec<Option<MappingId>> = attached
+            .tasks
+            .iter()
+            .map(|task| space.stack_found(task))
+            .collect();
+        let id = self.spaces.insert(space);
+        for (task, stack) in attached.tasks.iter().zip(stacks) {
+            self.add_task(
+                task.tid,
+                Task {
+                    pid: task.pid,
+                    space: id,
+                    stack,
+                    last_birth: None,
+                    read_implies_exec: attached.read_implies_exec,
+                },
+            );
+        }
+    }
+
+    fn add_task(&mut self, tid: Tid, task: Task) {
+        self.tasks_seen += 1;
+        self.tasks.insert(tid, task);
+    }
+
+    fn syscall(&mut self, event: &Event, syscall: &Syscall) -> Applied {
+        let Some(task) = self.tasks.get_mut(&event.tid) else {
+            return Applied::default();
+        };
+        if let (Call::Personality { persona }, Ok(_)) = (syscall.call, syscall.result)
+            && persona != u32::MAX
+        {
+            task.read_implies_exec = persona & crate::abi::READ_IMPLIES_EXEC != 0;
+        }
+        let id = task.space;
+        let Some(space) = self.spaces.get_mut(id) else {
+            return Applied::default();
+        };
+        if let (
+            Call::Madvise {
+                addr,
+                len,
+                advice: madv::DONTNEED,
+            },
+            Ok(_),
+        ) = (syscall.call, syscall.result)
+            && let (Some(stack), Some(advised)) = (task.stack, Range::of_len(addr, len))
+        {
+            space.released(stack, event.tid, advised);
+        }
+        let caller = Caller {
+            at: event.at,
+            tid: event.tid,
+            read_implies_exec: task.read_implies_exec,
+        };
+        let unclear = space.apply(caller, syscall).is_err();
+        let changes = syscall.call.changes_mappings() && !matches!(syscall.call, Call::Clone(_));
+        Applied {
+            changed: changes.then_some(id),
+            unclear: unclear.then_some(id),
+        }
+    }
+
+    fn born(&mut self, event: &Event, birth: &Birth) {
+        let Some(&parent) = self.tasks.get(&event.tid) else {
+            return;
+        };
+        let child = if birth.args.shares_memory() {
+            let creator = Creator {
+                tid: event.tid,
+                last_birth: parent.last_birth,
+            };
+            let Some(space) = self.spaces.get_mut(parent.space) else {
+                return;
+            };
+            space.tasks += 1;
+            let stack = space.task_born(event.at, creator, birth.child, &birth.args);
+            Task {
+                pid: birth.pid,
+                stack,
+                last_birth: None,
+                ..parent
+            }
+        } else {
+            let Some(space) = self.spaces.get(parent.space) else {
+                return;
+            };
+            let mut copy = space.fork(birth.pid);
+            copy.tasks = 1;
+            if let Some(stack) = parent
+                .stack
+                .and_then(|id| copy.mappings.get_mut(id)?.stack.as_deref_mut())
+            {
+                stack.live = 1;
+            }
+            Task {
+                pid: birth.pid,
+                space: self.spaces.insert(copy),
+                last_birth: None,
+                ..parent
+            }
+        };
+        self.add_task(birth.child, child);
+        if let Some(parent) = self.tasks.get_mut(&event.tid)
+            && birth.args.shares_memory()
+        {
+            parent.last_birth = Some(event.at);
+        }
+    }
+
+    fn ended(&mut self, tid: Tid, at: Time, exit: Exit) {
+        let Some(task) = self.tasks.remove(&tid) else {
+            return;
+        };
+        let Some(space) = self.spaces.get_mut(task.space) else {
+            return;
+        };
+        space.tasks = space.tasks.saturating_sub(1);
+        if space.tasks == 0 {
+            self.spaces.remove(task.space);
+        } else if let (Some(stack), false) = (task.stack, space.finished) {
+            space.owner_ended(stack, tid, at, exit);
+        }
+    }
+
+    fn exec(&mut self, tid: Tid, exec: &Exec) {
+        // The caller goes on under the leader's number, whose own task is gone, with all its siblings.
+        let pid = self
+            .tasks
+            .get(&exec.former)
+            .map_or(Pid(tid.0), |caller| caller.pid);
+        let siblings: Vec<Tid> = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| task.pid == pid)
+            .map(|(tid, _)| *tid)
+            .collect();
+        self.tasks_seen += u64::from(siblings.is_empty());
+        for sibling in siblings {
+            let Some(task) = self.tasks.remove(&sibling) else {
+                continue;
+            };
+            let Some(old) = self.spaces.get_mut(task.space) else {
+                continue;
+            };
+            old.tasks = old.tasks.saturating_sub(1);
+            if old.tasks == 0 {
+                self.spaces.remove(task.space);
+            }
+        }
+        let mut space = AddressSpace::new(pid, &exec.maps, exec.start_brk);
+        space.tasks = 1;
+        let space = self.spaces.insert(space);
+        self.tasks.insert(
+            tid,
+            Task {
+                pid,
+                space,
+                stack: None,
+                last_birth: None,
+                read_implies_exec: exec.read_implies_exec,
+            },
+        );
+    }
+
+    /// Whether all tasks of the address space are of this task's process.
+    fn group_is_alone(&self, task: &Task) -> bool {
+        !self
+            .tasks
+            .values()
+            .any(|other| other.space == task.space && other.pid != task.pid)
+    }
+}

@@ -1,0 +1,59 @@
+//! What each place that creates threads has done so far. Without call stacks a place is the size of its stacks.
+
+use std::collections::HashMap;
+
+/// Identifies the place in the program that created a thread.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SiteKey {
+    /// Size of the stacks, in bytes.
+    pub region_bytes: u64,
+}
+
+/// What a site has done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Site {
+    /// Threads created.
+    pub created: u64,
+    /// How many of them got the stack of an ended one.
+    pub reused: u64,
+    /// Stacks unmapped, whole, after their owner's end.
+    pub unmapped_after_end: u64,
+}
+
+/// The sites of one address space.
+#[derive(Clone, Debug, Default)]
+pub struct Sites(HashMap<SiteKey, Site>);
+
+impl Sites {
+    /// What the site has done.
+    pub fn get(&self, key: SiteKey) -> Site {
+        self.0.get(&key).copied().unwrap_or_default()
+    }
+
+    /// The site's record, to be changed.
+    pub fn entry(&mut self, key: SiteKey) -> &mut Site {
+        self.0.entry(key).or_default()
+    }
+}
+
+/// Sizes of which a mapping, once, was unmapped: such sizes are none that is never freed.
+///
+/// Bounded, since a program may map any number of sizes: what does not fit counts as freed.
+#[derive(Clone, Debug, Default)]
+pub struct FreedSizes(std::collections::HashSet<u64>);
+
+impl FreedSizes {
+    const MOST: usize = 4096;
+
+    /// A mapping of this size was unmapped.
+    pub fn add(&mut self, bytes: u64) {
+        if self.0.len() < Self::MOST {
+            self.0.insert(bytes);
+        }
+    }
+
+    /// Whether one of this size may have been unmapped.
+    pub fn may_contain(&self, bytes: u64) -> bool {
+        self.0.len() >= Self::MOST || self.0.contains(&bytes)
+    }
+}

@@ -1,0 +1,517 @@
+//! One address space: its pages, its mappings, and the verbs that change them.
+//!
+//! The verbs are named after the system calls and do what the kernel does on success (mm/mmap.c, mm/mremap.c,
+//! mm/mprotect.c, ipc/shm.c of Linux 6.18). `calls.rs` decides which verb a call means.
+
+use slotmap::SlotMap;
+
+use super::mapping::{Kind, Made, Mapping, MappingId};
+use super::page_map::PageMap;
+use super::sites::{FreedSizes, SiteKey, Sites};
+use super::waiting::Waiting;
+use crate::event::{Limits, Prot, Sharing, Vma};
+use crate::units::{Addr, Pid, Range, page_up};
+
+/// What a run of pages has in common.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Area {
+    /// The mapping that it belongs to.
+    pub mapping: MappingId,
+    /// Rights.
+    pub prot: Prot,
+    /// Shared or private.
+    pub sharing: Sharing,
+    /// What lies behind it.
+    pub backing: Backing,
+    /// Advice that stays with the pages.
+    pub marks: Marks,
+}
+
+/// What lies behind pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Backing {
+    /// Nothing: zeroes on first use.
+    Anonymous,
+    /// A file; `origin` is offset − address, wrapping, so that it is the same for all parts.
+    File {
+        /// Offset minus address.
+        origin: u64,
+    },
+}
+
+impl Backing {
+    /// A file mapped at `addr` from `offset` on.
+    pub fn file(offset: u64, addr: Addr) -> Backing {
+        Backing::File {
+            origin: offset.wrapping_sub(addr.0),
+        }
+    }
+
+    /// The same contents after a move.
+    pub fn moved(self, from: Addr, to: Addr) -> Backing {
+        match self {
+            Backing::Anonymous => Backing::Anonymous,
+            Backing::File { origin } => Backing::File {
+                origin: origin.wrapping_add(from.0).wrapping_sub(to.0),
+            },
+        }
+    }
+}
+
+/// Advice that stays with the pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Marks {
+    /// MADV_DONTFORK: a child does not get it.
+    pub dont_fork: bool,
+    /// MADV_GUARD_INSTALL: access is a fault, whatever the rights say.
+    pub guard: bool,
+    /// MAP_GROWSDOWN and main stacks: page faults below extend it without a system call.
+    pub grows_down: bool,
+}
+
+/// The break of brk(2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Break {
+    /// Where the heap begins.
+    pub start: Addr,
+    /// The break itself, not rounded; none where it is not known yet.
+    pub end: Option<Addr>,
+}
+
+/// A failed call for which something was lacking.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Refusal {
+    /// Name of the call.
+    pub call: &'static str,
+    /// EAGAIN or ENOMEM.
+    pub errno: syscalls::Errno,
+    /// How often.
+    pub count: u64,
+    /// How much the latest one wanted to map, in bytes.
+    pub wanted_bytes: u64,
+    /// The limits, as seen at the latest one.
+    pub limits: Option<Box<Limits>>,
+}
+
+/// An address space.
+#[derive(Clone, Debug)]
+pub struct AddressSpace {
+    /// The process that it was made for, by fork, by exec, or found at attach.
+    pub pid: Pid,
+    /// What the pages hold.
+    pub areas: PageMap<Area>,
+    /// All mappings of which something is still mapped.
+    pub mappings: SlotMap<MappingId, Mapping>,
+    /// brk's heap.
+    pub brk: Option<Break>,
+    /// Where threads came from.
+    pub sites: Sites,
+    /// Sizes that have been freed.
+    pub freed_sizes: FreedSizes,
+    /// Calls that failed for lack of something.
+    pub refusals: Vec<Refusal>,
+    /// Where a part of a mapping that grows down was taken away or changed: what grew below it, unseen, is still there.
+    pub growth: Vec<(Addr, Area)>,
+    /// Idle stacks that no fresh one has passed over yet.
+    pub waiting: Waiting,
+    /// Whether a stack that showed no sure sign of its maker turned out to be glibc's own.
+    pub glibc_confirmed: bool,
+    /// Live tasks.
+    pub tasks: u32,
+    /// Whether its process is over as far as verdicts go; what happens now is only its end.
+    pub finished: bool,
+}
+
+impl AddressSpace {
+    /// An address space with what the kernel's maps show.
+    pub fn new(pid: Pid, maps: &[Vma], start_brk: Option<Addr>) -> AddressSpace {
+        let mut space = AddressSpace {
+            pid,
+            areas: PageMap::default(),
+            mappings: SlotMap::with_key(),
+            brk: start_brk.map(|start| Break { start, end: None }),
+            sites: Sites::default(),
+            freed_sizes: FreedSizes::default(),
+            refusals: Vec::new(),
+            growth: Vec::new(),
+            waiting: Waiting::default(),
+            glibc_confirmed: false,
+            tasks: 0,
+            finished: false,
+        };
+        for vma in maps.iter().filter(|vma| super::kernel::is_modelled(vma)) {
+            space.map_seen(vma.range, vma);
+        }
+        space
+    }
+
+    /// The copy that fork(2) gives to `child`: all but what MADV_DONTFORK took out.
+    pub fn fork(&self, child: Pid) -> AddressSpace {
+        let mut copy = AddressSpace {
+            pid: child,
+            tasks: 0,
+            finished: false,
+            sites: Sites::default(),
+            waiting: Waiting::default(),
+            refusals: Vec::new(),
+            ..self.clone()
+        };
+        for mapping in copy.mappings.values_mut() {
+            mapping.inherited = true;
+            if let Some(stack) = &mut mapping.stack {
+                stack.live = 0;
+            }
+        }
+        let absent: Vec<Range> = self
+            .areas
+            .iter()
+            .filter(|(_, area)| area.marks.dont_fork)
+            .map(|(range, _)| range)
+            .collect();
+        for range in absent {
+            copy.unmap(range);
+        }
+        copy
+    }
+
+    /// mmap(2) and its kin: a new mapping, over whatever was there.
+    pub fn map(
+        &mut self,
+        range: Range,
+        mapping: Mapping,
+        area: impl FnOnce(MappingId) -> Area,
+    ) -> MappingId {
+        self.unmap(range);
+        let id = self.mappings.insert(Mapping {
+            bytes: range.bytes(),
+            made_bytes: range.bytes(),
+            ..mapping
+        });
+        self.areas.set(range, area(id));
+        id
+    }
+
+    /// A mapping of which only the kernel's maps tell.
+    pub fn map_seen(&mut self, range: Range, vma: &Vma) -> MappingId {
+        let kind = match &*vma.name {
+            b"[heap]" => Kind::Heap,
+            b"[stack]" => Kind::MainStack,
+            name if name.starts_with(b"/SYSV") => Kind::Shm { inode: vma.inode },
+            name if name.starts_with(b"/[aio]") => Kind::AioRing,
+            _ if vma.is_file() => Kind::File,
+            _ => Kind::Anonymous,
+        };
+        self.map_observed(range, vma, Mapping::new(kind, None))
+    }
+
+    /// A mapping whose attributes the kernel's maps tell.
+    pub fn map_observed(&mut self, range: Range, vma: &Vma, mapping: Mapping) -> MappingId {
+        let marks = Marks {
+            grows_down: mapping.kind == Kind::MainStack,
+            ..Marks::default()
+        };
+        let (prot, sharing, backing) = (vma.prot, vma.sharing, vma.backing());
+        self.map(range, mapping, |mapping| Area {
+            mapping,
+            prot,
+            sharing,
+            backing,
+            marks,
+        })
+    }
+
+    /// munmap(2).
+    pub fn unmap(&mut self, range: Range) {
+        let pieces: Vec<(Range, Area)> = self.areas.cut(range).collect();
+        for (piece, area) in pieces {
+            self.may_have_grown(piece.start(), area);
+            self.lose(area.mapping, piece.bytes());
+        }
+    }
+
+    /// Remembers where pages may lie that page faults have added below a mapping that grows down.
+    fn may_have_grown(&mut self, above: Addr, area: Area) {
+        const MOST: usize = 64;
+        if area.marks.grows_down && self.growth.len() < MOST {
+            self.growth.push((above, area));
+        }
+    }
+
+    /// mprotect(2), as far as the first hole, which is returned.
+    pub fn protect(&mut self, range: Range, prot: Prot) -> Option<Addr> {
+        let hole = self.areas.first_hole(range);
+        if let Some(range) = Range::new(range.start(), hole.unwrap_or(range.end())) {
+            if let Some((piece, &area)) = self.areas.at(range.start())
+                && piece.start() == range.start()
+            {
+                self.may_have_grown(piece.start(), area);
+            }
+            self.areas.update(range, |area| Area { prot, ..area });
+        }
+        hole
+    }
+
+    /// madvise(2), for advice that stays: everywhere, holes or not.
+    pub fn advise(&mut self, range: Range, mark: impl Fn(&mut Marks)) {
+        self.areas.update(range, |mut area| {
+            mark(&mut area.marks);
+            area
+        });
+    }
+
+    /// remap_file_pages(2): other parts of the file, in the rights of the first page.
+    pub fn remap_file_pages(&mut self, range: Range, offset: u64) {
+        let Some((_, &Area { prot, .. })) = self.areas.at(range.start()) else {
+            return;
+        };
+        let backing = Backing::file(offset, range.start());
+        self.areas.update(range, |area| Area {
+            backing,
+            prot,
+            ..area
+        });
+    }
+
+    /// mremap(2) that moves or resizes: `from` becomes `to`.
+    ///
+    /// | | |
+    /// |---|---|
+    /// | shrinks in place | the tail is unmapped |
+    /// | grows in place | the last page's mapping extends |
+    /// | moves | what lay at the target is unmapped, but not below holes of the source (Linux 6.17) |
+    /// | moves, larger | the last page's mapping extends behind it |
+    /// | moves, smaller | the source's tail is unmapped |
+    pub fn remap(&mut self, from: Range, to: Range) {
+        let kept = from.bytes().min(to.bytes());
+        if let Some(tail) = from
+            .start()
+            .checked_add(kept)
+            .and_then(|start| Range::new(start, from.end()))
+        {
+            self.unmap(tail);
+        }
+        if from.start() != to.start() {
+            if let Some(source) = Range::of_len(from.start(), kept) {
+                let pieces: Vec<(Range, Area)> = self.areas.cut(source).collect();
+                for (piece, area) in pieces {
+                    self.put_moved(piece, area, from.start(), to.start());
+                }
+            }
+        }
+        let grown = to
+            .start()
+            .checked_add(kept)
+            .and_then(|start| Range::new(start, to.end()));
+        let last = grown.and_then(|grown| {
+            self.areas
+                .at(Addr(grown.start().0 - 1))
+                .map(|(_, area)| *area)
+        });
+        if let (Some(grown), Some(last)) = (grown, last) {
+            self.unmap(grown);
+            self.areas.set(grown, last);
+            if let Some(mapping) = self.mappings.get_mut(last.mapping) {
+                mapping.bytes += grown.bytes();
+            }
+        }
+    }
+
+    /// mremap(2) that leaves the source mapped: MREMAP_DONTUNMAP, or a shared mapping with an old size of 0.
+    ///
+    /// The copy has the attributes of the source, page by page; beyond its end, those of its first page.
+    pub fn remap_copy(&mut self, from: Range, to: Range, made: Made) {
+        let Some(kind) = self
+            .areas
+            .at(from.start())
+            .and_then(|(_, area)| Some(self.mappings.get(area.mapping)?.kind))
+        else {
+            return;
+        };
+        let pieces: Vec<(Range, Area)> = self
+            .areas
+            .overlapping(from)
+            .map(|(range, area)| (range, *area))
+            .collect();
+        let Some(first) = pieces.first().map(|(_, area)| *area) else {
+            return;
+        };
+        let moved = |area: Area, mapping| Area {
+            mapping,
+            backing: area.backing.moved(from.start(), to.start()),
+            marks: Marks {
+                guard: false,
+                ..area.marks
+            },
+            ..area
+        };
+        let id = self.map(to, Mapping::new(kind, Some(made)), |mapping| {
+            moved(first, mapping)
+        });
+        for (piece, area) in pieces {
+            if let Some(target) = piece
+                .moved(from.start(), to.start())
+                .and_then(|target| target.intersection(to))
+            {
+                self.areas.set(target, moved(area, id));
+            }
+        }
+    }
+
+    /// brk(2) that has moved the break to `new`; false where the old one was not known.
+    pub fn set_break(&mut self, new: Addr, prot: Prot) -> bool {
+        let Some(brk) = &mut self.brk else {
+            return false;
+        };
+        let Some(old) = brk.end.replace(new) else {
+            return false;
+        };
+        let (old, new) = (Addr(page_up(old.0)), Addr(page_up(new.0)));
+        if let Some(shrunk) = Range::new(new, old) {
+            self.unmap(shrunk);
+        }
+        if let Some(grown) = Range::new(old, new) {
+            self.unmap(grown);
+            let heap = self.heap();
+            let marks = Marks::default();
+            let area = Area {
+                mapping: heap,
+                prot,
+                sharing: Sharing::Private,
+                backing: Backing::Anonymous,
+                marks,
+            };
+            self.areas.set(grown, area);
+            self.mappings[heap].bytes += grown.bytes();
+        }
+        true
+    }
+
+    /// The mapping that brk grows: one for the whole heap, since brk calls are never undone one by one.
+    fn heap(&mut self) -> MappingId {
+        let below = self.brk.and_then(|brk| {
+            let (_, area) = self.areas.at(brk.start)?;
+            (self.mappings.get(area.mapping)?.kind == Kind::Heap).then_some(area.mapping)
+        });
+        below.unwrap_or_else(|| self.mappings.insert(Mapping::new(Kind::Heap, None)))
+    }
+
+    /// shmdt(2): all that is left of the segment attached at `addr`, where shmat put it.
+    pub fn detach_shm(&mut self, addr: Addr) {
+        // Later parts may stand although the first is unmapped (ipc/shm.c, ksys_shmdt).
+        let Some(rest) = Range::new(addr, Addr(!(crate::units::PAGE - 1))) else {
+            return;
+        };
+        let attached = Backing::file(0, addr);
+        let mut segment = None;
+        let mut pieces = Vec::new();
+        for (piece, area) in self.areas.overlapping(rest) {
+            let Some(Kind::Shm { inode }) =
+                self.mappings.get(area.mapping).map(|mapping| mapping.kind)
+            else {
+                continue;
+            };
+            if area.backing == attached && *segment.get_or_insert(inode) == inode {
+                pieces.push(piece);
+            }
+        }
+        for piece in pieces {
+            self.unmap(piece);
+        }
+    }
+
+    /// io_destroy(2) of the ring at `ctx`.
+    pub fn destroy_ring(&mut self, ctx: Addr) {
+        let Some((_, area)) = self.areas.at(ctx) else {
+            return;
+        };
+        let ring = area.mapping;
+        if self
+            .mappings
+            .get(ring)
+            .is_none_or(|mapping| mapping.kind != Kind::AioRing)
+        {
+            return;
+        }
+        for piece in self.pieces_of(ring) {
+            self.unmap(piece);
+        }
+    }
+
+    /// Where a mapping still lies, lowest first. Looks at the whole address space.
+    pub fn pieces_of(&self, mapping: MappingId) -> Vec<Range> {
+        self.areas
+            .iter()
+            .filter(|(_, area)| area.mapping == mapping)
+            .map(|(range, _)| range)
+            .collect()
+    }
+
+    /// The mapping that holds `addr`.
+    pub fn mapping_at(&self, addr: Addr) -> Option<MappingId> {
+        self.areas.at(addr).map(|(_, area)| area.mapping)
+    }
+
+    /// The site of a stack of this size.
+    pub fn site_key(region_bytes: u64) -> SiteKey {
+        SiteKey { region_bytes }
+    }
+
+    fn put_moved(&mut self, piece: Range, area: Area, from: Addr, to: Addr) {
+        let moved = Area {
+            backing: area.backing.moved(from, to),
+            ..area
+        };
+        match piece.moved(from, to) {
+            Some(target) => {
+                self.unmap(target);
+                self.areas.set(target, moved);
+            }
+            None => self.lose(area.mapping, piece.bytes()),
+        }
+    }
+
+    /// A part of a mapping is no longer mapped.
+    fn lose(&mut self, id: MappingId, bytes: u64) {
+        let Some(mapping) = self.mappings.get_mut(id) else {
+            return;
+        };
+        mapping.bytes = mapping.bytes.saturating_sub(bytes);
+        mapping.trimmed = true;
+        if let Some(stack) = &mut mapping.stack {
+            stack.cut = true;
+        }
+        if mapping.bytes == 0 {
+            self.forget(id);
+        }
+    }
+
+    /// Nothing of a mapping is left.
+    fn forget(&mut self, id: MappingId) {
+        let Some(mapping) = self.mappings.remove(id) else {
+            return;
+        };
+        match mapping.idle_stack() {
+            Some((stack, _)) => {
+                self.sites
+                    .entry(Self::site_key(stack.region_bytes))
+                    .unmapped_after_end += 1;
+                self.waiting.remove(id, stack.maker, stack.region_bytes);
+            }
+            None if mapping.stack.is_none() && mapping.made.is_some() => {
+                self.freed_sizes.add(mapping.made_bytes)
+            }
+            None => {}
+        }
+    }
+}
+
+impl Vma {
+    /// What lies behind it.
+    pub fn backing(&self) -> Backing {
+        if self.is_file() {
+            Backing::file(self.offset, self.range.start())
+        } else {
+            Backing::Anonymous
+        }
+    }
+}

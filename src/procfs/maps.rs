@@ -1,0 +1,123 @@
+//! /proc/PID/maps: proc_pid_maps(5), fs/proc/task_mmu.c `show_map_vma`.
+
+use std::io;
+
+use crate::event::{Prot, Sharing, Vma};
+use crate::units::{Addr, Range, Tid};
+
+/// The address space of a task as the kernel has it.
+///
+/// Empty once the task is a zombie: read it through one that lives.
+pub fn read(tid: Tid) -> io::Result<Box<[Vma]>> {
+    Ok(parse(&super::read(tid, "maps")?))
+}
+
+/// All lines that can be read; others are passed over.
+pub fn parse(text: &[u8]) -> Box<[Vma]> {
+    text.split(|byte| *byte == b'\n')
+        .filter_map(parse_line)
+        .collect()
+}
+
+/// One line: `7f5c-7f5d rw-p 00001000 fe:01 1234   /path`.
+fn parse_line(line: &[u8]) -> Option<Vma> {
+    let mut rest = line;
+    let mut word = || {
+        let end = rest
+            .iter()
+            .position(|byte| *byte == b' ')
+            .unwrap_or(rest.len());
+        let (word, tail) = rest.split_at(end);
+        rest = tail.get(1..).unwrap_or_default();
+        std::str::from_utf8(word).ok()
+    };
+    let (start, end) = word()?.split_once('-')?;
+    let perms = word()?.as_bytes();
+    let offset = hex(word()?)?;
+    let (major, minor) = word()?.split_once(':')?;
+    let device = u32::try_from(hex(major)? << 20 | hex(minor)?).ok()?;
+    let inode = word()?.parse().ok()?;
+    let name_start = rest
+        .iter()
+        .position(|byte| *byte != b' ')
+        .unwrap_or(rest.len());
+    let right = |index: usize, letter: u8, prot: Prot| {
+        if perms.get(index) == Some(&letter) {
+            prot
+        } else {
+            Prot::NONE
+        }
+    };
+    Some(Vma {
+        range: Range::new(Addr(hex(start)?), Addr(hex(end)?))?,
+        prot: right(0, b'r', Prot::READ)
+            .with(right(1, b'w', Prot::WRITE))
+            .with(right(2, b'x', Prot::EXEC)),
+        sharing: if perms.get(3) == Some(&b's') {
+            Sharing::Shared
+        } else {
+            Sharing::Private
+        },
+        offset,
+        inode,
+        device,
+        name: rest[name_start..].into(),
+    })
+}
+
+fn hex(text: &str) -> Option<u64> {
+    u64::from_str_radix(text, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Real lines: a program, its heap, anonymous memory, shared memory that was deleted, and a path with blanks.
+    #[test]
+    fn lines_of_a_real_process() {
+        let text = b"\
+55d0a5c00000-55d0a5c01000 r-xp 00001000 fe:01 1312                       /usr/bin/cat
+55d0a6b00000-55d0a6b21000 rw-p 00000000 00:00 0                          [heap]
+7f1c00000000-7f1c00021000 ---p 00000000 00:00 0 
+7f1c10000000-7f1c10001000 rw-s 00000000 00:01 32769                      /SYSV00000000 (deleted)
+7f1c20000000-7f1c20001000 r--p 00002000 08:10 7                          /tmp/a b  c\n";
+        let maps = parse(text);
+        let show: Vec<String> = maps
+            .iter()
+            .map(|vma| {
+                let name = String::from_utf8_lossy(&vma.name).into_owned();
+                format!(
+                    "{} {:?} {:?} {:x} {:x} {} {name}",
+                    vma.range, vma.prot, vma.sharing, vma.offset, vma.device, vma.inode
+                )
+            })
+            .collect();
+        assert_eq!(
+            show,
+            [
+                "55d0a5c00000-55d0a5c01000 r-x Private 1000 fe00001 1312 /usr/bin/cat",
+                "55d0a6b00000-55d0a6b21000 rw- Private 0 0 0 [heap]",
+                "7f1c00000000-7f1c00021000 --- Private 0 0 0 ",
+                "7f1c10000000-7f1c10001000 rw- Shared 0 1 32769 /SYSV00000000 (deleted)",
+                "7f1c20000000-7f1c20001000 r-- Private 2000 800010 7 /tmp/a b  c",
+            ]
+        );
+    }
+
+    /// Text that is no maps at all, or is cut off, gives what can be read of it.
+    #[test]
+    fn damaged_lines_are_passed_over() {
+        let text = b"\n\xff\xfe\nnonsense\n1000-2000 rw-p\n2000-1000 rw-p 0 0:0 0\n1000-2000 rw-p 0 0:0 0\n7ff";
+        let maps = parse(text);
+        assert_eq!(maps.len(), 1);
+        assert_eq!(&*maps[0].name, b"");
+    }
+
+    /// This very process can be read.
+    #[test]
+    fn own_maps_have_a_stack() {
+        let maps = read(Tid(std::process::id() as i32)).unwrap();
+        assert!(maps.iter().any(|vma| &*vma.name == b"[stack]"));
+    }
+}

@@ -1,0 +1,161 @@
+//! What /proc tells of one task: its process, its state, its tracer.
+
+use std::io;
+
+use crate::units::{Addr, Pid, Tid};
+
+/// Facts of /proc/TID/status and /proc/TID/stat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TaskStatus {
+    /// Thread group.
+    pub pid: Pid,
+    /// Parent process.
+    pub parent: Pid,
+    /// Effective user.
+    pub uid: u32,
+    /// Who traces it.
+    pub tracer: Option<Pid>,
+    /// State letter: R, S, D, T, t, Z, X.
+    pub state: char,
+}
+
+/// Facts of a task that exists.
+pub fn status(tid: Tid) -> io::Result<TaskStatus> {
+    let text = super::read(tid, "status")?;
+    parse_status(&text)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/status lacks a field"))
+}
+
+fn parse_status(text: &[u8]) -> Option<TaskStatus> {
+    let pid = |key| Some(Pid(i32::try_from(super::number(text, key)?).ok()?));
+    Some(TaskStatus {
+        pid: pid("Tgid")?,
+        parent: pid("PPid")?,
+        uid: super::field(text, "Uid")?
+            .split_ascii_whitespace()
+            .nth(1)?
+            .parse()
+            .ok()?,
+        tracer: pid("TracerPid").filter(|pid| pid.0 != 0),
+        state: super::field(text, "State")?.chars().next()?,
+    })
+}
+
+/// All tasks of a process. An error when there is none.
+pub fn threads(pid: Pid) -> io::Result<Vec<Tid>> {
+    Ok(numbered(&format!("/proc/{pid}/task"))?.map(Tid).collect())
+}
+
+/// All processes that /proc lists.
+pub fn processes() -> io::Result<Vec<Pid>> {
+    Ok(numbered("/proc")?.map(Pid).collect())
+}
+
+fn numbered(directory: &str) -> io::Result<impl Iterator<Item = i32>> {
+    Ok(std::fs::read_dir(directory)?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+}
+
+/// Arguments of a process, as text.
+pub fn command_line(pid: Pid) -> Vec<String> {
+    let text = super::read(pid.into(), "cmdline").unwrap_or_default();
+    let text = text.strip_suffix(b"\0").unwrap_or(&text);
+    if text.is_empty() {
+        return Vec::new();
+    }
+    text.split(|byte| *byte == 0)
+        .map(|arg| String::from_utf8_lossy(arg).into_owned())
+        .collect()
+}
+
+/// Where the break starts: field 47 of proc_pid_stat(5). Needs the right to trace; 0 without.
+pub fn start_brk(tid: Tid) -> Option<Addr> {
+    let text = super::read(tid, "stat").ok()?;
+    // The command's name may hold blanks and parentheses; what follows the last one is field 3.
+    let after_name = text.iter().rposition(|byte| *byte == b')')?;
+    let fields = std::str::from_utf8(&text[after_name + 1..]).ok()?;
+    let start = fields.split_ascii_whitespace().nth(47 - 3)?.parse().ok()?;
+    (start != 0).then_some(Addr(start))
+}
+
+/// Whether READ_IMPLIES_EXEC of personality(2) is set. Needs the right to trace.
+pub fn read_implies_exec(tid: Tid) -> bool {
+    let persona = super::read(tid, "personality").ok();
+    let persona = persona
+        .and_then(|text| u32::from_str_radix(std::str::from_utf8(&text).ok()?.trim(), 16).ok());
+    persona.is_some_and(|persona| persona & crate::abi::READ_IMPLIES_EXEC != 0)
+}
+
+/// What a blocked task is in: /proc/TID/syscall. None while it runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Blocked {
+    /// Number of the system call, -1 when it is blocked outside of one.
+    pub nr: i64,
+    /// Stack pointer.
+    pub sp: Option<Addr>,
+}
+
+/// What a task is blocked in.
+pub fn blocked_in(tid: Tid) -> Option<Blocked> {
+    let text = super::read(tid, "syscall").ok()?;
+    let text = std::str::from_utf8(&text).ok()?;
+    let mut words = text.split_ascii_whitespace();
+    let nr = words.next()?.parse().ok()?;
+    let sp = words
+        .rev()
+        .nth(1)
+        .and_then(|sp| u64::from_str_radix(sp.trim_start_matches("0x"), 16).ok());
+    Some(Blocked {
+        nr,
+        sp: sp.map(Addr),
+    })
+}
+
+/// Size of a process: VIRT and RES in bytes, of /proc/PID/statm.
+pub fn size(tid: Tid) -> Option<(u64, u64)> {
+    let text = super::read(tid, "statm").ok()?;
+    let mut pages = std::str::from_utf8(&text)
+        .ok()?
+        .split_ascii_whitespace()
+        .map(|word| word.parse::<u64>().ok());
+    Some((
+        pages.next()?? * crate::units::PAGE,
+        pages.next()?? * crate::units::PAGE,
+    ))
+}
+
+/// Yama's rule for who may trace: /proc/sys/kernel/yama/ptrace_scope, none without Yama.
+pub fn ptrace_scope() -> Option<u64> {
+    super::number_in("/proc/sys/kernel/yama/ptrace_scope")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The fields are found whatever lies between them.
+    #[test]
+    fn status_of_a_stopped_and_traced_thread() {
+        let text = b"Name:\tvm\nUmask:\t0022\nState:\tt (tracing stop)\nTgid:\t100\nNgid:\t0\nPid:\t101\nPPid:\t7\n\
+            TracerPid:\t55\nUid:\t1000\t1001\t1000\t1000\nGid:\t0\t0\t0\t0\n";
+        let expected = TaskStatus {
+            pid: Pid(100),
+            parent: Pid(7),
+            uid: 1001,
+            tracer: Some(Pid(55)),
+            state: 't',
+        };
+        assert_eq!(parse_status(text), Some(expected));
+        assert_eq!(parse_status(b"Tgid:\t100\n"), None);
+    }
+
+    #[test]
+    fn this_process_has_a_size_and_a_thread_and_a_name() {
+        let pid = Pid(std::process::id() as i32);
+        let (virt, resident) = size(pid.into()).unwrap();
+        assert!(virt > resident && resident > 0);
+        assert!(threads(pid).unwrap().contains(&Tid(pid.0)));
+        assert!(!command_line(pid).is_empty());
+        assert!(start_brk(pid.into()).is_some());
+    }
+}

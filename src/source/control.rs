@@ -1,0 +1,236 @@
+//! Requests that come from outside while the source waits: signals, timers, and the source's own need to look up.
+//!
+//! The source blocks in wait, which nothing but a signal ends. One thread collects all that may be asked, sets a flag,
+//! and sends the waiting thread a signal until the flag has been read: a signal that comes a moment before the wait
+//! begins would be lost otherwise. The event path pays one atomic load.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+
+use crate::sys;
+
+/// How often the thread looks after things that have no signal of their own.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Ends a blocked wait. SIGURG is ignored by default, so that a stray one harms nobody.
+const WAKE: Signal = Signal::SIGURG;
+
+/// What signals mean.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Manners {
+    /// ^C, SIGTERM and their like end the following.
+    Attached,
+    /// They are the program's: what the terminal sends it gets itself, what a process sends us is passed on.
+    Launched,
+}
+
+/// How long, and how often.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Timers {
+    /// Stop after this.
+    pub stop_after: Option<Duration>,
+    /// A report at this interval.
+    pub report_every: Option<Duration>,
+    /// A status line at this interval.
+    pub status_every: Option<Duration>,
+}
+
+/// What has been asked since it was last looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Requests {
+    /// The following is to end.
+    pub stop: bool,
+    /// A report as of now.
+    pub report: bool,
+    /// A status line.
+    pub status: bool,
+    /// The terminal wants the job stopped.
+    pub suspend: bool,
+    /// Signals for the launched program, as a set of bits.
+    signals: u64,
+    /// The source has something held that should not be held for long.
+    pub look_after_held: bool,
+}
+
+impl Requests {
+    /// Signals that are to be passed on to the launched program.
+    pub fn signals(&self) -> impl Iterator<Item = i32> {
+        let signals = self.signals;
+        (1..64).filter(move |signal| signals & (1 << signal) != 0)
+    }
+}
+
+const STOP: u32 = 1;
+const REPORT: u32 = 2;
+const STATUS: u32 = 4;
+const SUSPEND: u32 = 8;
+const FORWARD: u32 = 16;
+const HELD: u32 = 32;
+
+#[derive(Debug, Default)]
+struct Shared {
+    flags: AtomicU32,
+    signals: AtomicU64,
+    /// Whether the source holds tasks, and wants to be woken for it at every tick.
+    holding: AtomicBool,
+    /// Whether timers run.
+    armed: AtomicBool,
+    done: AtomicBool,
+}
+
+/// The thread that collects requests, and the place where they are read.
+#[derive(Debug)]
+pub struct Control {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    manners: Manners,
+}
+
+/// Blocks the signals that [`Control`] is going to collect, and returns the mask as it was, for a launched program.
+///
+/// To be called before any thread exists.
+pub fn block_signals() -> Result<SigSet, Errno> {
+    let mut before = SigSet::empty();
+    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&collected()), Some(&mut before))?;
+    Ok(before)
+}
+
+fn collected() -> SigSet {
+    use Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1};
+    [
+        SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1,
+    ]
+    .into_iter()
+    .collect()
+}
+
+impl Control {
+    /// Collects nothing before [`Control::start`]; timers run from [`Control::arm`] on.
+    pub fn new(manners: Manners) -> Control {
+        Control {
+            shared: Arc::default(),
+            thread: None,
+            manners,
+        }
+    }
+
+    /// Starts to collect, for the calling thread, which must be the one that waits.
+    pub fn start(&mut self, timers: Timers) -> std::io::Result<()> {
+        sys::interrupt_calls_on(WAKE)?;
+        let shared = Arc::clone(&self.shared);
+        let (manners, waiter) = (self.manners, sys::ThisThread::current());
+        let mut blocked = SigSet::empty();
+        blocked.add(WAKE);
+        // The new thread must not take the wake-ups itself.
+        pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None)?;
+        let spawned = std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || collect(&shared, manners, timers, waiter));
+        pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&blocked), None)?;
+        self.thread = Some(spawned?);
+        Ok(())
+    }
+
+    /// Starts the timers: all threads are followed.
+    pub fn arm(&self) {
+        self.shared.armed.store(true, Ordering::Release);
+    }
+
+    /// Whether something has been asked.
+    pub fn pending(&self) -> bool {
+        self.shared.flags.load(Ordering::Relaxed) != 0
+    }
+
+    /// What has been asked; asks no more.
+    pub fn take(&self) -> Requests {
+        let flags = self.shared.flags.swap(0, Ordering::AcqRel);
+        Requests {
+            stop: flags & STOP != 0,
+            report: flags & REPORT != 0,
+            status: flags & STATUS != 0,
+            suspend: flags & SUSPEND != 0,
+            look_after_held: flags & HELD != 0,
+            signals: if flags & FORWARD != 0 {
+                self.shared.signals.swap(0, Ordering::AcqRel)
+            } else {
+                0
+            },
+        }
+    }
+
+    /// Asks to be woken soon, and again, as long as tasks are held.
+    pub fn watch_held(&self, holding: bool) {
+        self.shared.holding.store(holding, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.shared.done.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            // It ends within a tick; a panic in it has been printed already.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisThread) {
+    let set = collected();
+    let mut start = None;
+    let mut next_report = timers.report_every;
+    let mut next_status = timers.status_every;
+    let mut stop_after = timers.stop_after;
+    let ask = |flag: u32| shared.flags.fetch_or(flag, Ordering::AcqRel);
+    while !shared.done.load(Ordering::Acquire) {
+        if let Some(received) = sys::wait_signal(&set, TICK) {
+            ask(meaning(received, manners, &shared.signals));
+        }
+        if start.is_none() && shared.armed.load(Ordering::Acquire) {
+            start = Some(Instant::now());
+        }
+        let elapsed = start.map_or(Duration::ZERO, |start| start.elapsed());
+        if stop_after.is_some_and(|after| elapsed >= after) {
+            stop_after = None;
+            ask(STOP);
+        }
+        for (due, every, flag) in [
+            (&mut next_report, timers.report_every, REPORT),
+            (&mut next_status, timers.status_every, STATUS),
+        ] {
+            if let (Some(at), Some(every)) = (*due, every)
+                && elapsed >= at
+            {
+                *due = Some((at + every).max(elapsed));
+                ask(flag);
+            }
+        }
+        if shared.holding.load(Ordering::Relaxed) {
+            ask(HELD);
+        }
+        if shared.flags.load(Ordering::Acquire) != 0 {
+            waiter.send(WAKE);
+        }
+    }
+}
+
+fn meaning(received: sys::Received, manners: Manners, signals: &AtomicU64) -> u32 {
+    let Ok(signal) = Signal::try_from(received.signal) else {
+        return 0;
+    };
+    match (signal, manners) {
+        (Signal::SIGUSR1, _) => REPORT,
+        (Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU, _) => SUSPEND,
+        (_, Manners::Attached) => STOP,
+        // The terminal has sent it to the program as well.
+        (_, Manners::Launched) if received.from_kernel => 0,
+        (_, Manners::Launched) => {
+            signals.fetch_or(1 << received.signal, Ordering::AcqRel);
+            FORWARD
+        }
+    }
+}

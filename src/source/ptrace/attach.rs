@@ -1,0 +1,491 @@
+//! Attaching to all threads of a running process, and leaving it as it was.
+//!
+//! The world is never stopped. Each thread is interrupted, read and let go at once; only those that are about to change
+//! mappings are held, until every thread has been stopped once. Then no change is under way, and the kernel's maps are
+//! a picture that the model can start from.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use thiserror::Error;
+
+use super::stop::Stop;
+use super::{After, Phase, Ptrace, decode, gone};
+use crate::event::{Attached, AttachedTask, EventKind};
+use crate::procfs::{self, task};
+use crate::sys::{self, Restart, Status, Wait};
+use crate::units::{Pid, Tid};
+
+/// A thread that does not stop within this time sleeps uninterruptibly: waiting for vfork's child, or for a disk.
+const UNSTOPPABLE_AFTER: Duration = Duration::from_millis(200);
+
+/// Such a thread is waited for no longer than this when it may be changing mappings.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(5);
+
+/// How long to try to stop a thread in order to leave it. The kernel detaches the rest when we end.
+const DETACH_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why a process cannot be attached to. One line: what, why, what to do.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    /// There is none.
+    #[error("no such process: {0}; `ps -e` lists those that there are")]
+    NoSuchProcess(Pid),
+    /// The number is that of a thread.
+    #[error("{tid} is a thread of process {pid}: attach to the process with -p {pid}")]
+    IsThread {
+        /// What was asked for.
+        tid: Tid,
+        /// Its process.
+        pid: Pid,
+    },
+    /// It has ended and waits for its parent.
+    #[error("process {0} is a zombie: it has ended, and there is nothing left to look at")]
+    Zombie(Pid),
+    /// Somebody else traces it.
+    #[error(
+        "process {pid} is already traced by process {tracer} ({name}): a process can have one tracer; end that one first"
+    )]
+    AlreadyTraced {
+        /// The target.
+        pid: Pid,
+        /// Its tracer.
+        tracer: Pid,
+        /// The tracer's command.
+        name: String,
+    },
+    /// A process does not trace itself or its tracer.
+    #[error("process {0} is this vmtrace itself: name another process")]
+    Itself(Pid),
+    /// It is a kernel thread.
+    #[error("process {0} is a kernel thread, which has no address space: name another process")]
+    KernelThread(Pid),
+    /// The target is another user's.
+    #[error(
+        "not permitted to trace process {pid}: it runs as uid {target}, vmtrace as uid {own}; run vmtrace as that user or as root"
+    )]
+    OtherUser {
+        /// The target.
+        pid: Pid,
+        /// Its user.
+        target: u32,
+        /// Our user.
+        own: u32,
+    },
+    /// Yama forbids it.
+    #[error("not permitted to trace process {pid}: Yama's kernel.yama.ptrace_scope is {scope}{}", yama_help(*scope))]
+    Yama {
+        /// The target.
+        pid: Pid,
+        /// The setting.
+        scope: u64,
+    },
+    /// Something else forbids it.
+    #[error(
+        "not permitted to trace process {pid}: it has capabilities or is not dumpable, or this container lacks CAP_SYS_PTRACE; run vmtrace as root with that capability"
+    )]
+    NotPermitted {
+        /// The target.
+        pid: Pid,
+    },
+    /// It ended while it was attached to.
+    #[error("process {0} has ended while vmtrace attached to it")]
+    Vanished(Pid),
+    /// The kernel said something else.
+    #[error("cannot attach to process {pid}: {errno}")]
+    Other {
+        /// The target.
+        pid: Pid,
+        /// What the kernel said.
+        errno: Errno,
+    },
+}
+
+fn yama_help(scope: u64) -> &'static str {
+    match scope {
+        1 => {
+            " (only ancestors may trace): run vmtrace as root, launch the program with vmtrace, or set it to 0"
+        }
+        2 => " (only CAP_SYS_PTRACE may trace): run vmtrace as root",
+        _ => " (nobody may trace until the next boot)",
+    }
+}
+
+/// Threads that have been attached to, before events flow.
+#[derive(Debug)]
+pub struct Attaching {
+    began: Instant,
+    /// Those that have not stopped yet.
+    waiting: HashSet<Tid>,
+    /// What those that have stopped run on.
+    seen: HashMap<Tid, AttachedTask>,
+}
+
+impl Ptrace {
+    /// Attaches to all tasks that share the address space of process `pid`.
+    ///
+    /// The first event will be [`EventKind::Attached`], once all of them have been stopped once.
+    pub fn attach(pid: Pid) -> Result<Ptrace, AttachError> {
+        let status = task::status(pid.into()).map_err(|_| AttachError::NoSuchProcess(pid))?;
+        if status.pid != pid {
+            return Err(AttachError::IsThread {
+                tid: pid.into(),
+                pid: status.pid,
+            });
+        }
+        if status.state == 'Z' && task::threads(pid).is_ok_and(|threads| threads.len() <= 1) {
+            return Err(AttachError::Zombie(pid));
+        }
+        if std::process::id() == pid.0 as u32 {
+            return Err(AttachError::Itself(pid));
+        }
+        let attaching = Attaching {
+            began: Instant::now(),
+            waiting: HashSet::new(),
+            seen: HashMap::new(),
+        };
+        let mut source = Ptrace::new(pid, false, Phase::Attaching(attaching));
+        let gate = source.new_gate();
+        source
+            .seize_all(pid, gate)
+            .map_err(|errno| explain(pid, status, errno))?;
+        if source.tracees.is_empty() {
+            return Err(AttachError::Vanished(pid));
+        }
+        for other in sharers(pid) {
+            // Those that share the memory but may not be traced, or are gone by now, are no reason to give up.
+            let _ = source.seize_all(other, gate);
+        }
+        for tid in source.tracees.keys() {
+            let _ = gone(sys::interrupt(*tid));
+        }
+        Ok(source)
+    }
+
+    /// Seizes the threads of a process until none is left that is not ours.
+    ///
+    /// Threads that seized ones create from now on are ours from their birth.
+    fn seize_all(&mut self, pid: Pid, gate: u64) -> Result<(), Errno> {
+        loop {
+            let mut found_new = false;
+            for tid in task::threads(pid).unwrap_or_default() {
+                if self.tracees.contains_key(&tid) {
+                    continue;
+                }
+                match sys::seize(tid, sys::TRACE_OPTIONS) {
+                    Ok(()) => {
+                        found_new = true;
+                        self.add_child(tid, pid, Some(gate));
+                        if let Phase::Attaching(attaching) = &mut self.phase {
+                            attaching.waiting.insert(tid);
+                        }
+                    }
+                    // It has just ended; or it is already ours, being the child of one that is, or a zombie.
+                    Err(Errno::ESRCH) => {}
+                    Err(Errno::EPERM) if self.is_ours(tid) => {}
+                    Err(Errno::EPERM)
+                        if task::status(tid).is_ok_and(|status| status.state == 'Z') => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+            if !found_new {
+                return Ok(());
+            }
+        }
+    }
+
+    fn is_ours(&self, tid: Tid) -> bool {
+        let tracer = task::status(tid).ok().and_then(|status| status.tracer);
+        tracer.is_some_and(|tracer| tracer.0 as u32 == std::process::id())
+    }
+
+    /// Whether this was a thread's first stop, which is dealt with.
+    pub(super) fn first_stop_of_attach(&mut self, tid: Tid, stop: Stop) -> bool {
+        let Phase::Attaching(attaching) = &mut self.phase else {
+            return false;
+        };
+        let Some(tracee) = self.tracees.get(&tid) else {
+            return false;
+        };
+        if attaching.waiting.remove(&tid)
+            && let Some(registers) = gone(sys::registers(tid))
+        {
+            let (sp, tls) = decode::stack_and_tls(&registers);
+            attaching.seen.insert(
+                tid,
+                AttachedTask {
+                    tid,
+                    pid: tracee.pid,
+                    sp: Some(sp),
+                    tls,
+                },
+            );
+        }
+        let is_birth = stop == Stop::NewTask;
+        if is_birth {
+            // Made by one that we have, on a stack that the maps will show.
+            let (pid, gate) = (tracee.pid, tracee.gate);
+            if let Some(child) =
+                gone(sys::event_message(tid)).and_then(|child| i32::try_from(child).ok())
+            {
+                self.new_while_attaching(Tid(child), pid, gate);
+            }
+            self.restart(tid, 0);
+        }
+        self.attached_if_complete();
+        is_birth
+    }
+
+    fn new_while_attaching(&mut self, child: Tid, parent: Pid, gate: u64) {
+        let pid = task::status(child).map_or(parent, |status| status.pid);
+        let shares = pid == parent || sys::share_memory(child, parent.into()).unwrap_or(false);
+        self.add_child(child, pid, shares.then_some(gate));
+        let Phase::Attaching(attaching) = &mut self.phase else {
+            return;
+        };
+        if self.unborn.remove(&child).is_none() {
+            attaching.waiting.insert(child);
+            return;
+        }
+        if let (true, Some(registers)) = (shares, gone(sys::registers(child))) {
+            let (sp, tls) = decode::stack_and_tls(&registers);
+            attaching.seen.insert(
+                child,
+                AttachedTask {
+                    tid: child,
+                    pid,
+                    sp: Some(sp),
+                    tls,
+                },
+            );
+        }
+        self.after.push_back(After::Resume(child));
+    }
+
+    /// A task has ended, perhaps before its first stop.
+    pub(super) fn no_longer_attaching(&mut self, tid: Tid) {
+        let Phase::Attaching(attaching) = &mut self.phase else {
+            return;
+        };
+        attaching.waiting.remove(&tid);
+        attaching.seen.remove(&tid);
+        self.attached_if_complete();
+    }
+
+    /// execve has put `former` in the place of the leader, `tid`, and all other threads are gone.
+    pub(super) fn former_is_gone(&mut self, former: Tid, tid: Tid) {
+        if former != tid {
+            self.no_longer_attaching(former);
+        }
+        self.no_longer_attaching(tid);
+    }
+
+    /// Waits no longer for threads that sleep uninterruptibly, if what they sleep in leaves mappings alone.
+    pub(super) fn excuse_unstoppable(&mut self, now: Instant) {
+        let Phase::Attaching(attaching) = &mut self.phase else {
+            return;
+        };
+        let waited = now.duration_since(attaching.began);
+        if waited < UNSTOPPABLE_AFTER {
+            return;
+        }
+        let excused: Vec<Tid> = attaching
+            .waiting
+            .iter()
+            .copied()
+            .filter(|tid| waited > GIVE_UP_AFTER || sleeps_harmlessly(*tid))
+            .collect();
+        for tid in excused {
+            attaching.waiting.remove(&tid);
+            if let Some(tracee) = self.tracees.get(&tid) {
+                let sp = task::blocked_in(tid).and_then(|blocked| blocked.sp);
+                attaching.seen.insert(
+                    tid,
+                    AttachedTask {
+                        tid,
+                        pid: tracee.pid,
+                        sp,
+                        tls: None,
+                    },
+                );
+            }
+        }
+        self.attached_if_complete();
+    }
+
+    /// Once every thread has been stopped, the maps are read, and events flow.
+    fn attached_if_complete(&mut self) {
+        let attaching = match std::mem::replace(&mut self.phase, Phase::Following) {
+            Phase::Attaching(attaching) if attaching.waiting.is_empty() => attaching,
+            phase => {
+                self.phase = phase;
+                return;
+            }
+        };
+        let main_gate = self
+            .tracees
+            .values()
+            .find(|tracee| tracee.pid == self.main.pid)
+            .map(|tracee| tracee.gate);
+        let gates: Vec<u64> = self.gates.keys().copied().collect();
+        for gate in gates {
+            self.tell_attached(gate, main_gate, &attaching);
+            if let Some(open) = self.gates.get_mut(&gate) {
+                open.open();
+            }
+            self.after.push_back(After::Grant(gate));
+        }
+    }
+
+    /// Tells of one address space; those of children that were forked meanwhile come as processes of their own.
+    fn tell_attached(&mut self, gate: u64, main_gate: Option<u64>, attaching: &Attaching) {
+        let mut tasks: Vec<AttachedTask> = self
+            .tracees
+            .iter()
+            .filter(|(_, tracee)| tracee.gate == gate && !tracee.ended)
+            .map(|(tid, tracee)| {
+                let unseen = AttachedTask {
+                    tid: *tid,
+                    pid: tracee.pid,
+                    sp: None,
+                    tls: None,
+                };
+                attaching.seen.get(tid).copied().unwrap_or(unseen)
+            })
+            .collect();
+        tasks.sort_unstable_by_key(|task| task.tid);
+        let Some(first) = tasks.first().copied() else {
+            return;
+        };
+        let maps = tasks
+            .iter()
+            .filter_map(|task| procfs::maps::read(task.tid).ok())
+            .find(|maps| !maps.is_empty());
+        let pid = if Some(gate) == main_gate {
+            self.main.pid
+        } else {
+            first.pid
+        };
+        self.tell(
+            first.tid,
+            EventKind::Attached(Box::new(Attached {
+                pid,
+                maps: maps.unwrap_or_default(),
+                start_brk: task::start_brk(first.tid),
+                read_implies_exec: task::read_implies_exec(first.tid),
+                tasks,
+            })),
+        );
+    }
+
+    /// Leaves all tasks: none stays stopped, and signals and group-stops go on as if we had never been there.
+    pub fn detach(&mut self) {
+        let until = Instant::now() + DETACH_WITHIN;
+        self.after.clear();
+        self.events.clear();
+        let mut left: HashSet<Tid> = self
+            .tracees
+            .keys()
+            .chain(self.unborn.keys())
+            .copied()
+            .collect();
+        for tid in left.clone() {
+            // Those that are held, or wait for their parent's event, are stopped already.
+            if sys::restart(tid, Restart::Detach, 0).is_ok() {
+                left.remove(&tid);
+            } else {
+                let _ = gone(sys::interrupt(tid));
+            }
+        }
+        while !left.is_empty() && Instant::now() < until {
+            match sys::peek_status(Wait::Poll) {
+                Ok(Some((tid, Status::Stopped(status)))) => {
+                    let signal = match Stop::from_status(status) {
+                        Stop::Signal(signal) => signal,
+                        Stop::NewTask => {
+                            let child = gone(sys::event_message(tid))
+                                .and_then(|child| i32::try_from(child).ok());
+                            left.extend(child.map(Tid));
+                            0
+                        }
+                        // Nothing can be asked of it before, see `exec`.
+                        Stop::Exec => {
+                            super::take(tid);
+                            0
+                        }
+                        _ => 0,
+                    };
+                    let _ = gone(sys::restart(tid, Restart::Detach, signal));
+                    left.remove(&tid);
+                }
+                Ok(Some((tid, Status::Exited(_) | Status::Killed(_)))) => {
+                    super::take(tid);
+                    left.remove(&tid);
+                }
+                Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+                Err(_) => break,
+            }
+        }
+        self.tracees.clear();
+        self.unborn.clear();
+        self.gates.clear();
+    }
+}
+
+/// Processes other than `pid` that use its address space: made by clone with CLONE_VM and without CLONE_THREAD.
+fn sharers(pid: Pid) -> Vec<Pid> {
+    let own = std::process::id();
+    let processes = task::processes().unwrap_or_default();
+    processes
+        .into_iter()
+        .filter(|other| *other != pid && other.0 as u32 != own)
+        .filter(|other| sys::share_memory(pid.into(), (*other).into()).unwrap_or(false))
+        .collect()
+}
+
+/// Whether a thread that does not stop sleeps in a call that leaves mappings alone.
+fn sleeps_harmlessly(tid: Tid) -> bool {
+    let Some(blocked) = task::blocked_in(tid) else {
+        return false;
+    };
+    let Ok(nr) = u64::try_from(blocked.nr) else {
+        return true;
+    };
+    use decode::Followed::{Clone, Clone3, Vfork};
+    matches!(
+        decode::followed(decode::Abi::X86_64, nr),
+        None | Some(Clone | Clone3 | Vfork)
+    )
+}
+
+/// Finds out why the kernel refused, as a person would.
+fn explain(pid: Pid, status: task::TaskStatus, errno: Errno) -> AttachError {
+    if errno != Errno::EPERM {
+        return AttachError::Other { pid, errno };
+    }
+    if let Some(tracer) = status.tracer {
+        let name = task::command_line(tracer)
+            .into_iter()
+            .next()
+            .unwrap_or_else(|| "unknown".to_owned());
+        return AttachError::AlreadyTraced { pid, tracer, name };
+    }
+    if procfs::read(pid.into(), "cmdline").is_ok_and(|line| line.is_empty())
+        && task::size(pid.into()) == Some((0, 0))
+    {
+        return AttachError::KernelThread(pid);
+    }
+    let own = nix::unistd::geteuid().as_raw();
+    if own != 0 && own != status.uid {
+        return AttachError::OtherUser {
+            pid,
+            target: status.uid,
+            own,
+        };
+    }
+    match task::ptrace_scope() {
+        Some(scope) if scope > 0 && own != 0 || scope == 3 => AttachError::Yama { pid, scope },
+        _ => AttachError::NotPermitted { pid },
+    }
+}

@@ -1,0 +1,394 @@
+//! Registers of a stopped task, read as a system call: x86-64, and i386 on x86-64.
+//!
+//! All arguments are still in the registers when a call returns (arch/x86/entry), so one read at the exit stop serves.
+
+use nix::libc::user_regs_struct as Registers;
+use syscalls::{Errno, x86, x86_64};
+
+use crate::event::{Call, CloneArgs, CloneCall};
+use crate::sys;
+use crate::units::{Addr, PAGE, Tid};
+
+/// Which system call table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Abi {
+    /// 64-bit.
+    X86_64,
+    /// 32-bit, by int 0x80 or sysenter.
+    I386,
+}
+
+/// A call that is followed, as it is in its table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // the kernel's names
+pub enum Followed {
+    Mmap,
+    /// i386's mmap with a block of arguments in memory.
+    OldMmap,
+    /// i386's mmap with the offset in pages.
+    Mmap2,
+    Munmap,
+    Mprotect,
+    PkeyMprotect,
+    Mremap,
+    Madvise,
+    Brk,
+    Shmat,
+    Shmdt,
+    /// i386's multiplexer of System V calls.
+    Ipc,
+    RemapFilePages,
+    IoSetup,
+    IoDestroy,
+    MapShadowStack,
+    Personality,
+    Clone,
+    Clone3,
+    Fork,
+    Vfork,
+    Execve,
+    Execveat,
+    Exit,
+    ExitGroup,
+}
+
+/// The followed calls of x86-64.
+pub const X86_64: &[(x86_64::Sysno, Followed)] = {
+    use x86_64::Sysno;
+    &[
+        (Sysno::mmap, Followed::Mmap),
+        (Sysno::mprotect, Followed::Mprotect),
+        (Sysno::munmap, Followed::Munmap),
+        (Sysno::brk, Followed::Brk),
+        (Sysno::mremap, Followed::Mremap),
+        (Sysno::madvise, Followed::Madvise),
+        (Sysno::shmat, Followed::Shmat),
+        (Sysno::clone, Followed::Clone),
+        (Sysno::fork, Followed::Fork),
+        (Sysno::vfork, Followed::Vfork),
+        (Sysno::execve, Followed::Execve),
+        (Sysno::exit, Followed::Exit),
+        (Sysno::shmdt, Followed::Shmdt),
+        (Sysno::personality, Followed::Personality),
+        (Sysno::io_setup, Followed::IoSetup),
+        (Sysno::io_destroy, Followed::IoDestroy),
+        (Sysno::remap_file_pages, Followed::RemapFilePages),
+        (Sysno::exit_group, Followed::ExitGroup),
+        (Sysno::execveat, Followed::Execveat),
+        (Sysno::pkey_mprotect, Followed::PkeyMprotect),
+        (Sysno::clone3, Followed::Clone3),
+        (Sysno::map_shadow_stack, Followed::MapShadowStack),
+    ]
+};
+
+/// The followed calls of i386.
+pub const I386: &[(x86::Sysno, Followed)] = {
+    use x86::Sysno;
+    &[
+        (Sysno::exit, Followed::Exit),
+        (Sysno::fork, Followed::Fork),
+        (Sysno::execve, Followed::Execve),
+        (Sysno::brk, Followed::Brk),
+        (Sysno::mmap, Followed::OldMmap),
+        (Sysno::munmap, Followed::Munmap),
+        (Sysno::ipc, Followed::Ipc),
+        (Sysno::clone, Followed::Clone),
+        (Sysno::mprotect, Followed::Mprotect),
+        (Sysno::personality, Followed::Personality),
+        (Sysno::mremap, Followed::Mremap),
+        (Sysno::vfork, Followed::Vfork),
+        (Sysno::mmap2, Followed::Mmap2),
+        (Sysno::madvise, Followed::Madvise),
+        (Sysno::io_setup, Followed::IoSetup),
+        (Sysno::io_destroy, Followed::IoDestroy),
+        (Sysno::exit_group, Followed::ExitGroup),
+        (Sysno::remap_file_pages, Followed::RemapFilePages),
+        (Sysno::execveat, Followed::Execveat),
+        (Sysno::pkey_mprotect, Followed::PkeyMprotect),
+        (Sysno::shmat, Followed::Shmat),
+        (Sysno::shmdt, Followed::Shmdt),
+        (Sysno::clone3, Followed::Clone3),
+        (Sysno::map_shadow_stack, Followed::MapShadowStack),
+    ]
+};
+
+/// The followed call with this number, if it is one.
+pub fn followed(abi: Abi, nr: u64) -> Option<Followed> {
+    match abi {
+        Abi::X86_64 => X86_64
+            .iter()
+            .find(|(sysno, _)| sysno.id() as u64 == nr)
+            .map(|(_, followed)| *followed),
+        Abi::I386 => I386
+            .iter()
+            .find(|(sysno, _)| sysno.id() as u64 == nr)
+            .map(|(_, followed)| *followed),
+    }
+}
+
+/// Stack pointer and base of thread-local storage.
+pub fn stack_and_tls(registers: &Registers) -> (Addr, Option<Addr>) {
+    (
+        Addr(registers.rsp),
+        Some(Addr(registers.fs_base)).filter(|base| base.0 != 0),
+    )
+}
+
+/// What a returned call has returned.
+pub fn result(abi: Abi, registers: &Registers) -> Result<u64, Errno> {
+    let (signed, unsigned) = match abi {
+        Abi::X86_64 => (registers.rax as i64, registers.rax),
+        Abi::I386 => (i64::from(registers.rax as i32), registers.rax & 0xffff_ffff),
+    };
+    // MAX_ERRNO of linux/err.h.
+    if (-4095..0).contains(&signed) {
+        Err(Errno::new((-signed) as i32))
+    } else {
+        Ok(unsigned)
+    }
+}
+
+/// The argument of exit and exit_group, as the parent will see it.
+pub fn exit_code(abi: Abi, registers: &Registers) -> i32 {
+    (arguments(abi, registers)[0] & 0xff) as i32
+}
+
+fn arguments(abi: Abi, registers: &Registers) -> [u64; 6] {
+    let r = registers;
+    match abi {
+        Abi::X86_64 => [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9],
+        Abi::I386 => {
+            [r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp].map(|register| register & 0xffff_ffff)
+        }
+    }
+}
+
+/// A call and where its result is, if not in the register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decoded {
+    /// The call.
+    pub call: Call,
+    /// i386's ipc(SHMAT) and io_setup store the address here.
+    pub result_at: Option<Addr>,
+}
+
+/// The call in the registers. None where it is none of those (ipc does other things too), or memory cannot be read.
+pub fn call(tid: Tid, abi: Abi, followed: Followed, registers: &Registers) -> Option<Decoded> {
+    let arguments = arguments(abi, registers);
+    let [a, b, c, d, e, f] = arguments;
+    let (addr, len) = (Addr(a), b);
+    let mut result_at = None;
+    let call = match followed {
+        Followed::Mmap => Call::Mmap {
+            addr,
+            len,
+            prot: c as u32,
+            flags: d as u32,
+            fd: e as i32,
+            offset: f,
+        },
+        Followed::Mmap2 => Call::Mmap {
+            addr,
+            len,
+            prot: c as u32,
+            flags: d as u32,
+            fd: e as i32,
+            offset: f * PAGE,
+        },
+        Followed::OldMmap => {
+            let [addr, len, prot, flags, fd, offset] = read_words::<6>(tid, addr)?;
+            let (addr, len, offset) = (Addr(addr.into()), len.into(), offset.into());
+            Call::Mmap {
+                addr,
+                len,
+                prot,
+                flags,
+                fd: fd as i32,
+                offset,
+            }
+        }
+        Followed::Munmap => Call::Munmap { addr, len },
+        Followed::Mprotect => Call::Mprotect {
+            addr,
+            len,
+            prot: c as u32,
+        },
+        Followed::PkeyMprotect => Call::PkeyMprotect {
+            addr,
+            len,
+            prot: c as u32,
+            pkey: d as i32,
+        },
+        Followed::Mremap => Call::Mremap {
+            old: addr,
+            old_len: len,
+            new_len: c,
+            flags: d as u32,
+            new: Addr(e),
+        },
+        Followed::Madvise => Call::Madvise {
+            addr,
+            len,
+            advice: c as i32,
+        },
+        Followed::Brk => Call::Brk { addr },
+        Followed::Shmat => Call::Shmat {
+            id: a as i32,
+            addr: Addr(b),
+            flags: c as i32,
+        },
+        Followed::Shmdt => Call::Shmdt { addr },
+        Followed::Ipc => {
+            // ipc(2): the upper half is a version; SHMAT (21) stores its result at the fourth argument.
+            const SHMAT: u64 = 21;
+            const SHMDT: u64 = 22;
+            match a & 0xffff {
+                SHMAT => {
+                    result_at = Some(Addr(d));
+                    Call::Shmat {
+                        id: b as i32,
+                        addr: Addr(e),
+                        flags: c as i32,
+                    }
+                }
+                SHMDT => Call::Shmdt { addr: Addr(e) },
+                _ => return None,
+            }
+        }
+        Followed::RemapFilePages => Call::RemapFilePages {
+            addr,
+            len,
+            prot: c as u32,
+            pgoff: d,
+            flags: e as u32,
+        },
+        Followed::IoSetup => {
+            result_at = Some(Addr(b));
+            Call::IoSetup {
+                nr_events: a as u32,
+                ctxp: Addr(b),
+            }
+        }
+        Followed::IoDestroy => Call::IoDestroy { ctx: addr },
+        Followed::MapShadowStack => Call::MapShadowStack {
+            addr,
+            len,
+            flags: c as u32,
+        },
+        Followed::Personality => Call::Personality { persona: a as u32 },
+        Followed::Clone | Followed::Clone3 | Followed::Fork | Followed::Vfork => {
+            Call::Clone(clone_args(tid, abi, followed, arguments)?)
+        }
+        Followed::Execve => Call::Execve {
+            path: addr,
+            argv: Addr(b),
+            envp: Addr(c),
+        },
+        Followed::Execveat => Call::Execveat {
+            dirfd: a as i32,
+            path: Addr(b),
+            argv: Addr(c),
+            envp: Addr(d),
+            flags: e as u32,
+        },
+        Followed::Exit | Followed::ExitGroup => return None,
+    };
+    Some(Decoded { call, result_at })
+}
+
+fn clone_args(tid: Tid, abi: Abi, followed: Followed, arguments: [u64; 6]) -> Option<CloneArgs> {
+    use crate::abi::clone;
+    const CSIGNAL: u64 = 0xff;
+    const SIGCHLD: u32 = nix::libc::SIGCHLD as u32;
+    let none = CloneArgs {
+        call: CloneCall::Fork,
+        flags: 0,
+        exit_signal: SIGCHLD,
+        stack: Addr(0),
+        stack_size: 0,
+        tls: Addr(0),
+        parent_tid: Addr(0),
+        child_tid: Addr(0),
+    };
+    Some(match followed {
+        Followed::Clone3 => {
+            let mut bytes = [0u8; 64];
+            let size = usize::try_from(arguments[1]).ok()?.min(bytes.len());
+            sys::read_memory(tid, Addr(arguments[0]), &mut bytes[..size]).ok()?;
+            let word = |index: usize| {
+                let mut word = [0u8; 8];
+                word.copy_from_slice(&bytes[8 * index..8 * index + 8]);
+                u64::from_ne_bytes(word)
+            };
+            let flags = word(0);
+            CloneArgs {
+                call: CloneCall::Clone3,
+                flags,
+                exit_signal: word(4) as u32,
+                stack: Addr(word(5)),
+                stack_size: word(6),
+                tls: tls(tid, abi, flags, word(7)),
+                parent_tid: Addr(word(3)),
+                child_tid: Addr(word(2)),
+            }
+        }
+        Followed::Clone => {
+            let [flags, stack, parent_tid, fourth, fifth, _] = arguments;
+            // CONFIG_CLONE_BACKWARDS of i386 swaps the last two.
+            let (child_tid, tls_argument) = match abi {
+                Abi::X86_64 => (fourth, fifth),
+                Abi::I386 => (fifth, fourth),
+            };
+            CloneArgs {
+                call: CloneCall::Clone,
+                flags: flags & !CSIGNAL,
+                exit_signal: (flags & CSIGNAL) as u32,
+                stack: Addr(stack),
+                stack_size: 0,
+                tls: tls(tid, abi, flags, tls_argument),
+                parent_tid: Addr(parent_tid),
+                child_tid: Addr(child_tid),
+            }
+        }
+        Followed::Vfork => CloneArgs {
+            call: CloneCall::Vfork,
+            flags: clone::VM | clone::VFORK,
+            ..none
+        },
+        _ => none,
+    })
+}
+
+/// The base of thread-local storage. i386 passes a descriptor in memory (set_thread_area(2)), its base the second word.
+fn tls(tid: Tid, abi: Abi, flags: u64, argument: u64) -> Addr {
+    match abi {
+        Abi::I386 if flags & crate::abi::clone::SETTLS != 0 => {
+            let descriptor = read_words::<2>(tid, Addr(argument & 0xffff_ffff));
+            Addr(descriptor.map_or(0, |[_, base]| base.into()))
+        }
+        _ => Addr(argument),
+    }
+}
+
+/// 32-bit words of the target.
+fn read_words<const N: usize>(tid: Tid, addr: Addr) -> Option<[u32; N]> {
+    let mut bytes = vec![0u8; 4 * N];
+    sys::read_memory(tid, addr, &mut bytes).ok()?;
+    let mut words = [0; N];
+    for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+        *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    }
+    Some(words)
+}
+
+/// The address that a call has stored in memory.
+pub fn stored_address(tid: Tid, abi: Abi, at: Addr) -> Option<Addr> {
+    match abi {
+        Abi::I386 => read_words::<1>(tid, at).map(|[word]| Addr(word.into())),
+        Abi::X86_64 => {
+            let mut bytes = [0u8; 8];
+            sys::read_memory(tid, at, &mut bytes).ok()?;
+            Some(Addr(u64::from_ne_bytes(bytes)))
+        }
+    }
+}
