@@ -99,87 +99,23 @@ pub struct Syscall {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)] // fields are the manual page's arguments, by its names
 pub enum Call {
-    Mmap {
-        addr: Addr,
-        len: u64,
-        prot: u32,
-        flags: u32,
-        fd: i32,
-        offset: u64,
-    },
-    Munmap {
-        addr: Addr,
-        len: u64,
-    },
-    Mprotect {
-        addr: Addr,
-        len: u64,
-        prot: u32,
-    },
-    PkeyMprotect {
-        addr: Addr,
-        len: u64,
-        prot: u32,
-        pkey: i32,
-    },
-    Mremap {
-        old: Addr,
-        old_len: u64,
-        new_len: u64,
-        flags: u32,
-        new: Addr,
-    },
-    Madvise {
-        addr: Addr,
-        len: u64,
-        advice: i32,
-    },
-    Brk {
-        addr: Addr,
-    },
-    Shmat {
-        id: i32,
-        addr: Addr,
-        flags: i32,
-    },
-    Shmdt {
-        addr: Addr,
-    },
-    RemapFilePages {
-        addr: Addr,
-        len: u64,
-        prot: u32,
-        pgoff: u64,
-        flags: u32,
-    },
-    IoSetup {
-        nr_events: u32,
-        ctxp: Addr,
-    },
-    IoDestroy {
-        ctx: Addr,
-    },
-    MapShadowStack {
-        addr: Addr,
-        len: u64,
-        flags: u32,
-    },
-    Personality {
-        persona: u32,
-    },
+    Mmap { addr: Addr, len: u64, prot: u32, flags: u32, fd: i32, offset: u64 },
+    Munmap { addr: Addr, len: u64 },
+    Mprotect { addr: Addr, len: u64, prot: u32 },
+    PkeyMprotect { addr: Addr, len: u64, prot: u32, pkey: i32 },
+    Mremap { old: Addr, old_len: u64, new_len: u64, flags: u32, new: Addr },
+    Madvise { addr: Addr, len: u64, advice: i32 },
+    Brk { addr: Addr },
+    Shmat { id: i32, addr: Addr, flags: i32 },
+    Shmdt { addr: Addr },
+    RemapFilePages { addr: Addr, len: u64, prot: u32, pgoff: u64, flags: u32 },
+    IoSetup { nr_events: u32, ctxp: Addr },
+    IoDestroy { ctx: Addr },
+    MapShadowStack { addr: Addr, len: u64, flags: u32 },
+    Personality { persona: u32 },
     Clone(CloneArgs),
-    Execve {
-        path: Addr,
-        argv: Addr,
-        envp: Addr,
-    },
-    Execveat {
-        dirfd: i32,
-        path: Addr,
-        argv: Addr,
-        envp: Addr,
-        flags: u32,
-    },
+    Execve { path: Addr, argv: Addr, envp: Addr },
+    Execveat { dirfd: i32, path: Addr, argv: Addr, envp: Addr, flags: u32 },
 }
 
 impl Call {
@@ -191,10 +127,7 @@ impl Call {
         use crate::abi::madv;
         match self {
             Call::Madvise { advice, .. } => {
-                matches!(
-                    *advice,
-                    madv::DONTFORK | madv::DOFORK | madv::GUARD_INSTALL | madv::GUARD_REMOVE
-                )
+                matches!(*advice, madv::DONTFORK | madv::DOFORK | madv::GUARD_INSTALL | madv::GUARD_REMOVE)
             }
             Call::Personality { .. } | Call::Execve { .. } | Call::Execveat { .. } => false,
             // A fork copies the mappings, so it must not overlap with a change either.
@@ -331,13 +264,7 @@ impl std::fmt::Debug for Prot {
     /// As in /proc/PID/maps: `rw-`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let flag = |right, letter| if self.contains(right) { letter } else { '-' };
-        write!(
-            f,
-            "{}{}{}",
-            flag(Prot::READ, 'r'),
-            flag(Prot::WRITE, 'w'),
-            flag(Prot::EXEC, 'x')
-        )
+        write!(f, "{}{}{}", flag(Prot::READ, 'r'), flag(Prot::WRITE, 'w'), flag(Prot::EXEC, 'x'))
     }
 }
 

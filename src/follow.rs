@@ -201,9 +201,7 @@ impl<'a> Follower<'a> {
         self.write_event(event);
         let applied = self.model.apply(event);
         match &event.kind {
-            EventKind::Attached(_) | EventKind::Exec(_) if self.began.is_none() => {
-                self.begin(event.at)
-            }
+            EventKind::Attached(_) | EventKind::Exec(_) if self.began.is_none() => self.begin(event.at),
             EventKind::Syscall(syscall) if self.ran_out(syscall) => self.look_at_limits(event),
             _ => {}
         }
@@ -211,11 +209,7 @@ impl<'a> Follower<'a> {
             self.ask_the_kernel(space, event);
         } else if let Some(space) = applied.changed {
             self.changes += 1;
-            if self
-                .options
-                .verify_every
-                .is_some_and(|every| self.changes.is_multiple_of(every))
-            {
+            if self.options.verify_every.is_some_and(|every| self.changes.is_multiple_of(every)) {
                 self.check(space, event.tid);
             }
         }
@@ -236,16 +230,10 @@ impl<'a> Follower<'a> {
     /// Takes over the kernel's maps where the arguments of a call do not tell what it did.
     fn ask_the_kernel(&mut self, space: SpaceId, event: &Event) {
         if let Some(maps) = self.settled_maps(event.tid) {
-            self.model.apply(&Event {
-                kind: EventKind::Maps(maps),
-                ..event.clone()
-            });
+            self.model.apply(&Event { kind: EventKind::Maps(maps), ..event.clone() });
         } else if let Some(space) = self.model.space(space) {
             let pid = space.pid;
-            self.note_incomplete(
-                pid,
-                "an address space could not be read after a call that failed halfway",
-            );
+            self.note_incomplete(pid, "an address space could not be read after a call that failed halfway");
         }
     }
 
@@ -275,8 +263,7 @@ impl<'a> Follower<'a> {
 
     fn differs(&mut self, pid: Pid, mismatch: &Mismatch) {
         self.verify.mismatches += 1;
-        self.observer
-            .warn(&format!("model of process {pid}: {mismatch}"));
+        self.observer.warn(&format!("model of process {pid}: {mismatch}"));
     }
 
     /// The process of an address space ends: what counts is how it is now.
@@ -285,10 +272,7 @@ impl<'a> Follower<'a> {
         if self.options.verify_every.is_some() && matches!(event.kind, EventKind::Exiting(_)) {
             self.check(id, event.tid);
         }
-        let moment = Moment {
-            now: event.at,
-            phase: Phase::Ending,
-        };
+        let moment = Moment { now: event.at, phase: Phase::Ending };
         self.diagnose_finally(id, moment, alive.then_some(event.tid));
     }
 
@@ -302,10 +286,7 @@ impl<'a> Follower<'a> {
             if self.options.verify_every.is_some() {
                 self.check(id, tid);
             }
-            let moment = Moment {
-                now: self.source.now(),
-                phase: Phase::Living,
-            };
+            let moment = Moment { now: self.source.now(), phase: Phase::Living };
             self.diagnose_finally(id, moment, Some(tid));
         }
     }
@@ -316,8 +297,7 @@ impl<'a> Follower<'a> {
         };
         let pid = space.pid;
         let counts = (u64::from(space.tasks), space.mappings.len() as u64);
-        let mut diagnosis =
-            diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some());
+        let mut diagnosis = diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some());
         if let Some(tid) = reader {
             measure(&mut diagnosis.findings, tid);
         }
@@ -339,37 +319,22 @@ impl<'a> Follower<'a> {
 
     /// Whether a call failed for lack of something, and it is time to see of what.
     fn ran_out(&self, syscall: &Syscall) -> bool {
-        let lacking = matches!(
-            syscall.result,
-            Err(syscalls::Errno::EAGAIN | syscalls::Errno::ENOMEM)
-        );
-        lacking
-            && self
-                .limits_seen
-                .is_none_or(|seen| seen.elapsed() >= LIMITS_EVERY)
+        let lacking = matches!(syscall.result, Err(syscalls::Errno::EAGAIN | syscalls::Errno::ENOMEM));
+        lacking && self.limits_seen.is_none_or(|seen| seen.elapsed() >= LIMITS_EVERY)
     }
 
     fn look_at_limits(&mut self, event: &Event) {
-        let refusals = self
-            .model
-            .space_of(event.tid)
-            .and_then(|id| self.model.space(id));
+        let refusals = self.model.space_of(event.tid).and_then(|id| self.model.space(id));
         if refusals.is_none_or(|space| space.refusals.is_empty()) {
             return;
         }
         self.limits_seen = Some(Instant::now());
         let limits = Box::new(procfs::limits::look(event.tid));
-        self.model.apply(&Event {
-            kind: EventKind::Limits(limits),
-            ..event.clone()
-        });
+        self.model.apply(&Event { kind: EventKind::Limits(limits), ..event.clone() });
     }
 
     fn note_incomplete(&mut self, pid: Pid, text: &str) {
-        let known = self
-            .finished_notes
-            .iter_mut()
-            .find(|note| note.kind == NoteKind::Incomplete && note.text == text);
+        let known = self.finished_notes.iter_mut().find(|note| note.kind == NoteKind::Incomplete && note.text == text);
         match known {
             Some(note) => note.regions += 1,
             None => self.finished_notes.push(Note {
@@ -392,8 +357,7 @@ impl<'a> Follower<'a> {
         if let Err(error) = writeln!(out, "{line}") {
             self.options.events = None;
             if error.kind() != std::io::ErrorKind::BrokenPipe {
-                self.observer
-                    .warn(&format!("--events: {error}; following goes on without it"));
+                self.observer.warn(&format!("--events: {error}; following goes on without it"));
             }
         }
     }
@@ -411,45 +375,29 @@ impl<'a> Follower<'a> {
     }
 
     fn status(&self) -> Status {
-        let moment = Moment {
-            now: self.source.now(),
-            phase: Phase::Living,
-        };
+        let moment = Moment { now: self.source.now(), phase: Phase::Living };
         let is_live = |tid| self.model.task(tid).is_some();
         let listed = |finding: &Finding| finding.confidence >= self.options.min_confidence;
         let living = self.model.unfinished().map(|(_, space)| {
-            diagnose::diagnose(space, moment, &is_live)
-                .findings
-                .iter()
-                .filter(|finding| listed(finding))
-                .count()
+            diagnose::diagnose(space, moment, &is_live).findings.iter().filter(|finding| listed(finding)).count()
         });
         Status {
             followed: self.followed(),
             threads: self.model.tasks_live(),
             events: self.model.events(),
             mappings: self.model.mappings_live(),
-            findings: living.sum::<usize>()
-                + self
-                    .finished
-                    .iter()
-                    .filter(|finding| listed(finding))
-                    .count(),
+            findings: living.sum::<usize>() + self.finished.iter().filter(|finding| listed(finding)).count(),
         }
     }
 
     /// The report as of now: of those that have ended as they were at their end, of the living as they are.
     fn build_report(&mut self) -> Report {
-        let moment = Moment {
-            now: self.source.now(),
-            phase: Phase::Living,
-        };
+        let moment = Moment { now: self.source.now(), phase: Phase::Living };
         let mut findings = self.finished.clone();
         let mut notes = self.finished_notes.clone();
         let main = self.source.main_pid();
         for (id, space) in self.model.unfinished() {
-            let mut diagnosis =
-                diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some());
+            let mut diagnosis = diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some());
             if let Some(tid) = self.model.any_task_of(id) {
                 measure(&mut diagnosis.findings, tid);
                 if space.pid == main {
@@ -461,10 +409,7 @@ impl<'a> Follower<'a> {
             notes.append(&mut diagnosis.notes);
         }
         findings.sort_by_key(|finding| {
-            (
-                finding.pid != main,
-                std::cmp::Reverse((finding.confidence, finding.virtual_bytes())),
-            )
+            (finding.pid != main, std::cmp::Reverse((finding.confidence, finding.virtual_bytes())))
         });
         notes.extend(self.own_notes());
         let (threads_live, mappings_live) = self.last_counts.unwrap_or_default();
@@ -497,19 +442,11 @@ impl<'a> Follower<'a> {
 
     /// What is to be said of the following itself.
     fn own_notes(&self) -> Vec<Note> {
-        let incomplete = |regions, text| Note {
-            kind: NoteKind::Incomplete,
-            pid: None,
-            regions,
-            virtual_bytes: 0,
-            text,
-        };
+        let incomplete =
+            |regions, text| Note { kind: NoteKind::Incomplete, pid: None, regions, virtual_bytes: 0, text };
         let mut notes = Vec::new();
         if self.began.is_none() {
-            notes.push(incomplete(
-                0,
-                "following had not begun when it ended".to_owned(),
-            ));
+            notes.push(incomplete(0, "following had not begun when it ended".to_owned()));
         }
         let overlaps = self.source.overlaps();
         if overlaps > 0 {
@@ -520,10 +457,7 @@ impl<'a> Follower<'a> {
             notes.push(incomplete(overlaps, text));
         }
         if self.beyond_finished > 0 {
-            let text = format!(
-                "{} more findings in processes that have ended are not listed",
-                self.beyond_finished
-            );
+            let text = format!("{} more findings in processes that have ended are not listed", self.beyond_finished);
             notes.push(incomplete(self.beyond_finished, text));
         }
         notes
@@ -549,10 +483,7 @@ fn memory(tid: Tid) -> Memory {
     Memory {
         virtual_bytes: size.map(|(virt, _)| virt),
         resident_bytes: size.map(|(_, resident)| resident),
-        vmas: procfs::maps::read(tid)
-            .ok()
-            .map(|maps| maps.len() as u64)
-            .filter(|count| *count > 0),
+        vmas: procfs::maps::read(tid).ok().map(|maps| maps.len() as u64).filter(|count| *count > 0),
         max_map_count: procfs::limits::max_map_count(),
     }
 }

@@ -42,12 +42,7 @@ pub enum Restart {
     Detach,
 }
 
-fn ptrace(
-    request: libc::c_uint,
-    tid: Tid,
-    addr: usize,
-    data: usize,
-) -> Result<libc::c_long, Errno> {
+fn ptrace(request: libc::c_uint, tid: Tid, addr: usize, data: usize) -> Result<libc::c_long, Errno> {
     // SAFETY: callers pass integers, or pointers to buffers of the request's size that outlive the call.
     Errno::result(unsafe { libc::ptrace(request as _, tid.0, addr, data) })
 }
@@ -76,12 +71,7 @@ pub fn restart(tid: Tid, how: Restart, signal: i32) -> Result<(), Errno> {
 /// The general registers of a stopped task.
 pub fn registers(tid: Tid) -> Result<libc::user_regs_struct, Errno> {
     let mut registers = std::mem::MaybeUninit::<libc::user_regs_struct>::uninit();
-    ptrace(
-        libc::PTRACE_GETREGS,
-        tid,
-        0,
-        registers.as_mut_ptr() as usize,
-    )?;
+    ptrace(libc::PTRACE_GETREGS, tid, 0, registers.as_mut_ptr() as usize)?;
     // SAFETY: PTRACE_GETREGS has filled the whole structure.
     Ok(unsafe { registers.assume_init() })
 }
@@ -89,12 +79,7 @@ pub fn registers(tid: Tid) -> Result<libc::user_regs_struct, Errno> {
 /// PTRACE_GETEVENTMSG: what belongs to the event: a child's tid, an exit status, a filter's data.
 pub fn event_message(tid: Tid) -> Result<u64, Errno> {
     let mut message: libc::c_ulong = 0;
-    ptrace(
-        libc::PTRACE_GETEVENTMSG,
-        tid,
-        0,
-        (&raw mut message) as usize,
-    )?;
+    ptrace(libc::PTRACE_GETEVENTMSG, tid, 0, (&raw mut message) as usize)?;
     Ok(message)
 }
 
@@ -119,18 +104,10 @@ pub fn syscall_info(tid: Tid) -> Result<SyscallStop, Errno> {
     // SAFETY: the structure is plain integers, for which zeroes are a value.
     let mut info: libc::ptrace_syscall_info = unsafe { std::mem::zeroed() };
     let size = std::mem::size_of_val(&info);
-    ptrace(
-        libc::PTRACE_GET_SYSCALL_INFO,
-        tid,
-        size,
-        (&raw mut info) as usize,
-    )?;
+    ptrace(libc::PTRACE_GET_SYSCALL_INFO, tid, size, (&raw mut info) as usize)?;
     Ok(match info.op {
         // SAFETY: for this `op` the kernel has filled this member of the union.
-        libc::PTRACE_SYSCALL_INFO_ENTRY => SyscallStop::Entry {
-            arch: info.arch,
-            nr: unsafe { info.u.entry.nr },
-        },
+        libc::PTRACE_SYSCALL_INFO_ENTRY => SyscallStop::Entry { arch: info.arch, nr: unsafe { info.u.entry.nr } },
         libc::PTRACE_SYSCALL_INFO_EXIT => SyscallStop::Exit,
         _ => SyscallStop::None,
     })
@@ -173,31 +150,15 @@ pub fn take_status(tid: Tid) -> Result<Option<Status>, Errno> {
 
 /// Waits for the end of a child that is not traced any more.
 pub fn wait_for(child: Pid) -> Result<Status, Errno> {
-    let status = waitid_with(
-        libc::P_PID,
-        child.0 as libc::id_t,
-        libc::WEXITED | libc::__WALL,
-    )?;
+    let status = waitid_with(libc::P_PID, child.0 as libc::id_t, libc::WEXITED | libc::__WALL)?;
     status.map(|(_, status)| status).ok_or(Errno::ECHILD)
 }
 
-fn waitid(
-    kind: libc::idtype_t,
-    id: libc::id_t,
-    flags: i32,
-) -> Result<Option<(Tid, Status)>, Errno> {
-    waitid_with(
-        kind,
-        id,
-        libc::WEXITED | libc::WSTOPPED | libc::__WALL | libc::__WNOTHREAD | flags,
-    )
+fn waitid(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Result<Option<(Tid, Status)>, Errno> {
+    waitid_with(kind, id, libc::WEXITED | libc::WSTOPPED | libc::__WALL | libc::__WNOTHREAD | flags)
 }
 
-fn waitid_with(
-    kind: libc::idtype_t,
-    id: libc::id_t,
-    options: i32,
-) -> Result<Option<(Tid, Status)>, Errno> {
+fn waitid_with(kind: libc::idtype_t, id: libc::id_t, options: i32) -> Result<Option<(Tid, Status)>, Errno> {
     // SAFETY: siginfo_t is plain data, for which zeroes are a value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: `info` lives through the call.
@@ -218,25 +179,17 @@ fn waitid_with(
 pub fn share_memory(a: Tid, b: Tid) -> Result<bool, Errno> {
     const KCMP_VM: libc::c_int = 1;
     // SAFETY: integers only.
-    Errno::result(unsafe { libc::syscall(libc::SYS_kcmp, a.0, b.0, KCMP_VM, 0, 0) })
-        .map(|order| order == 0)
+    Errno::result(unsafe { libc::syscall(libc::SYS_kcmp, a.0, b.0, KCMP_VM, 0, 0) }).map(|order| order == 0)
 }
 
 /// Reads the target's memory, all of `buffer` or nothing.
 pub fn read_memory(tid: Tid, addr: Addr, buffer: &mut [u8]) -> Result<(), Errno> {
     use nix::sys::uio::{RemoteIoVec, process_vm_readv};
-    let remote = RemoteIoVec {
-        base: addr.0 as usize,
-        len: buffer.len(),
-    };
+    let remote = RemoteIoVec { base: addr.0 as usize, len: buffer.len() };
     let wanted = buffer.len();
     let local = &mut [std::io::IoSliceMut::new(buffer)];
     let read = process_vm_readv(nix::unistd::Pid::from_raw(tid.0), local, &[remote])?;
-    if read == wanted {
-        Ok(())
-    } else {
-        Err(Errno::EFAULT)
-    }
+    if read == wanted { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
 /// A signal that was waited for.
@@ -258,21 +211,14 @@ pub fn wait_signal(set: &SigSet, timeout: Duration) -> Option<Received> {
     };
     // SAFETY: all three live through the call.
     let signal = unsafe { libc::sigtimedwait(set.as_ref(), &raw mut info, &raw const timeout) };
-    (signal > 0).then_some(Received {
-        signal,
-        from_kernel: info.si_code > 0,
-    })
+    (signal > 0).then_some(Received { signal, from_kernel: info.si_code > 0 })
 }
 
 /// Installs a handler that does nothing, so that `signal` makes a blocked call return with EINTR.
 pub fn interrupt_calls_on(signal: nix::sys::signal::Signal) -> Result<(), Errno> {
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, sigaction};
     extern "C" fn nothing(_: libc::c_int) {}
-    let action = SigAction::new(
-        SigHandler::Handler(nothing),
-        SaFlags::empty(),
-        SigSet::empty(),
-    );
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
     // SAFETY: the handler touches nothing.
     unsafe { sigaction(signal, &action) }.map(drop)
 }
@@ -339,22 +285,16 @@ impl Child {
 /// Forks a child that will run `argv`, searched for in PATH, with the signal mask `mask` and the given filter.
 ///
 /// SIGPIPE, which Rust's runtime ignores, is put back to its default, as for any child of a shell.
-pub fn fork_child(
-    argv: &[CString],
-    filter: Option<&[libc::sock_filter]>,
-    mask: &SigSet,
-) -> Result<Child, Errno> {
+pub fn fork_child(argv: &[CString], filter: Option<&[libc::sock_filter]>, mask: &SigSet) -> Result<Child, Errno> {
     let (go_read, go_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let (reports_read, reports_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let mut pointers: Vec<*const libc::c_char> = argv.iter().map(|arg| arg.as_ptr()).collect();
     pointers.push(std::ptr::null());
     // SAFETY: this process has one thread yet, so that the child may do all that a process may.
     match unsafe { nix::unistd::fork() }? {
-        nix::unistd::ForkResult::Parent { child } => Ok(Child {
-            pid: Pid(child.as_raw()),
-            go: go_write,
-            reports: reports_read,
-        }),
+        nix::unistd::ForkResult::Parent { child } => {
+            Ok(Child { pid: Pid(child.as_raw()), go: go_write, reports: reports_read })
+        }
         nix::unistd::ForkResult::Child => {
             drop(go_write);
             let mut byte = [0u8];
@@ -368,12 +308,7 @@ pub fn fork_child(
     }
 }
 
-fn run_child(
-    argv: &[*const libc::c_char],
-    filter: Option<&[libc::sock_filter]>,
-    mask: &SigSet,
-    reports: &OwnedFd,
-) {
+fn run_child(argv: &[*const libc::c_char], filter: Option<&[libc::sock_filter]>, mask: &SigSet, reports: &OwnedFd) {
     let tell = |kind: u8, errno: Errno| {
         let mut bytes = [kind, 0, 0, 0, 0];
         bytes[1..].copy_from_slice(&(errno as i32).to_ne_bytes());
@@ -401,14 +336,7 @@ fn install_filter(program: &[libc::sock_filter]) -> Result<(), Errno> {
     };
     let install = || {
         // SAFETY: the program outlives the call, which only reads it.
-        Errno::result(unsafe {
-            libc::syscall(
-                libc::SYS_seccomp,
-                libc::SECCOMP_SET_MODE_FILTER,
-                0,
-                &raw const program,
-            )
-        })
+        Errno::result(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) })
     };
     match install() {
         Err(Errno::EACCES) => {
@@ -467,10 +395,7 @@ pub fn resident_bytes(pagemap: BorrowedFd<'_>, range: Range) -> Result<u64, Errn
         // SAFETY: the argument and the vector it points to live through the call and have the stated lengths.
         let found = unsafe { pagemap_scan(pagemap.as_raw_fd(), &raw mut arg) }?;
         let found = usize::try_from(found).unwrap_or(0).min(regions.len());
-        resident += regions[..found]
-            .iter()
-            .map(|region| region.end - region.start)
-            .sum::<u64>();
+        resident += regions[..found].iter().map(|region| region.end - region.start).sum::<u64>();
         if arg.walk_end <= start {
             break;
         }
@@ -493,10 +418,7 @@ impl RawTask {
 
 /// Maps a stack and creates a task on it that sleeps for `lives` and ends. The stack is never unmapped: this is the
 /// leak that vmtrace demonstrates.
-pub fn clone_on_new_stack(
-    bytes: std::num::NonZeroUsize,
-    lives: Duration,
-) -> Result<RawTask, Errno> {
+pub fn clone_on_new_stack(bytes: std::num::NonZeroUsize, lives: Duration) -> Result<RawTask, Errno> {
     use nix::sched::CloneFlags;
     use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
     // SAFETY: a fresh mapping, which this process never touches otherwise. The child runs on it, shares the parent's
@@ -509,22 +431,12 @@ pub fn clone_on_new_stack(
             MapFlags::MAP_PRIVATE | MapFlags::MAP_STACK,
         )?;
         let stack = std::slice::from_raw_parts_mut(stack.as_ptr().cast::<u8>(), bytes.get());
-        let time = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: i64::from(lives.subsec_nanos()),
-        };
+        let time = libc::timespec { tv_sec: 0, tv_nsec: i64::from(lives.subsec_nanos()) };
         let sleep = Box::new(move || {
-            libc::syscall(
-                libc::SYS_nanosleep,
-                &raw const time,
-                std::ptr::null_mut::<libc::timespec>(),
-            );
+            libc::syscall(libc::SYS_nanosleep, &raw const time, std::ptr::null_mut::<libc::timespec>());
             0
         });
-        let flags = CloneFlags::CLONE_VM
-            | CloneFlags::CLONE_FS
-            | CloneFlags::CLONE_FILES
-            | CloneFlags::CLONE_SIGHAND;
+        let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_FS | CloneFlags::CLONE_FILES | CloneFlags::CLONE_SIGHAND;
         nix::sched::clone(sleep, stack, flags, None).map(RawTask)
     }
 }

@@ -67,10 +67,7 @@ impl Range {
     /// From `start` to `end`, both page-aligned; none where that is empty or unaligned.
     pub fn new(start: Addr, end: Addr) -> Option<Range> {
         let aligned = start.0.is_multiple_of(PAGE) && end.0.is_multiple_of(PAGE);
-        (aligned && start < end).then_some(Range {
-            start: start.0,
-            end: end.0,
-        })
+        (aligned && start < end).then_some(Range { start: start.0, end: end.0 })
     }
 
     /// The smallest range of whole pages around the bytes from `start` to `end`; none where that is empty.
@@ -114,10 +111,7 @@ impl Range {
     /// None where that leaves the address space.
     pub fn moved(self, from: Addr, to: Addr) -> Option<Range> {
         let shift = to.0.wrapping_sub(from.0);
-        Range::new(
-            Addr(self.start.wrapping_add(shift)),
-            Addr(self.end.wrapping_add(shift)),
-        )
+        Range::new(Addr(self.start.wrapping_add(shift)), Addr(self.end.wrapping_add(shift)))
     }
 }
 

@@ -66,8 +66,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<CheckOutcome> {
     let runner = Runner {
         vmtrace: std::env::current_exe().context("vmtrace cannot find its own executable")?,
         folder: &manifest.folder,
-        scratch: Scratch::new()
-            .context("no folder for reports can be made in the temporary directory")?,
+        scratch: Scratch::new().context("no folder for reports can be made in the temporary directory")?,
         interrupt: Interrupt::catch()?,
         builds: Default::default(),
     };
@@ -88,9 +87,7 @@ fn run_all(
         for _ in 0..jobs.get().min(runs.len()) {
             let (sender, next) = (sender.clone(), &next);
             scope.spawn(move || {
-                while let Some((number, (case, mode))) =
-                    numbered(runs, next.fetch_add(1, Ordering::Relaxed))
-                {
+                while let Some((number, (case, mode))) = numbered(runs, next.fetch_add(1, Ordering::Relaxed)) {
                     // Nobody listens any more after an error.
                     if sender.send((number, runner.run(case, mode))).is_err() {
                         break;
@@ -105,17 +102,10 @@ fn run_all(
         drop(results);
         outcomes
     })?;
-    for ((case, mode), outcome) in runs
-        .iter()
-        .zip(&outcomes)
-        .filter(|(_, outcome)| !outcome.problems.is_empty())
-    {
+    for ((case, mode), outcome) in runs.iter().zip(&outcomes).filter(|(_, outcome)| !outcome.problems.is_empty()) {
         failure(out, case, *mode, outcome)?;
     }
-    let failed = outcomes
-        .iter()
-        .filter(|outcome| !outcome.problems.is_empty())
-        .count();
+    let failed = outcomes.iter().filter(|outcome| !outcome.problems.is_empty()).count();
     let passed = outcomes.len() - failed;
     writeln!(out, "\n{passed} passed, {failed} failed")?;
     Ok(CheckOutcome { passed, failed })
@@ -134,22 +124,12 @@ struct Table<'a> {
 
 impl<'a> Table<'a> {
     fn new(runs: &'a [(&'a Case, Mode)]) -> Table<'a> {
-        let names = runs
-            .iter()
-            .map(|(case, _)| width(&printable(&case.name, NAME)));
-        Table {
-            runs,
-            name: names.max().unwrap_or(0).max("case".len()),
-        }
+        let names = runs.iter().map(|(case, _)| width(&printable(&case.name, NAME)));
+        Table { runs, name: names.max().unwrap_or(0).max("case".len()) }
     }
 
     fn head(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(
-            out,
-            "{:name$}  mode    verdict  findings        time",
-            "case",
-            name = self.name
-        )
+        writeln!(out, "{:name$}  mode    verdict  findings        time", "case", name = self.name)
     }
 
     /// Writes the rows in order, whatever the order in which the results arrive.
@@ -174,37 +154,19 @@ impl<'a> Table<'a> {
         let (case, mode) = self.runs[number];
         let name = printable(&case.name, NAME);
         let gap = " ".repeat(self.name - width(&name));
-        let verdict = if outcome.problems.is_empty() {
-            "ok"
-        } else {
-            "FAIL"
-        };
-        let findings = outcome
-            .findings
-            .map_or("-".to_owned(), |findings| findings.to_string());
+        let verdict = if outcome.problems.is_empty() { "ok" } else { "FAIL" };
+        let findings = outcome.findings.map_or("-".to_owned(), |findings| findings.to_string());
         let took = duration(outcome.took);
-        writeln!(
-            out,
-            "{name}{gap}  {:6}  {verdict:7}  {findings:>8}  {took:>10}",
-            mode.name()
-        )?;
+        writeln!(out, "{name}{gap}  {:6}  {verdict:7}  {findings:>8}  {took:>10}", mode.name())?;
         out.flush()
     }
 }
 
 /// What is wrong with a run, and what it wrote.
 fn failure(out: &mut dyn Write, case: &Case, mode: Mode, outcome: &Outcome) -> io::Result<()> {
-    writeln!(
-        out,
-        "\nFAIL  {} ({})",
-        printable(&case.name, NAME),
-        mode.name()
-    )?;
+    writeln!(out, "\nFAIL  {} ({})", printable(&case.name, NAME), mode.name())?;
     for problem in &outcome.problems {
-        for (number, line) in wrap(&printable(problem, 10 * COLUMNS), COLUMNS - 6)
-            .iter()
-            .enumerate()
-        {
+        for (number, line) in wrap(&printable(problem, 10 * COLUMNS), COLUMNS - 6).iter().enumerate() {
             writeln!(out, "{}{line}", if number == 0 { "  " } else { "      " })?;
         }
     }

@@ -25,12 +25,8 @@ use crate::units::Pid;
 /// Why it could not be followed, in one line.
 pub fn run(args: &FollowArgs) -> Result<u8, anyhow::Error> {
     match (args.pid, args.program.is_empty()) {
-        (Some(_), false) => {
-            super::usage_error("give either -p PID or a program to launch, not both")
-        }
-        (None, true) => super::usage_error(
-            "nothing to follow: give a program after --, or a process with -p PID",
-        ),
+        (Some(_), false) => super::usage_error("give either -p PID or a program to launch, not both"),
+        (None, true) => super::usage_error("nothing to follow: give a program after --, or a process with -p PID"),
         (Some(pid), true) => attach(args, Pid(pid)),
         (None, false) => launch(args, Stream::Err),
     }
@@ -54,18 +50,10 @@ pub(super) fn launch(args: &FollowArgs, stream: Stream) -> Result<u8, anyhow::Er
     let output = Output::new(&args.report, stream);
     output.check()?;
     let mask = block_signals()?;
-    let command: Vec<String> = args
-        .program
-        .iter()
-        .map(|arg| arg.to_string_lossy().into_owned())
-        .collect();
+    let command: Vec<String> = args.program.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let options = options(args, Mode::Launch, command)?;
     // A program that is to be left alone after a while must be able to live without us.
-    let leash = if args.stop_after.is_some() {
-        Leash::None
-    } else {
-        Leash::Filter
-    };
+    let leash = if args.stop_after.is_some() { Leash::None } else { Leash::Filter };
     // Before the control's thread exists, because it forks.
     let source = Ptrace::launch(&args.program, leash, &mask)?;
     let mut control = Control::new(Manners::Launched);
@@ -74,11 +62,7 @@ pub(super) fn launch(args: &FollowArgs, stream: Stream) -> Result<u8, anyhow::Er
     if let Some(errno) = source.not_executed() {
         let program = args.program[0].to_string_lossy();
         eprintln!("vmtrace: cannot run {program}: {}", why_not_executed(errno));
-        return Ok(if errno == Errno::ENOENT {
-            NOT_FOUND
-        } else {
-            NOT_EXECUTABLE
-        });
+        return Ok(if errno == Errno::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE });
     }
     watch.write(&report)?;
     let status = match source.wait_for_main(&control)? {
@@ -111,29 +95,18 @@ fn events_file(path: &Path) -> Result<Box<dyn Write>, anyhow::Error> {
     if path == Path::new("-") {
         return Ok(Box::new(BufWriter::new(io::stderr())));
     }
-    let file = File::create(path)
-        .map_err(|error| anyhow::anyhow!("cannot write events to {}: {error}", path.display()))?;
+    let file =
+        File::create(path).map_err(|error| anyhow::anyhow!("cannot write events to {}: {error}", path.display()))?;
     Ok(Box::new(BufWriter::new(file)))
 }
 
 fn timers(args: &FollowArgs, status: bool) -> Timers {
-    Timers {
-        stop_after: args.stop_after,
-        report_every: args.every,
-        status_every: status.then_some(STATUS_EVERY),
-    }
+    Timers { stop_after: args.stop_after, report_every: args.every, status_every: status.then_some(STATUS_EVERY) }
 }
 
 /// Follows to the end. What was gathered is reported, also where following failed.
-fn follow(
-    source: Ptrace,
-    control: &Control,
-    options: Options,
-    output: Output,
-) -> (Report, Ptrace, Watch) {
-    let clock = Clock {
-        start: Zoned::now().saturating_sub(source.now().0),
-    };
+fn follow(source: Ptrace, control: &Control, options: Options, output: Output) -> (Report, Ptrace, Watch) {
+    let clock = Clock { start: Zoned::now().saturating_sub(source.now().0) };
     let mut watch = Watch::new(output);
     let (report, source, result) = Follower::new(source, control, clock, options, &mut watch).run();
     watch.clear();

@@ -89,10 +89,7 @@ impl Mode {
 
 /// How a program is to end.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected an exit status such as 0, or a signal's name such as \"SIGTERM\""
-)]
+#[serde(untagged, expecting = "expected an exit status such as 0, or a signal's name such as \"SIGTERM\"")]
 pub enum ExpectedExit {
     /// With this status, or 128 + N for signal N.
     Status(i32),
@@ -143,18 +140,10 @@ impl Manifest {
     /// # Errors
     /// It cannot be read, or not be understood.
     pub fn read(path: &Path) -> Result<Manifest, ManifestError> {
-        let unreadable = |error| ManifestError::Unreadable {
-            path: path.to_owned(),
-            error,
-        };
+        let unreadable = |error| ManifestError::Unreadable { path: path.to_owned(), error };
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        let path_of_folder = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        let folder = path_of_folder
-            .unwrap_or(Path::new("."))
-            .canonicalize()
-            .map_err(unreadable)?;
+        let path_of_folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let folder = path_of_folder.unwrap_or(Path::new(".")).canonicalize().map_err(unreadable)?;
         Manifest::parse(&text, path, folder)
     }
 
@@ -164,37 +153,23 @@ impl Manifest {
     /// What is wrong, and in which line.
     pub fn parse(text: &str, path: &Path, folder: PathBuf) -> Result<Manifest, ManifestError> {
         let wrong = |start: usize, message: String| {
-            let line = text
-                .get(..start)
-                .map_or(1, |before| before.matches('\n').count() + 1);
-            ManifestError::Wrong {
-                path: path.to_owned(),
-                line,
-                message: printable(&message, 400),
-            }
+            let line = text.get(..start).map_or(1, |before| before.matches('\n').count() + 1);
+            ManifestError::Wrong { path: path.to_owned(), line, message: printable(&message, 400) }
         };
         let file: RawManifest = toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start);
             wrong(start, error.message().replace('\n', "; "))
         })?;
         if file.case.is_empty() {
-            return Err(ManifestError::Empty {
-                path: path.to_owned(),
-            });
+            return Err(ManifestError::Empty { path: path.to_owned() });
         }
         let mut names = HashSet::new();
         let mut cases = Vec::with_capacity(file.case.len());
         for raw in file.case {
             let start = raw.span().start;
-            let case = raw
-                .into_inner()
-                .understood()
-                .map_err(|message| wrong(start, message))?;
+            let case = raw.into_inner().understood().map_err(|message| wrong(start, message))?;
             if !names.insert(case.name.clone()) {
-                return Err(wrong(
-                    start,
-                    format!("a second case is named {}; names must differ", case.name),
-                ));
+                return Err(wrong(start, format!("a second case is named {}; names must differ", case.name)));
             }
             cases.push(case);
         }
@@ -206,21 +181,11 @@ impl Manifest {
     /// # Errors
     /// A name that no case has.
     pub fn select(&self, names: &[String]) -> Result<Vec<&Case>, ManifestError> {
-        if let Some(name) = names
-            .iter()
-            .find(|name| !self.cases.iter().any(|case| case.name == **name))
-        {
+        if let Some(name) = names.iter().find(|name| !self.cases.iter().any(|case| case.name == **name)) {
             let known: Vec<&str> = self.cases.iter().map(|case| case.name.as_str()).collect();
-            return Err(ManifestError::NoSuchCase {
-                name: name.clone(),
-                known: known.join(", "),
-            });
+            return Err(ManifestError::NoSuchCase { name: name.clone(), known: known.join(", ") });
         }
-        Ok(self
-            .cases
-            .iter()
-            .filter(|case| names.is_empty() || names.contains(&case.name))
-            .collect())
+        Ok(self.cases.iter().filter(|case| names.is_empty() || names.contains(&case.name)).collect())
     }
 }
 
@@ -265,9 +230,7 @@ impl RawCase {
         let mut modes = self.modes.unwrap_or_else(|| vec![Mode::Launch]);
         modes.dedup();
         if modes.is_empty() {
-            return Err(format!(
-                "{name}: modes is empty; it may hold \"launch\" and \"attach\""
-            ));
+            return Err(format!("{name}: modes is empty; it may hold \"launch\" and \"attach\""));
         }
         let build = self.build.map(|build| match build {
             Command::Line(line) => vec!["sh".to_owned(), "-c".to_owned(), line],
@@ -346,8 +309,7 @@ impl<'de> Deserialize<'de> for Timeout {
             }
             fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Timeout, E> {
                 let positive = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
-                let seconds = positive
-                    .ok_or_else(|| E::invalid_value(de::Unexpected::Signed(seconds), &self))?;
+                let seconds = positive.ok_or_else(|| E::invalid_value(de::Unexpected::Signed(seconds), &self))?;
                 Ok(Timeout(Duration::from_secs(seconds)))
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Timeout, E> {

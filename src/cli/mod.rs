@@ -16,6 +16,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::diagnose::finding::Confidence;
 
+/// Exit status: wrong usage, also of a manifest.
+pub const WRONG_USAGE: u8 = 2;
 /// Exit status: vmtrace itself failed.
 pub const FAILED: u8 = 125;
 /// Exit status: the program could not be executed.
@@ -177,7 +179,14 @@ pub fn run(cli: Cli) -> Result<u8, anyhow::Error> {
     match cli.command {
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::DemoTarget) => demo::leak().map(|()| 0),
-        Some(Command::Check(args)) => check::run(&args).map(|outcome| u8::from(outcome.failed > 0)),
+        Some(Command::Check(args)) => match check::run(&args) {
+            Ok(outcome) => Ok(u8::from(outcome.failed > 0)),
+            Err(error) if error.downcast_ref::<manifest::ManifestError>().is_some() => {
+                eprintln!("vmtrace: {error:#}");
+                Ok(WRONG_USAGE)
+            }
+            Err(error) => Err(error),
+        },
         None => follow::run(&cli.follow),
     }
 }
@@ -185,7 +194,5 @@ pub fn run(cli: Cli) -> Result<u8, anyhow::Error> {
 /// Wrong usage that clap cannot see: ends the process as clap does.
 fn usage_error(message: &str) -> ! {
     use clap::CommandFactory;
-    Cli::command()
-        .error(clap::error::ErrorKind::ValueValidation, message)
-        .exit()
+    Cli::command().error(clap::error::ErrorKind::ValueValidation, message).exit()
 }

@@ -29,12 +29,7 @@ pub struct Output {
 impl Output {
     /// As the arguments say.
     pub fn new(args: &ReportArgs, stream: Stream) -> Output {
-        Output {
-            format: args.format,
-            colour: args.color,
-            file: args.output.clone(),
-            stream,
-        }
+        Output { format: args.format, colour: args.color, file: args.output.clone(), stream }
     }
 
     /// Fails early where the file could not be written later, so that no hour of following is lost.
@@ -45,18 +40,13 @@ impl Output {
         let Some(path) = &self.file else {
             return Ok(());
         };
-        let error =
-            |error: io::Error| anyhow::anyhow!("cannot write to {}: {error}", path.display());
+        let error = |error: io::Error| anyhow::anyhow!("cannot write to {}: {error}", path.display());
         if replaces(path) {
             let probe = temporary(path);
             File::create(&probe).map_err(error)?;
             fs::remove_file(&probe).map_err(error)
         } else {
-            File::options()
-                .write(true)
-                .open(path)
-                .map(drop)
-                .map_err(error)
+            File::options().write(true).open(path).map(drop).map_err(error)
         }
     }
 
@@ -68,23 +58,15 @@ impl Output {
         let result = match &self.file {
             None => self.write_stream(report),
             Some(path) if replaces(path) => self.replace(path, report),
-            Some(path) => File::options()
-                .write(true)
-                .open(path)
-                .and_then(|mut file| self.render(report, &mut file)),
+            Some(path) => File::options().write(true).open(path).and_then(|mut file| self.render(report, &mut file)),
         };
         match result {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Err(error) => {
-                let place = self
-                    .file
-                    .as_deref()
-                    .map_or("the output".into(), Path::to_string_lossy);
+                let place = self.file.as_deref().map_or("the output".into(), Path::to_string_lossy);
                 // If this fails as well there is nowhere left to write to.
                 let _ = self.render(report, &mut io::stderr().lock());
-                Err(anyhow::anyhow!(
-                    "cannot write the report to {place}: {error}; it is on standard error instead"
-                ))
+                Err(anyhow::anyhow!("cannot write the report to {place}: {error}; it is on standard error instead"))
             }
             Ok(()) => Ok(()),
         }
@@ -104,11 +86,9 @@ impl Output {
             self.render(report, &mut file)?;
             file.sync_data()
         });
-        written
-            .and_then(|()| fs::rename(&temporary, path))
-            .inspect_err(|_| {
-                let _ = fs::remove_file(&temporary);
-            })
+        written.and_then(|()| fs::rename(&temporary, path)).inspect_err(|_| {
+            let _ = fs::remove_file(&temporary);
+        })
     }
 
     fn render(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
@@ -131,15 +111,9 @@ impl Output {
         let coloured = match self.colour {
             Colour::Always => true,
             Colour::Never => false,
-            Colour::Auto => {
-                terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-            }
+            Colour::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         };
-        if coloured {
-            Style::Coloured
-        } else {
-            Style::Plain
-        }
+        if coloured { Style::Coloured } else { Style::Plain }
     }
 }
 

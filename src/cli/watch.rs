@@ -22,10 +22,7 @@ pub struct Watch {
 impl Watch {
     /// Writes reports to `output`.
     pub fn new(output: Output) -> Watch {
-        Watch {
-            output,
-            shown: false,
-        }
+        Watch { output, shown: false }
     }
 
     /// Whether there is a terminal to show a status line on, and nobody else writes to it.
@@ -67,9 +64,7 @@ impl Observer for Watch {
             count(status.mappings as u64),
             counted(status.findings as u64, "finding"),
         );
-        if let Some((terminal_size::Width(width), _)) =
-            terminal_size::terminal_size_of(io::stderr())
-        {
+        if let Some((terminal_size::Width(width), _)) = terminal_size::terminal_size_of(io::stderr()) {
             line.truncate(usize::from(width).saturating_sub(1));
         }
         self.shown = true;

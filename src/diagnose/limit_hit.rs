@@ -21,32 +21,17 @@ enum Unit {
 
 /// Notes on one address space, with how much of the limits the findings use.
 pub fn notes(space: &AddressSpace, findings: &[Finding]) -> Vec<Note> {
-    space
-        .refusals
-        .iter()
-        .map(|refusal| note(space, refusal, findings))
-        .collect()
+    space.refusals.iter().map(|refusal| note(space, refusal, findings)).collect()
 }
 
 fn note(space: &AddressSpace, refusal: &Refusal, findings: &[Finding]) -> Note {
     let leaked: u64 = findings.iter().map(Finding::virtual_bytes).sum();
-    let regions: u64 = findings
-        .iter()
-        .map(|finding| finding.members.len() as u64)
-        .sum();
-    let times = if refusal.count == 1 {
-        "once".to_owned()
-    } else {
-        format!("{} times", refusal.count)
-    };
+    let regions: u64 = findings.iter().map(|finding| finding.members.len() as u64).sum();
+    let times = if refusal.count == 1 { "once".to_owned() } else { format!("{} times", refusal.count) };
     let errno = refusal.errno.name().unwrap_or("an error");
-    let met = refusal
-        .limits
-        .as_deref()
-        .and_then(|limits| met(refusal, limits));
+    let met = refusal.limits.as_deref().and_then(|limits| met(refusal, limits));
     let cause = match &met {
-        None => "no limit that can be read was met (memory control group, or physical memory)"
-            .to_owned(),
+        None => "no limit that can be read was met (memory control group, or physical memory)".to_owned(),
         Some(Met { name, usage, unit }) => {
             let of = |number| match unit {
                 Unit::Bytes => bytes_for_people(number),
@@ -57,20 +42,13 @@ fn note(space: &AddressSpace, refusal: &Refusal, findings: &[Finding]) -> Note {
                     format!("; the findings hold {}", bytes_for_people(leaked))
                 }
                 Unit::Mappings if regions > 0 => {
-                    let mappings: usize = findings
-                        .iter()
-                        .flat_map(|finding| &finding.members)
-                        .map(|member| member.pieces.len())
-                        .sum();
+                    let mappings: usize =
+                        findings.iter().flat_map(|finding| &finding.members).map(|member| member.pieces.len()).sum();
                     format!("; the findings hold {mappings} or more")
                 }
                 _ => String::new(),
             };
-            format!(
-                "{name} was met, {} of {} in use{share}",
-                of(usage.used),
-                of(usage.limit)
-            )
+            format!("{name} was met, {} of {} in use{share}", of(usage.used), of(usage.limit))
         }
     };
     Note {
@@ -102,9 +80,5 @@ fn met(refusal: &Refusal, limits: &Limits) -> Option<Met> {
         exceeded("the overcommit limit", limits.commit, bytes, Unit::Bytes),
         exceeded("RLIMIT_DATA", limits.data, bytes, Unit::Bytes),
     ];
-    if clone {
-        tasks.into_iter().flatten().next()
-    } else {
-        memory.into_iter().flatten().next()
-    }
+    if clone { tasks.into_iter().flatten().next() } else { memory.into_iter().flatten().next() }
 }

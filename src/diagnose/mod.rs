@@ -42,15 +42,8 @@ const MANY_ARENAS: usize = 8;
 /// All that the rules have to say of one address space. `is_live` tells whether a task still runs.
 pub fn diagnose(space: &AddressSpace, moment: Moment, is_live: &dyn Fn(Tid) -> bool) -> Diagnosis {
     let mut diagnosis = orphaned_stack::diagnose(space, moment);
-    diagnosis
-        .findings
-        .extend(orphaned_mapping::findings(space, is_live));
-    diagnosis.findings.sort_by_key(|finding| {
-        (
-            Reverse(finding.confidence),
-            Reverse(finding.virtual_bytes()),
-        )
-    });
+    diagnosis.findings.extend(orphaned_mapping::findings(space, is_live));
+    diagnosis.findings.sort_by_key(|finding| (Reverse(finding.confidence), Reverse(finding.virtual_bytes())));
     diagnosis.notes.extend(malloc_arenas(space));
     let limits = limit_hit::notes(space, &diagnosis.findings);
     diagnosis.notes.extend(limits);
@@ -58,12 +51,8 @@ pub fn diagnose(space: &AddressSpace, moment: Moment, is_live: &dyn Fn(Tid) -> b
 }
 
 fn malloc_arenas(space: &AddressSpace) -> Option<Note> {
-    let arenas: Vec<u64> = space
-        .mappings
-        .values()
-        .filter(|mapping| mapping.is_malloc_arena())
-        .map(|mapping| mapping.bytes)
-        .collect();
+    let arenas: Vec<u64> =
+        space.mappings.values().filter(|mapping| mapping.is_malloc_arena()).map(|mapping| mapping.bytes).collect();
     let bytes = arenas.iter().sum();
     (arenas.len() >= MANY_ARENAS).then(|| Note {
         kind: NoteKind::MallocArenas,
@@ -80,10 +69,7 @@ fn malloc_arenas(space: &AddressSpace) -> Option<Note> {
 }
 
 /// Where each of these mappings still lies, in one pass over the address space.
-fn pieces_of(
-    space: &AddressSpace,
-    wanted: impl Iterator<Item = MappingId>,
-) -> HashMap<MappingId, Vec<Range>> {
+fn pieces_of(space: &AddressSpace, wanted: impl Iterator<Item = MappingId>) -> HashMap<MappingId, Vec<Range>> {
     let mut pieces: HashMap<MappingId, Vec<Range>> = wanted.map(|id| (id, Vec::new())).collect();
     if !pieces.is_empty() {
         for (range, area) in space.areas.iter() {
@@ -102,15 +88,8 @@ fn pieces_of(
 
 impl From<&Made> for Evidence {
     fn from(made: &Made) -> Evidence {
-        let what = EvidenceCall::Returned {
-            call: made.call,
-            result: made.result,
-        };
-        Evidence {
-            at: made.at,
-            tid: made.tid,
-            what,
-        }
+        let what = EvidenceCall::Returned { call: made.call, result: made.result };
+        Evidence { at: made.at, tid: made.tid, what }
     }
 }
 
@@ -127,9 +106,5 @@ pub fn bytes_for_people(bytes: u64) -> String {
         unit += 1;
     }
     let whole = (size.fract() * 10.0).round() == 0.0;
-    if whole {
-        format!("{size:.0} {}", UNITS[unit])
-    } else {
-        format!("{size:.1} {}", UNITS[unit])
-    }
+    if whole { format!("{size:.0} {}", UNITS[unit]) } else { format!("{size:.1} {}", UNITS[unit]) }
 }

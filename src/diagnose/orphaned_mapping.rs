@@ -23,14 +23,8 @@ pub fn findings(space: &AddressSpace, is_live: &dyn Fn(Tid) -> bool) -> Vec<Find
     let mut sizes: IndexMap<u64, Vec<(MappingId, &Mapping, Made)>> = IndexMap::new();
     for (id, mapping) in &space.mappings {
         let Some(made) = mapping.made else { continue };
-        if is_plain(mapping)
-            && !space.freed_sizes.may_contain(mapping.made_bytes)
-            && !is_live(made.tid)
-        {
-            sizes
-                .entry(mapping.made_bytes)
-                .or_default()
-                .push((id, mapping, made));
+        if is_plain(mapping) && !space.freed_sizes.may_contain(mapping.made_bytes) && !is_live(made.tid) {
+            sizes.entry(mapping.made_bytes).or_default().push((id, mapping, made));
         }
     }
     sizes.retain(|_, members| {
@@ -42,9 +36,7 @@ pub fn findings(space: &AddressSpace, is_live: &dyn Fn(Tid) -> bool) -> Vec<Find
         .into_iter()
         .map(|(region_bytes, mut members)| {
             members.sort_by_key(|(_, _, made)| made.at);
-            let members = members
-                .iter()
-                .filter_map(|(id, mapping, made)| member(mapping, *made, pieces.get(id)?));
+            let members = members.iter().filter_map(|(id, mapping, made)| member(mapping, *made, pieces.get(id)?));
             Finding {
                 rule: Rule::OrphanedMapping,
                 reason: Reason::NeverUnmapped,
@@ -57,11 +49,8 @@ pub fn findings(space: &AddressSpace, is_live: &dyn Fn(Tid) -> bool) -> Vec<Find
                 resident_bytes: 0,
                 thread_function: None,
                 site: Vec::new(),
-                proof: "mapped by threads that have ended; of this size none was ever unmapped"
-                    .to_owned(),
-                advice:
-                    "unmap it before the thread ends, or make sure that those it is handed to do"
-                        .to_owned(),
+                proof: "mapped by threads that have ended; of this size none was ever unmapped".to_owned(),
+                advice: "unmap it before the thread ends, or make sure that those it is handed to do".to_owned(),
                 members: members.collect(),
             }
         })

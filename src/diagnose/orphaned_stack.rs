@@ -16,8 +16,7 @@ use std::collections::HashMap;
 use indexmap::IndexMap;
 
 use super::finding::{
-    Confidence, Diagnosis, Evidence, EvidenceCall, Finding, Member, Note, NoteKind, Reason,
-    Recurrence, Rule,
+    Confidence, Diagnosis, Evidence, EvidenceCall, Finding, Member, Note, NoteKind, Reason, Recurrence, Rule,
 };
 use super::{GRACE, Moment, Phase, bytes_for_people, pieces_of};
 use crate::event::Call;
@@ -88,19 +87,10 @@ pub fn diagnose(space: &AddressSpace, moment: Moment) -> Diagnosis {
     for idle in idle {
         let key = AddressSpace::site_key(idle.stack.region_bytes);
         let site = space.sites.get(key);
-        match verdict(
-            &idle,
-            site,
-            others.get(&key).copied().unwrap_or_default(),
-            beyond_cache,
-        ) {
+        match verdict(&idle, site, others.get(&key).copied().unwrap_or_default(), beyond_cache) {
             Verdict::Leak(reason, confidence) => {
                 let maker = idle.stack.maker;
-                let new = Leaks {
-                    confidence,
-                    maker,
-                    members: Vec::new(),
-                };
+                let new = Leaks { confidence, maker, members: Vec::new() };
                 let leaks = groups.entry(Group { reason, site: key }).or_insert(new);
                 leaks.confidence = confidence.max(leaks.confidence);
                 leaks.members.push(idle);
@@ -111,9 +101,7 @@ pub fn diagnose(space: &AddressSpace, moment: Moment) -> Diagnosis {
     }
     join_their_like(space, &mut groups, &mut unproven);
 
-    let ids = groups
-        .values()
-        .flat_map(|leaks| leaks.members.iter().map(|idle| idle.id));
+    let ids = groups.values().flat_map(|leaks| leaks.members.iter().map(|idle| idle.id));
     let pieces = pieces_of(space, ids);
     let findings = groups
         .into_iter()
@@ -122,10 +110,7 @@ pub fn diagnose(space: &AddressSpace, moment: Moment) -> Diagnosis {
             finding(space, group, leaks, others, &pieces)
         })
         .collect();
-    let notes = unproven_note(space, &unproven)
-        .into_iter()
-        .chain(pool_note(space, &pool))
-        .collect();
+    let notes = unproven_note(space, &unproven).into_iter().chain(pool_note(space, &pool)).collect();
     Diagnosis { findings, notes }
 }
 
@@ -133,17 +118,11 @@ pub fn diagnose(space: &AddressSpace, moment: Moment) -> Diagnosis {
 fn survey(space: &AddressSpace, moment: Moment) -> (Vec<Idle<'_>>, HashMap<SiteKey, Others>) {
     let mut idle = Vec::new();
     let mut sites: HashMap<SiteKey, Others> = HashMap::new();
-    for (id, mapping) in space
-        .mappings
-        .iter()
-        .filter(|(_, mapping)| !mapping.inherited)
-    {
+    for (id, mapping) in space.mappings.iter().filter(|(_, mapping)| !mapping.inherited) {
         let Some(stack) = mapping.stack.as_deref() else {
             continue;
         };
-        let site = sites
-            .entry(AddressSpace::site_key(stack.region_bytes))
-            .or_default();
+        let site = sites.entry(AddressSpace::site_key(stack.region_bytes)).or_default();
         let Some((_, ended)) = mapping.idle_stack() else {
             site.live += u64::from(stack.live);
             continue;
@@ -154,12 +133,7 @@ fn survey(space: &AddressSpace, moment: Moment) -> (Vec<Idle<'_>>, HashMap<SiteK
         }
         let program_made = stack.maker == Maker::Program && stack.owners == 1;
         site.undecided += u64::from(program_made && stack.passed_over.is_none());
-        idle.push(Idle {
-            id,
-            mapping,
-            stack,
-            ended,
-        });
+        idle.push(Idle { id, mapping, stack, ended });
     }
     idle.sort_by_key(|idle| (idle.ended.at, idle.stack.last.tid));
     (idle, sites)
@@ -185,19 +159,12 @@ fn verdict(idle: &Idle, site: Site, others: Others, beyond_cache: bool) -> Verdi
 }
 
 /// Stacks of which nothing is known go with those of their site that are proven, if the site never let one go.
-fn join_their_like<'a>(
-    space: &AddressSpace,
-    groups: &mut IndexMap<Group, Leaks<'a>>,
-    unproven: &mut Vec<Idle<'a>>,
-) {
+fn join_their_like<'a>(space: &AddressSpace, groups: &mut IndexMap<Group, Leaks<'a>>, unproven: &mut Vec<Idle<'a>>) {
     unproven.retain(|idle| {
         let key = AddressSpace::site_key(idle.stack.region_bytes);
         let site = space.sites.get(key);
         let kept_all = site.reused == 0 && site.unmapped_after_end == 0;
-        match groups.get_mut(&Group {
-            reason: Reason::Unjoined,
-            site: key,
-        }) {
+        match groups.get_mut(&Group { reason: Reason::Unjoined, site: key }) {
             Some(leaks) if kept_all && idle.stack.maker == leaks.maker => {
                 leaks.members.push(*idle);
                 false
@@ -215,10 +182,7 @@ fn finding(
     pieces: &HashMap<MappingId, Vec<Range>>,
 ) -> Finding {
     let regions = leaks.members.len() as u64;
-    let site_known = leaks
-        .members
-        .iter()
-        .all(|idle| idle.stack.last.born.is_some());
+    let site_known = leaks.members.iter().all(|idle| idle.stack.last.born.is_some());
     let created = site_known.then(|| space.sites.get(group.site).created);
     let recurrence = created.map(|created| {
         if created == 1 {
@@ -230,15 +194,8 @@ fn finding(
         }
     });
     let (proof, advice) = explain(group.reason, leaks.confidence, &leaks);
-    let guard_bytes = leaks
-        .members
-        .first()
-        .map_or(0, |idle| idle.stack.guard_bytes);
-    let members = leaks
-        .members
-        .iter()
-        .filter_map(|idle| member(idle, pieces.get(&idle.id)?))
-        .collect();
+    let guard_bytes = leaks.members.first().map_or(0, |idle| idle.stack.guard_bytes);
+    let members = leaks.members.iter().filter_map(|idle| member(idle, pieces.get(&idle.id)?)).collect();
     Finding {
         rule: Rule::OrphanedStack,
         reason: group.reason,
@@ -295,16 +252,9 @@ fn member(idle: &Idle, pieces: &[Range]) -> Option<Member> {
     let born = owner.born.map(|born| Evidence {
         at: born.at,
         tid: born.creator,
-        what: EvidenceCall::Returned {
-            call: Call::Clone(born.args),
-            result: u64::try_from(owner.tid.0).unwrap_or(0),
-        },
+        what: EvidenceCall::Returned { call: Call::Clone(born.args), result: u64::try_from(owner.tid.0).unwrap_or(0) },
     });
-    let ended = Evidence {
-        at: idle.ended.at,
-        tid: owner.tid,
-        what: EvidenceCall::Ended(idle.ended.exit),
-    };
+    let ended = Evidence { at: idle.ended.at, tid: owner.tid, what: EvidenceCall::Ended(idle.ended.exit) };
     let made = idle.mapping.made.as_ref().map(Evidence::from);
     let guarded = idle.mapping.guarded.as_deref().map(Evidence::from);
     Some(Member {
@@ -316,12 +266,7 @@ fn member(idle: &Idle, pieces: &[Range]) -> Option<Member> {
         mapped_at: idle.mapping.made.map(|made| made.at),
         born_at: owner.born.map(|born| born.at),
         exited_at: Some(idle.ended.at),
-        evidence: made
-            .into_iter()
-            .chain(guarded)
-            .chain(born)
-            .chain([ended])
-            .collect(),
+        evidence: made.into_iter().chain(guarded).chain(born).chain([ended]).collect(),
     })
 }
 

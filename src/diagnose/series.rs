@@ -27,25 +27,15 @@ impl Finding {
         if times.len() < 3 {
             return None;
         }
-        let mut intervals: Vec<Duration> = times
-            .windows(2)
-            .map(|pair| pair[1].since(pair[0]))
-            .collect();
+        let mut intervals: Vec<Duration> = times.windows(2).map(|pair| pair[1].since(pair[0])).collect();
         intervals.sort_unstable();
         let median = intervals[intervals.len() / 2];
         if median.is_zero() {
             return None;
         }
         let whole_seconds = times.iter().all(|time| time.0.subsec_nanos() == 0);
-        let slack = median.mul_f64(STEADY).max(if whole_seconds {
-            CLOCK_STEP
-        } else {
-            Duration::ZERO
-        });
-        let strays = intervals
-            .iter()
-            .filter(|interval| interval.abs_diff(median) > slack)
-            .count();
+        let slack = median.mul_f64(STEADY).max(if whole_seconds { CLOCK_STEP } else { Duration::ZERO });
+        let strays = intervals.iter().filter(|interval| interval.abs_diff(median) > slack).count();
         (strays * 10 <= intervals.len()).then_some(median)
     }
 
@@ -65,19 +55,12 @@ impl Finding {
         let ends: Option<Vec<Time>> = self.members.iter().map(|member| member.exited_at).collect();
         let ends = ends?;
         let (first, last) = (ends.iter().min()?, ends.iter().max()?);
-        Some(Idle {
-            oldest: now.since(*first),
-            youngest: now.since(*last),
-        })
+        Some(Idle { oldest: now.since(*first), youngest: now.since(*last) })
     }
 
     /// When the members' owners were created, in order; none where one was created before we came.
     fn birth_times(&self) -> Option<Vec<Time>> {
-        let mut times = self
-            .members
-            .iter()
-            .map(|member| member.born_at)
-            .collect::<Option<Vec<Time>>>()?;
+        let mut times = self.members.iter().map(|member| member.born_at).collect::<Option<Vec<Time>>>()?;
         times.sort_unstable();
         Some(times)
     }
@@ -129,8 +112,7 @@ mod tests {
         let finding = born_at(&births);
         assert_eq!(finding.virtual_bytes(), 157_347_840);
         assert_eq!(finding.period(), Some(Duration::from_secs(60)));
-        let gibibytes_a_day =
-            finding.growth_bytes_per_second().unwrap() * 86_400.0 / (1_u64 << 30) as f64;
+        let gibibytes_a_day = finding.growth_bytes_per_second().unwrap() * 86_400.0 / (1_u64 << 30) as f64;
         assert_eq!(format!("{gibibytes_a_day:.1}"), "14.1");
     }
 
@@ -146,10 +128,7 @@ mod tests {
     /// Jitter within a fifth, and one stray in ten, leave a beat steady; no beat, no period.
     #[test]
     fn a_steady_beat_may_jitter() {
-        assert_eq!(
-            born_at(&[0, 950, 2000, 3010, 4000]).period(),
-            Some(Duration::from_millis(1010))
-        );
+        assert_eq!(born_at(&[0, 950, 2000, 3010, 4000]).period(), Some(Duration::from_millis(1010)));
         let mut births: Vec<u64> = (0..11).map(|beat| beat * 1000).collect();
         births.push(60_000);
         assert_eq!(born_at(&births).period(), Some(Duration::from_secs(1)));
@@ -160,10 +139,7 @@ mod tests {
     /// A log that rounds its times to seconds may be off by one either way.
     #[test]
     fn whole_seconds_get_a_second_of_slack() {
-        assert_eq!(
-            born_at(&[0, 3000, 5000, 8000]).period(),
-            Some(Duration::from_secs(3))
-        );
+        assert_eq!(born_at(&[0, 3000, 5000, 8000]).period(), Some(Duration::from_secs(3)));
         assert_eq!(born_at(&[0, 3000, 5000, 8100]).period(), None);
     }
 
@@ -172,13 +148,7 @@ mod tests {
     fn idle_is_counted_from_the_end() {
         let mut finding = born_at(&[0, 5000]);
         let now = Time(Duration::from_secs(10));
-        assert_eq!(
-            finding.idle(now),
-            Some(Idle {
-                oldest: Duration::from_secs(9),
-                youngest: Duration::from_secs(4)
-            })
-        );
+        assert_eq!(finding.idle(now), Some(Idle { oldest: Duration::from_secs(9), youngest: Duration::from_secs(4) }));
         finding.members[0].exited_at = None;
         assert_eq!(finding.idle(now), None);
     }

@@ -26,11 +26,7 @@ pub struct Caller {
 impl Caller {
     fn prot(self, bits: u32) -> Prot {
         let prot = Prot::from_bits(bits);
-        if self.read_implies_exec && prot.contains(Prot::READ) {
-            prot.with(Prot::EXEC)
-        } else {
-            prot
-        }
+        if self.read_implies_exec && prot.contains(Prot::READ) { prot.with(Prot::EXEC) } else { prot }
     }
 }
 
@@ -43,55 +39,24 @@ impl AddressSpace {
         }
     }
 
-    fn apply_success(
-        &mut self,
-        caller: Caller,
-        syscall: &Syscall,
-        result: u64,
-    ) -> Result<(), Unclear> {
-        let made = Made {
-            at: caller.at,
-            tid: caller.tid,
-            call: syscall.call,
-            result,
-        };
+    fn apply_success(&mut self, caller: Caller, syscall: &Syscall, result: u64) -> Result<(), Unclear> {
+        let made = Made { at: caller.at, tid: caller.tid, call: syscall.call, result };
         match syscall.call {
-            Call::Mmap {
-                len,
-                prot,
-                flags,
-                offset,
-                ..
-            } => {
+            Call::Mmap { len, prot, flags, offset, .. } => {
                 let addr = Addr(result);
-                let huge = if flags & map::HUGETLB != 0 {
-                    huge_page_bytes(flags)
-                } else {
-                    1
-                };
+                let huge = if flags & map::HUGETLB != 0 { huge_page_bytes(flags) } else { 1 };
                 let len = len.checked_next_multiple_of(huge).ok_or(Unclear)?;
                 let range = Range::of_len(addr, len).ok_or(Unclear)?;
-                let sharing = if flags & map::TYPE & map::SHARED != 0 {
-                    Sharing::Shared
-                } else {
-                    Sharing::Private
-                };
+                let sharing = if flags & map::TYPE & map::SHARED != 0 { Sharing::Shared } else { Sharing::Private };
                 let anonymous = flags & map::ANONYMOUS != 0;
                 let backing = match (anonymous, sharing) {
                     (true, Sharing::Private) if flags & map::HUGETLB == 0 => Backing::Anonymous,
                     (true, _) => Backing::file(0, addr),
                     (false, _) => Backing::file(offset, addr),
                 };
-                let kind = if anonymous {
-                    Kind::Anonymous
-                } else {
-                    Kind::File
-                };
+                let kind = if anonymous { Kind::Anonymous } else { Kind::File };
                 let prot = caller.prot(prot);
-                let marks = Marks {
-                    grows_down: flags & map::GROWSDOWN != 0,
-                    ..Marks::default()
-                };
+                let marks = Marks { grows_down: flags & map::GROWSDOWN != 0, ..Marks::default() };
                 self.map(range, Mapping::new(kind, Some(made)), |mapping| Area {
                     mapping,
                     prot,
@@ -101,20 +66,11 @@ impl AddressSpace {
                 });
             }
             Call::Munmap { addr, len } => self.unmap(Range::of_len(addr, len).ok_or(Unclear)?),
-            Call::Mprotect { addr, len, prot }
-            | Call::PkeyMprotect {
-                addr, len, prot, ..
-            } => {
+            Call::Mprotect { addr, len, prot } | Call::PkeyMprotect { addr, len, prot, .. } => {
                 self.apply_mprotect(caller, addr, len, prot)?;
                 self.note_guard(addr, len, made);
             }
-            Call::Mremap {
-                old,
-                old_len,
-                new_len,
-                flags,
-                ..
-            } => {
+            Call::Mremap { old, old_len, new_len, flags, .. } => {
                 self.apply_mremap(old, old_len, new_len, flags, made)?;
             }
             Call::Madvise { addr, len, advice } => {
@@ -136,9 +92,7 @@ impl AddressSpace {
                 self.map_observed(vma.range, vma, Mapping::new(kind, Some(made)));
             }
             Call::Shmdt { addr } => self.detach_shm(addr),
-            Call::RemapFilePages {
-                addr, len, pgoff, ..
-            } => {
+            Call::RemapFilePages { addr, len, pgoff, .. } => {
                 let start = Addr(page_down(addr.0));
                 let range = Range::of_len(start, page_down(len)).ok_or(Unclear)?;
                 self.remap_file_pages(range, pgoff.wrapping_mul(crate::units::PAGE));
@@ -150,33 +104,20 @@ impl AddressSpace {
             Call::IoDestroy { ctx } => self.destroy_ring(ctx),
             Call::MapShadowStack { len, .. } => {
                 let range = Range::of_len(Addr(result), len).ok_or(Unclear)?;
-                self.map(
-                    range,
-                    Mapping::new(Kind::Anonymous, Some(made)),
-                    |mapping| Area {
-                        mapping,
-                        prot: Prot::READ.with(Prot::WRITE),
-                        sharing: Sharing::Private,
-                        backing: Backing::Anonymous,
-                        marks: Marks::default(),
-                    },
-                );
+                self.map(range, Mapping::new(Kind::Anonymous, Some(made)), |mapping| Area {
+                    mapping,
+                    prot: Prot::READ.with(Prot::WRITE),
+                    sharing: Sharing::Private,
+                    backing: Backing::Anonymous,
+                    marks: Marks::default(),
+                });
             }
-            Call::Personality { .. }
-            | Call::Clone(_)
-            | Call::Execve { .. }
-            | Call::Execveat { .. } => {}
+            Call::Personality { .. } | Call::Clone(_) | Call::Execve { .. } | Call::Execveat { .. } => {}
         }
         Ok(())
     }
 
-    fn apply_mprotect(
-        &mut self,
-        caller: Caller,
-        addr: Addr,
-        len: u64,
-        bits: u32,
-    ) -> Result<(), Unclear> {
+    fn apply_mprotect(&mut self, caller: Caller, addr: Addr, len: u64, bits: u32) -> Result<(), Unclear> {
         if bits & (prot::GROWSDOWN | prot::GROWSUP) != 0 {
             // Extends to the border of the kernel's own region, which the model does not have.
             return Err(Unclear);
@@ -188,14 +129,7 @@ impl AddressSpace {
         Ok(())
     }
 
-    fn apply_mremap(
-        &mut self,
-        old: Addr,
-        old_len: u64,
-        new_len: u64,
-        flags: u32,
-        made: Made,
-    ) -> Result<(), Unclear> {
+    fn apply_mremap(&mut self, old: Addr, old_len: u64, new_len: u64, flags: u32, made: Made) -> Result<(), Unclear> {
         let to = Range::of_len(Addr(made.result), new_len).ok_or(Unclear)?;
         if old_len == 0 {
             let from = Range::of_len(old, new_len).ok_or(Unclear)?;
@@ -229,10 +163,7 @@ impl AddressSpace {
 
     /// Remembers the call that made the guard of what is about to become a stack.
     fn note_guard(&mut self, addr: Addr, len: u64, made: Made) {
-        let Some(mapping) = self
-            .mapping_at(addr)
-            .and_then(|id| self.mappings.get_mut(id))
-        else {
+        let Some(mapping) = self.mapping_at(addr).and_then(|id| self.mappings.get_mut(id)) else {
             return;
         };
         let whole = page_up(len) >= mapping.made_bytes;
@@ -243,17 +174,7 @@ impl AddressSpace {
 
     fn apply_failure(&mut self, caller: Caller, call: &Call, errno: Errno) -> Result<(), Unclear> {
         match *call {
-            Call::Mprotect {
-                addr,
-                len,
-                prot: bits,
-            }
-            | Call::PkeyMprotect {
-                addr,
-                len,
-                prot: bits,
-                ..
-            } => {
+            Call::Mprotect { addr, len, prot: bits } | Call::PkeyMprotect { addr, len, prot: bits, .. } => {
                 let Some(range) = Range::of_len(addr, len) else {
                     return Ok(());
                 };
@@ -270,9 +191,7 @@ impl AddressSpace {
                     }
                     // Refused somewhere in the middle: what comes before has been changed (mprotect goes on region
                     // by region). Of a single region nothing has.
-                    _ if errno == Errno::EINVAL
-                        || self.areas.overlapping(range).nth(1).is_none() =>
-                    {
+                    _ if errno == Errno::EINVAL || self.areas.overlapping(range).nth(1).is_none() => {
                         self.refused(call, errno);
                         Ok(())
                     }
@@ -286,9 +205,7 @@ impl AddressSpace {
                 self.apply_madvise(addr, len, advice);
                 Ok(())
             }
-            Call::Mmap {
-                addr, len, flags, ..
-            } => {
+            Call::Mmap { addr, len, flags, .. } => {
                 self.refused(call, errno);
                 // The kernel may have unmapped what lay there before it failed.
                 let fixed = flags & map::FIXED != 0 && flags & map::FIXED_NOREPLACE == 0;
@@ -309,13 +226,8 @@ impl AddressSpace {
     }
 
     fn unclear_if(&self, condition: bool, range: Option<Range>) -> Result<(), Unclear> {
-        let lost_something =
-            range.is_some_and(|range| self.areas.overlapping(range).next().is_some());
-        if condition && lost_something {
-            Err(Unclear)
-        } else {
-            Ok(())
-        }
+        let lost_something = range.is_some_and(|range| self.areas.overlapping(range).next().is_some());
+        if condition && lost_something { Err(Unclear) } else { Ok(()) }
     }
 
     /// Counts a failure that says that something has run out.
@@ -325,25 +237,14 @@ impl AddressSpace {
         }
         let wanted_bytes = match *call {
             Call::Mmap { len, .. } => page_up(len),
-            Call::Mremap {
-                old_len, new_len, ..
-            } => page_up(new_len).saturating_sub(page_up(old_len)),
+            Call::Mremap { old_len, new_len, .. } => page_up(new_len).saturating_sub(page_up(old_len)),
             _ => 0,
         };
         let call = call.name();
-        let known = self
-            .refusals
-            .iter()
-            .position(|refusal| refusal.call == call && refusal.errno == errno);
+        let known = self.refusals.iter().position(|refusal| refusal.call == call && refusal.errno == errno);
         let before = known.map_or(0, |known| self.refusals.remove(known).count);
         // The latest one comes last: the limits that are seen next are its own.
-        self.refusals.push(Refusal {
-            call,
-            errno,
-            count: before + 1,
-            wanted_bytes,
-            limits: None,
-        });
+        self.refusals.push(Refusal { call, errno, count: before + 1, wanted_bytes, limits: None });
     }
 }
 

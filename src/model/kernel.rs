@@ -56,15 +56,9 @@ pub struct Mismatch {
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let side = |segment: Option<Segment>| {
-            segment.map_or("nothing".to_owned(), |segment| format!("{segment:?}"))
-        };
+        let side = |segment: Option<Segment>| segment.map_or("nothing".to_owned(), |segment| format!("{segment:?}"));
         let (model, kernel) = (side(self.model), side(self.kernel));
-        write!(
-            f,
-            "{} differs at {}: the model has {model}, the kernel {kernel}",
-            self.field, self.at
-        )
+        write!(f, "{} differs at {}: the model has {model}, the kernel {kernel}", self.field, self.at)
     }
 }
 
@@ -84,11 +78,7 @@ impl AddressSpace {
     pub fn compare(&mut self, maps: &[Vma]) -> Result<(), Mismatch> {
         self.grow_stacks(maps);
         let model = merged(self.areas.iter().map(|(range, area)| area.segment(range)));
-        let kernel = merged(
-            maps.iter()
-                .filter(|vma| is_modelled(vma))
-                .map(Segment::from),
-        );
+        let kernel = merged(maps.iter().filter(|vma| is_modelled(vma)).map(Segment::from));
         match first_difference(&model, &kernel) {
             None => Ok(()),
             Some(mismatch) => Err(mismatch),
@@ -105,24 +95,15 @@ impl AddressSpace {
             }
             position = vma.range.end();
             while let Some(hole) = self.areas.first_hole(vma.range) {
-                let next = Range::new(hole, vma.range.end()).and_then(|rest| {
-                    self.areas
-                        .overlapping(rest)
-                        .next()
-                        .map(|(range, _)| range.start())
-                });
+                let next = Range::new(hole, vma.range.end())
+                    .and_then(|rest| self.areas.overlapping(rest).next().map(|(range, _)| range.start()));
                 let Some(missing) = Range::new(hole, next.unwrap_or(vma.range.end())) else {
                     break;
                 };
                 self.map_seen(missing, vma);
             }
             let (prot, sharing, backing) = (vma.prot, vma.sharing, vma.backing());
-            self.areas.update(vma.range, |area| Area {
-                prot,
-                sharing,
-                backing,
-                ..area
-            });
+            self.areas.update(vma.range, |area| Area { prot, sharing, backing, ..area });
         }
         if let Some(rest) = Range::new(position, Addr(!(crate::units::PAGE - 1))) {
             self.unmap(rest);
@@ -136,18 +117,11 @@ impl AddressSpace {
             if self.areas.at(vma.range.start()).is_some() {
                 continue;
             }
-            if remembered
-                .iter()
-                .any(|(above, area)| *above == vma.range.end() && area.is_like(vma))
-            {
+            if remembered.iter().any(|(above, area)| *above == vma.range.end() && area.is_like(vma)) {
                 self.map_seen(vma.range, vma);
                 continue;
             }
-            let Some((first, area)) = self
-                .areas
-                .overlapping(vma.range)
-                .next()
-                .map(|(range, area)| (range, *area))
+            let Some((first, area)) = self.areas.overlapping(vma.range).next().map(|(range, area)| (range, *area))
             else {
                 continue;
             };
@@ -169,23 +143,13 @@ impl Area {
     }
 
     fn segment(&self, range: Range) -> Segment {
-        Segment {
-            range,
-            prot: self.prot,
-            sharing: self.sharing,
-            backing: self.backing,
-        }
+        Segment { range, prot: self.prot, sharing: self.sharing, backing: self.backing }
     }
 }
 
 impl From<&Vma> for Segment {
     fn from(vma: &Vma) -> Segment {
-        Segment {
-            range: vma.range,
-            prot: vma.prot,
-            sharing: vma.sharing,
-            backing: vma.backing(),
-        }
+        Segment { range: vma.range, prot: vma.prot, sharing: vma.sharing, backing: vma.backing() }
     }
 }
 
@@ -195,10 +159,7 @@ fn merged(segments: impl Iterator<Item = Segment>) -> Vec<Segment> {
     for segment in segments {
         if let Some(last) = merged.last_mut()
             && last.range.end() == segment.range.start()
-            && (Segment {
-                range: segment.range,
-                ..*last
-            }) == segment
+            && (Segment { range: segment.range, ..*last }) == segment
             && let Some(range) = Range::new(last.range.start(), segment.range.end())
         {
             last.range = range;
@@ -210,11 +171,7 @@ fn merged(segments: impl Iterator<Item = Segment>) -> Vec<Segment> {
 }
 
 fn first_difference(model: &[Segment], kernel: &[Segment]) -> Option<Mismatch> {
-    let common = model
-        .iter()
-        .zip(kernel)
-        .take_while(|(model, kernel)| model == kernel)
-        .count();
+    let common = model.iter().zip(kernel).take_while(|(model, kernel)| model == kernel).count();
     let (model, kernel) = (model.get(common).copied(), kernel.get(common).copied());
     let (field, at) = match (model, kernel) {
         (None, None) => return None,
@@ -235,10 +192,5 @@ fn first_difference(model: &[Segment], kernel: &[Segment]) -> Option<Mismatch> {
             }
         }
     };
-    Some(Mismatch {
-        field,
-        at,
-        model,
-        kernel,
-    })
+    Some(Mismatch { field, at, model, kernel })
 }

@@ -66,24 +66,13 @@ pub struct Made {
 impl Mapping {
     /// A mapping of `bytes` bytes.
     pub fn new(kind: Kind, made: Option<Made>) -> Mapping {
-        Mapping {
-            kind,
-            made,
-            guarded: None,
-            bytes: 0,
-            made_bytes: 0,
-            trimmed: false,
-            inherited: false,
-            stack: None,
-        }
+        Mapping { kind, made, guarded: None, bytes: 0, made_bytes: 0, trimmed: false, inherited: false, stack: None }
     }
 
     /// The flags and protection that mmap was called with.
     pub fn mmap_arguments(&self) -> Option<(u32, Prot, u64)> {
         match self.made?.call {
-            Call::Mmap {
-                len, prot, flags, ..
-            } => Some((flags, Prot::from_bits(prot), len)),
+            Call::Mmap { len, prot, flags, .. } => Some((flags, Prot::from_bits(prot), len)),
             _ => None,
         }
     }
@@ -180,16 +169,7 @@ pub struct Ended {
 impl Stack {
     /// A stack at the birth of its first owner.
     pub fn new(maker: Maker, region_bytes: u64, guard_bytes: u64, owner: Owner) -> Stack {
-        Stack {
-            maker,
-            region_bytes,
-            guard_bytes,
-            cut: false,
-            owners: 1,
-            live: 1,
-            last: owner,
-            passed_over: None,
-        }
+        Stack { maker, region_bytes, guard_bytes, cut: false, owners: 1, live: 1, last: owner, passed_over: None }
     }
 
     /// What its last owner, now ended, tells about the maker.
@@ -201,23 +181,13 @@ impl Stack {
         let usable = self.region_bytes.saturating_sub(self.guard_bytes);
         self.maker = match self.maker {
             Maker::Glibc | Maker::Unsettled if self.last.released => Maker::Glibc,
-            Maker::Glibc | Maker::Unsettled
-                if usable >= SURELY_RELEASED && self.ended_by_itself() =>
-            {
-                Maker::Program
-            }
+            Maker::Glibc | Maker::Unsettled if usable >= SURELY_RELEASED && self.ended_by_itself() => Maker::Program,
             Maker::Unsettled => Maker::Glibc,
             maker => maker,
         };
     }
 
     fn ended_by_itself(&self) -> bool {
-        matches!(
-            self.last.ended,
-            Some(Ended {
-                exit: Exit::Code(_),
-                ..
-            })
-        )
+        matches!(self.last.ended, Some(Ended { exit: Exit::Code(_), .. }))
     }
 }

@@ -113,17 +113,12 @@ impl Model {
             }
             EventKind::Exec(exec) => self.exec(event.tid, exec),
             EventKind::Maps(maps) => {
-                if let Some(space) = self
-                    .space_of(event.tid)
-                    .and_then(|id| self.spaces.get_mut(id))
-                {
+                if let Some(space) = self.space_of(event.tid).and_then(|id| self.spaces.get_mut(id)) {
                     space.adopt(maps);
                 }
             }
             EventKind::Limits(limits) => {
-                let space = self
-                    .space_of(event.tid)
-                    .and_then(|id| self.spaces.get_mut(id));
+                let space = self.space_of(event.tid).and_then(|id| self.spaces.get_mut(id));
                 if let Some(refusal) = space.and_then(|space| space.refusals.last_mut()) {
                     refusal.limits = Some(limits.clone());
                 }
@@ -166,10 +161,7 @@ impl Model {
 
     /// A live task that uses the address space.
     pub fn any_task_of(&self, space: SpaceId) -> Option<Tid> {
-        self.tasks
-            .iter()
-            .find(|(_, task)| task.space == space)
-            .map(|(tid, _)| *tid)
+        self.tasks.iter().find(|(_, task)| task.space == space).map(|(tid, _)| *tid)
     }
 
     /// Followed system calls, births and deaths so far.
@@ -195,11 +187,7 @@ impl Model {
     fn attached(&mut self, attached: &Attached) {
         let mut space = AddressSpace::new(attached.pid, &attached.maps, attached.start_brk);
         space.tasks = u32::try_from(attached.tasks.len()).unwrap_or(u32::MAX);
-        let stacks: Vec<Option<MappingId>> = attached
-            .tasks
-            .iter()
-            .map(|task| space.stack_found(task))
-            .collect();
+        let stacks: Vec<Option<MappingId>> = attached.tasks.iter().map(|task| space.stack_found(task)).collect();
         let id = self.spaces.insert(space);
         for (task, stack) in attached.tasks.iter().zip(stacks) {
             self.add_task(
@@ -233,29 +221,15 @@ impl Model {
         let Some(space) = self.spaces.get_mut(id) else {
             return Applied::default();
         };
-        if let (
-            Call::Madvise {
-                addr,
-                len,
-                advice: madv::DONTNEED,
-            },
-            Ok(_),
-        ) = (syscall.call, syscall.result)
+        if let (Call::Madvise { addr, len, advice: madv::DONTNEED }, Ok(_)) = (syscall.call, syscall.result)
             && let (Some(stack), Some(advised)) = (task.stack, Range::of_len(addr, len))
         {
             space.released(stack, event.tid, advised);
         }
-        let caller = Caller {
-            at: event.at,
-            tid: event.tid,
-            read_implies_exec: task.read_implies_exec,
-        };
+        let caller = Caller { at: event.at, tid: event.tid, read_implies_exec: task.read_implies_exec };
         let unclear = space.apply(caller, syscall).is_err();
         let changes = syscall.call.changes_mappings() && !matches!(syscall.call, Call::Clone(_));
-        Applied {
-            changed: changes.then_some(id),
-            unclear: unclear.then_some(id),
-        }
+        Applied { changed: changes.then_some(id), unclear: unclear.then_some(id) }
     }
 
     fn born(&mut self, event: &Event, birth: &Birth) {
@@ -263,39 +237,23 @@ impl Model {
             return;
         };
         let child = if birth.args.shares_memory() {
-            let creator = Creator {
-                tid: event.tid,
-                last_birth: parent.last_birth,
-            };
+            let creator = Creator { tid: event.tid, last_birth: parent.last_birth };
             let Some(space) = self.spaces.get_mut(parent.space) else {
                 return;
             };
             space.tasks += 1;
             let stack = space.task_born(event.at, creator, birth.child, &birth.args);
-            Task {
-                pid: birth.pid,
-                stack,
-                last_birth: None,
-                ..parent
-            }
+            Task { pid: birth.pid, stack, last_birth: None, ..parent }
         } else {
             let Some(space) = self.spaces.get(parent.space) else {
                 return;
             };
             let mut copy = space.fork(birth.pid);
             copy.tasks = 1;
-            if let Some(stack) = parent
-                .stack
-                .and_then(|id| copy.mappings.get_mut(id)?.stack.as_deref_mut())
-            {
+            if let Some(stack) = parent.stack.and_then(|id| copy.mappings.get_mut(id)?.stack.as_deref_mut()) {
                 stack.live = 1;
             }
-            Task {
-                pid: birth.pid,
-                space: self.spaces.insert(copy),
-                last_birth: None,
-                ..parent
-            }
+            Task { pid: birth.pid, space: self.spaces.insert(copy), last_birth: None, ..parent }
         };
         self.add_task(birth.child, child);
         if let Some(parent) = self.tasks.get_mut(&event.tid)
@@ -322,16 +280,8 @@ impl Model {
 
     fn exec(&mut self, tid: Tid, exec: &Exec) {
         // The caller goes on under the leader's number, whose own task is gone, with all its siblings.
-        let pid = self
-            .tasks
-            .get(&exec.former)
-            .map_or(Pid(tid.0), |caller| caller.pid);
-        let siblings: Vec<Tid> = self
-            .tasks
-            .iter()
-            .filter(|(_, task)| task.pid == pid)
-            .map(|(tid, _)| *tid)
-            .collect();
+        let pid = self.tasks.get(&exec.former).map_or(Pid(tid.0), |caller| caller.pid);
+        let siblings: Vec<Tid> = self.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(tid, _)| *tid).collect();
         self.tasks_seen += u64::from(siblings.is_empty());
         for sibling in siblings {
             let Some(task) = self.tasks.remove(&sibling) else {
@@ -348,23 +298,12 @@ impl Model {
         let mut space = AddressSpace::new(pid, &exec.maps, exec.start_brk);
         space.tasks = 1;
         let space = self.spaces.insert(space);
-        self.tasks.insert(
-            tid,
-            Task {
-                pid,
-                space,
-                stack: None,
-                last_birth: None,
-                read_implies_exec: exec.read_implies_exec,
-            },
-        );
+        self.tasks
+            .insert(tid, Task { pid, space, stack: None, last_birth: None, read_implies_exec: exec.read_implies_exec });
     }
 
     /// Whether all tasks of the address space are of this task's process.
     fn group_is_alone(&self, task: &Task) -> bool {
-        !self
-            .tasks
-            .values()
-            .any(|other| other.space == task.space && other.pid != task.pid)
+        !self.tasks.values().any(|other| other.space == task.space && other.pid != task.pid)
     }
 }

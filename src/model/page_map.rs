@@ -17,27 +17,21 @@ pub struct PageMap<V> {
 
 impl<V> Default for PageMap<V> {
     fn default() -> Self {
-        PageMap {
-            map: NoditMap::new(),
-        }
+        PageMap { map: NoditMap::new() }
     }
 }
 
 impl<V: Clone + Eq> PageMap<V> {
     /// Takes all that lies in `range` out, and returns it, lowest first.
     pub fn cut(&mut self, range: Range) -> impl Iterator<Item = (Range, V)> {
-        self.map
-            .cut(&key(range))
-            .map(|(pages, value)| (range_of(pages), value))
+        self.map.cut(&key(range)).map(|(pages, value)| (range_of(pages), value))
     }
 
     /// Puts `value` on `range`, whatever lay there before, and merges it with equal neighbours.
     pub fn set(&mut self, range: Range, value: V) {
         drop(self.map.cut(&key(range)));
         // The range has just been made free, which is the one way for this to fail.
-        let _ = self
-            .map
-            .insert_merge_touching_if_values_equal(key(range), value);
+        let _ = self.map.insert_merge_touching_if_values_equal(key(range), value);
     }
 
     /// Replaces every value in `range` by what `change` makes of it; holes stay holes.
@@ -82,9 +76,7 @@ impl<V: Clone + Eq> PageMap<V> {
 
     /// Everything, lowest first.
     pub fn iter(&self) -> impl Iterator<Item = (Range, &V)> {
-        self.map
-            .iter()
-            .map(|(pages, value)| (range_of(*pages), value))
+        self.map.iter().map(|(pages, value)| (range_of(*pages), value))
     }
 
     /// Number of pieces.

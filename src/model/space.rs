@@ -42,18 +42,14 @@ pub enum Backing {
 impl Backing {
     /// A file mapped at `addr` from `offset` on.
     pub fn file(offset: u64, addr: Addr) -> Backing {
-        Backing::File {
-            origin: offset.wrapping_sub(addr.0),
-        }
+        Backing::File { origin: offset.wrapping_sub(addr.0) }
     }
 
     /// The same contents after a move.
     pub fn moved(self, from: Addr, to: Addr) -> Backing {
         match self {
             Backing::Anonymous => Backing::Anonymous,
-            Backing::File { origin } => Backing::File {
-                origin: origin.wrapping_add(from.0).wrapping_sub(to.0),
-            },
+            Backing::File { origin } => Backing::File { origin: origin.wrapping_add(from.0).wrapping_sub(to.0) },
         }
     }
 }
@@ -162,12 +158,8 @@ impl AddressSpace {
                 stack.live = 0;
             }
         }
-        let absent: Vec<Range> = self
-            .areas
-            .iter()
-            .filter(|(_, area)| area.marks.dont_fork)
-            .map(|(range, _)| range)
-            .collect();
+        let absent: Vec<Range> =
+            self.areas.iter().filter(|(_, area)| area.marks.dont_fork).map(|(range, _)| range).collect();
         for range in absent {
             copy.unmap(range);
         }
@@ -175,18 +167,9 @@ impl AddressSpace {
     }
 
     /// mmap(2) and its kin: a new mapping, over whatever was there.
-    pub fn map(
-        &mut self,
-        range: Range,
-        mapping: Mapping,
-        area: impl FnOnce(MappingId) -> Area,
-    ) -> MappingId {
+    pub fn map(&mut self, range: Range, mapping: Mapping, area: impl FnOnce(MappingId) -> Area) -> MappingId {
         self.unmap(range);
-        let id = self.mappings.insert(Mapping {
-            bytes: range.bytes(),
-            made_bytes: range.bytes(),
-            ..mapping
-        });
+        let id = self.mappings.insert(Mapping { bytes: range.bytes(), made_bytes: range.bytes(), ..mapping });
         self.areas.set(range, area(id));
         id
     }
@@ -206,18 +189,9 @@ impl AddressSpace {
 
     /// A mapping whose attributes the kernel's maps tell.
     pub fn map_observed(&mut self, range: Range, vma: &Vma, mapping: Mapping) -> MappingId {
-        let marks = Marks {
-            grows_down: mapping.kind == Kind::MainStack,
-            ..Marks::default()
-        };
+        let marks = Marks { grows_down: mapping.kind == Kind::MainStack, ..Marks::default() };
         let (prot, sharing, backing) = (vma.prot, vma.sharing, vma.backing());
-        self.map(range, mapping, |mapping| Area {
-            mapping,
-            prot,
-            sharing,
-            backing,
-            marks,
-        })
+        self.map(range, mapping, |mapping| Area { mapping, prot, sharing, backing, marks })
     }
 
     /// munmap(2).
@@ -265,11 +239,7 @@ impl AddressSpace {
             return;
         };
         let backing = Backing::file(offset, range.start());
-        self.areas.update(range, |area| Area {
-            backing,
-            prot,
-            ..area
-        });
+        self.areas.update(range, |area| Area { backing, prot, ..area });
     }
 
     /// mremap(2) that moves or resizes: `from` becomes `to`.
@@ -283,11 +253,7 @@ impl AddressSpace {
     /// | moves, smaller | the source's tail is unmapped |
     pub fn remap(&mut self, from: Range, to: Range) {
         let kept = from.bytes().min(to.bytes());
-        if let Some(tail) = from
-            .start()
-            .checked_add(kept)
-            .and_then(|start| Range::new(start, from.end()))
-        {
+        if let Some(tail) = from.start().checked_add(kept).and_then(|start| Range::new(start, from.end())) {
             self.unmap(tail);
         }
         if from.start() != to.start() {
@@ -298,15 +264,8 @@ impl AddressSpace {
                 }
             }
         }
-        let grown = to
-            .start()
-            .checked_add(kept)
-            .and_then(|start| Range::new(start, to.end()));
-        let last = grown.and_then(|grown| {
-            self.areas
-                .at(Addr(grown.start().0 - 1))
-                .map(|(_, area)| *area)
-        });
+        let grown = to.start().checked_add(kept).and_then(|start| Range::new(start, to.end()));
+        let last = grown.and_then(|grown| self.areas.at(Addr(grown.start().0 - 1)).map(|(_, area)| *area));
         if let (Some(grown), Some(last)) = (grown, last) {
             self.unmap(grown);
             self.areas.set(grown, last);
@@ -320,38 +279,23 @@ impl AddressSpace {
     ///
     /// The copy has the attributes of the source, page by page; beyond its end, those of its first page.
     pub fn remap_copy(&mut self, from: Range, to: Range, made: Made) {
-        let Some(kind) = self
-            .areas
-            .at(from.start())
-            .and_then(|(_, area)| Some(self.mappings.get(area.mapping)?.kind))
+        let Some(kind) = self.areas.at(from.start()).and_then(|(_, area)| Some(self.mappings.get(area.mapping)?.kind))
         else {
             return;
         };
-        let pieces: Vec<(Range, Area)> = self
-            .areas
-            .overlapping(from)
-            .map(|(range, area)| (range, *area))
-            .collect();
+        let pieces: Vec<(Range, Area)> = self.areas.overlapping(from).map(|(range, area)| (range, *area)).collect();
         let Some(first) = pieces.first().map(|(_, area)| *area) else {
             return;
         };
         let moved = |area: Area, mapping| Area {
             mapping,
             backing: area.backing.moved(from.start(), to.start()),
-            marks: Marks {
-                guard: false,
-                ..area.marks
-            },
+            marks: Marks { guard: false, ..area.marks },
             ..area
         };
-        let id = self.map(to, Mapping::new(kind, Some(made)), |mapping| {
-            moved(first, mapping)
-        });
+        let id = self.map(to, Mapping::new(kind, Some(made)), |mapping| moved(first, mapping));
         for (piece, area) in pieces {
-            if let Some(target) = piece
-                .moved(from.start(), to.start())
-                .and_then(|target| target.intersection(to))
-            {
+            if let Some(target) = piece.moved(from.start(), to.start()).and_then(|target| target.intersection(to)) {
                 self.areas.set(target, moved(area, id));
             }
         }
@@ -373,13 +317,7 @@ impl AddressSpace {
             self.unmap(grown);
             let heap = self.heap();
             let marks = Marks::default();
-            let area = Area {
-                mapping: heap,
-                prot,
-                sharing: Sharing::Private,
-                backing: Backing::Anonymous,
-                marks,
-            };
+            let area = Area { mapping: heap, prot, sharing: Sharing::Private, backing: Backing::Anonymous, marks };
             self.areas.set(grown, area);
             self.mappings[heap].bytes += grown.bytes();
         }
@@ -405,9 +343,7 @@ impl AddressSpace {
         let mut segment = None;
         let mut pieces = Vec::new();
         for (piece, area) in self.areas.overlapping(rest) {
-            let Some(Kind::Shm { inode }) =
-                self.mappings.get(area.mapping).map(|mapping| mapping.kind)
-            else {
+            let Some(Kind::Shm { inode }) = self.mappings.get(area.mapping).map(|mapping| mapping.kind) else {
                 continue;
             };
             if area.backing == attached && *segment.get_or_insert(inode) == inode {
@@ -425,11 +361,7 @@ impl AddressSpace {
             return;
         };
         let ring = area.mapping;
-        if self
-            .mappings
-            .get(ring)
-            .is_none_or(|mapping| mapping.kind != Kind::AioRing)
-        {
+        if self.mappings.get(ring).is_none_or(|mapping| mapping.kind != Kind::AioRing) {
             return;
         }
         for piece in self.pieces_of(ring) {
@@ -439,11 +371,7 @@ impl AddressSpace {
 
     /// Where a mapping still lies, lowest first. Looks at the whole address space.
     pub fn pieces_of(&self, mapping: MappingId) -> Vec<Range> {
-        self.areas
-            .iter()
-            .filter(|(_, area)| area.mapping == mapping)
-            .map(|(range, _)| range)
-            .collect()
+        self.areas.iter().filter(|(_, area)| area.mapping == mapping).map(|(range, _)| range).collect()
     }
 
     /// The mapping that holds `addr`.
@@ -457,10 +385,7 @@ impl AddressSpace {
     }
 
     fn put_moved(&mut self, piece: Range, area: Area, from: Addr, to: Addr) {
-        let moved = Area {
-            backing: area.backing.moved(from, to),
-            ..area
-        };
+        let moved = Area { backing: area.backing.moved(from, to), ..area };
         match piece.moved(from, to) {
             Some(target) => {
                 self.unmap(target);
@@ -492,14 +417,10 @@ impl AddressSpace {
         };
         match mapping.idle_stack() {
             Some((stack, _)) => {
-                self.sites
-                    .entry(Self::site_key(stack.region_bytes))
-                    .unmapped_after_end += 1;
+                self.sites.entry(Self::site_key(stack.region_bytes)).unmapped_after_end += 1;
                 self.waiting.remove(id, stack.maker, stack.region_bytes);
             }
-            None if mapping.stack.is_none() && mapping.made.is_some() => {
-                self.freed_sizes.add(mapping.made_bytes)
-            }
+            None if mapping.stack.is_none() && mapping.made.is_some() => self.freed_sizes.add(mapping.made_bytes),
             None => {}
         }
     }
@@ -508,10 +429,6 @@ impl AddressSpace {
 impl Vma {
     /// What lies behind it.
     pub fn backing(&self) -> Backing {
-        if self.is_file() {
-            Backing::file(self.offset, self.range.start())
-        } else {
-            Backing::Anonymous
-        }
+        if self.is_file() { Backing::file(self.offset, self.range.start()) } else { Backing::Anonymous }
     }
 }

@@ -26,26 +26,11 @@ pub struct Creator {
 
 impl AddressSpace {
     /// A task was created in this address space: the mapping that holds its stack is its own from now on.
-    pub fn task_born(
-        &mut self,
-        at: Time,
-        creator: Creator,
-        child: Tid,
-        args: &CloneArgs,
-    ) -> Option<MappingId> {
+    pub fn task_born(&mut self, at: Time, creator: Creator, child: Tid, args: &CloneArgs) -> Option<MappingId> {
         let top = args.stack_top()?;
         let id = self.mapping_at(Addr(top.0.checked_sub(1)?))?;
-        let born = Born {
-            at,
-            creator: creator.tid,
-            args: *args,
-        };
-        let owner = Owner {
-            tid: child,
-            born: Some(born),
-            ended: None,
-            released: false,
-        };
+        let born = Born { at, creator: creator.tid, args: *args };
+        let owner = Owner { tid: child, born: Some(born), ended: None, released: false };
         if self.mappings[id].stack.is_some() {
             self.take_over(id, owner);
         } else {
@@ -85,18 +70,10 @@ impl AddressSpace {
     }
 
     /// The mapping's life as a stack begins; none where it is no stack of its own but part of something larger.
-    fn first_stack(
-        &mut self,
-        id: MappingId,
-        top: Addr,
-        creator: Creator,
-        owner: Owner,
-    ) -> Option<Stack> {
+    fn first_stack(&mut self, id: MappingId, top: Addr, creator: Creator, owner: Owner) -> Option<Stack> {
         let args = owner.born?.args;
         let mapping = &self.mappings[id];
-        if mapping.kind != Kind::Anonymous && mapping.kind != Kind::File
-            || mapping.is_malloc_arena()
-        {
+        if mapping.kind != Kind::Anonymous && mapping.kind != Kind::File || mapping.is_malloc_arena() {
             return None;
         }
         let pieces = self.pieces_near(id, top);
@@ -106,18 +83,10 @@ impl AddressSpace {
         if span.end().0 - top.0 > span.bytes() / 2 {
             return None;
         }
-        let guard_bytes = pieces
-            .iter()
-            .filter(|(_, guard)| *guard)
-            .map(|(range, _)| range.bytes())
-            .sum();
+        let guard_bytes = pieces.iter().filter(|(_, guard)| *guard).map(|(range, _)| range.bytes()).sum();
         // pthread_create, also on a stack of the program's, keeps its descriptor at the stack's upper end.
         let descriptor = args.flags & clone::SETTLS != 0 && span.contains(args.tls);
-        let maker = if descriptor {
-            self.library_stack_maker(id, creator, &args)
-        } else {
-            Maker::Program
-        };
+        let maker = if descriptor { self.library_stack_maker(id, creator, &args) } else { Maker::Program };
         Some(Stack::new(maker, mapping.bytes, guard_bytes, owner))
     }
 
@@ -148,24 +117,18 @@ impl AddressSpace {
         let Some((flags, prot, _)) = mapping.mmap_arguments() else {
             return Maker::Program;
         };
-        let in_one_go =
-            made.tid == creator.tid && creator.last_birth.is_none_or(|before| before <= made.at);
+        let in_one_go = made.tid == creator.tid && creator.last_birth.is_none_or(|before| before <= made.at);
         let private = flags & map::TYPE == map::PRIVATE && flags & map::ANONYMOUS != 0;
         if !in_one_go || !private || mapping.trimmed {
             return Maker::Program;
         }
         let opened = prot == Prot::NONE
             && mapping.guarded.as_deref().is_some_and(|guarded| {
-                guarded.tid == creator.tid
-                    && matches!(guarded.call, Call::Mprotect { prot, .. } if prot & 3 == 3)
+                guarded.tid == creator.tid && matches!(guarded.call, Call::Mprotect { prot, .. } if prot & 3 == 3)
             });
         if args.flags & clone::DETACHED != 0 {
             let unguarded = mapping.guarded.is_none() && prot.contains(Prot::WRITE);
-            return if opened || unguarded {
-                Maker::Musl
-            } else {
-                Maker::Program
-            };
+            return if opened || unguarded { Maker::Musl } else { Maker::Program };
         }
         match (flags & map::STACK != 0, opened) {
             (false, _) => Maker::Program,
@@ -181,19 +144,11 @@ impl AddressSpace {
     /// which the stack ends. Elsewhere neighbours may have merged with it, and nothing will be claimed.
     pub fn stack_found(&mut self, task: &AttachedTask) -> Option<MappingId> {
         const DESCRIPTOR_BYTES: u64 = 0x700;
-        let (line, area) = self
-            .areas
-            .at(task.sp?)
-            .map(|(range, area)| (range, *area))?;
+        let (line, area) = self.areas.at(task.sp?).map(|(range, area)| (range, *area))?;
         if self.mappings[area.mapping].kind != Kind::Anonymous || area.sharing != Sharing::Private {
             return None;
         }
-        let owner = Owner {
-            tid: task.tid,
-            born: None,
-            ended: None,
-            released: false,
-        };
+        let owner = Owner { tid: task.tid, born: None, ended: None, released: false };
         if let Some(stack) = self.mappings[area.mapping].stack.as_deref_mut() {
             stack.live += 1;
             stack.owners += 1;
@@ -201,20 +156,12 @@ impl AddressSpace {
             stack.last = owner;
             return Some(area.mapping);
         }
-        let guard = line
-            .start()
-            .0
-            .checked_sub(1)
-            .and_then(|below| self.areas.at(Addr(below)));
+        let guard = line.start().0.checked_sub(1).and_then(|below| self.areas.at(Addr(below)));
         let guard = guard.filter(|(_, guard)| {
-            guard.prot == Prot::NONE
-                && guard.backing == area.backing
-                && guard.sharing == area.sharing
+            guard.prot == Prot::NONE && guard.backing == area.backing && guard.sharing == area.sharing
         });
         let guard = guard.map(|(range, _)| range);
-        let descriptor = task
-            .tls
-            .filter(|tls| line.contains(*tls) && task.sp.is_some_and(|sp| sp < *tls));
+        let descriptor = task.tls.filter(|tls| line.contains(*tls) && task.sp.is_some_and(|sp| sp < *tls));
         let (Some(guard), Some(descriptor)) = (guard, descriptor) else {
             let stack = Stack::new(Maker::Unknown, line.bytes(), 0, owner);
             self.mappings[area.mapping].stack = Some(Box::new(stack));
@@ -246,13 +193,7 @@ impl AddressSpace {
                     self.mappings.remove(area.mapping);
                 }
             }
-            self.areas.set(
-                piece,
-                super::space::Area {
-                    mapping: id,
-                    ..area
-                },
-            );
+            self.areas.set(piece, super::space::Area { mapping: id, ..area });
         }
     }
 
@@ -261,10 +202,7 @@ impl AddressSpace {
         if self.mapping_at(advised.start()) != Some(id) {
             return;
         }
-        if let Some(stack) = self
-            .mappings
-            .get_mut(id)
-            .and_then(|mapping| mapping.stack.as_deref_mut())
+        if let Some(stack) = self.mappings.get_mut(id).and_then(|mapping| mapping.stack.as_deref_mut())
             && stack.last.tid == tid
         {
             stack.last.released = true;
@@ -314,23 +252,13 @@ impl AddressSpace {
             return;
         }
         let (maker, wanted) = (stack.maker, stack.region_bytes);
-        let largest = if maker == Maker::Glibc {
-            wanted.saturating_mul(CACHE_FIT)
-        } else {
-            wanted
-        };
+        let largest = if maker == Maker::Glibc { wanted.saturating_mul(CACHE_FIT) } else { wanted };
         let mappings = &mut self.mappings;
         self.waiting.pass_over(maker, wanted, largest, |id| {
-            let Some(passed) = mappings
-                .get_mut(id)
-                .and_then(|mapping| mapping.stack.as_deref_mut())
-            else {
+            let Some(passed) = mappings.get_mut(id).and_then(|mapping| mapping.stack.as_deref_mut()) else {
                 return true;
             };
-            let early = passed
-                .last
-                .ended
-                .is_some_and(|ended| ended.at.0 + CACHE_LOOK <= made.at.0);
+            let early = passed.last.ended.is_some_and(|ended| ended.at.0 + CACHE_LOOK <= made.at.0);
             if early {
                 passed.passed_over = Some(made.at);
             }

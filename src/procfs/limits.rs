@@ -9,13 +9,10 @@ use crate::units::Tid;
 pub fn look(tid: Tid) -> Limits {
     let limits = super::read(tid, "limits").unwrap_or_default();
     let status = super::read(tid, "status").unwrap_or_default();
-    let vmas = super::read(tid, "maps")
-        .ok()
-        .map(|maps| maps.iter().filter(|byte| **byte == b'\n').count() as u64);
+    let vmas = super::read(tid, "maps").ok().map(|maps| maps.iter().filter(|byte| **byte == b'\n').count() as u64);
     let kib = |key| super::number(&status, key).map(|kib| kib * 1024);
     let rlimit = |name: &str| soft_limit(&limits, name);
-    let uid = super::field(&status, "Uid")
-        .and_then(|ids| ids.split_ascii_whitespace().next()?.parse().ok());
+    let uid = super::field(&status, "Uid").and_then(|ids| ids.split_ascii_whitespace().next()?.parse().ok());
     Limits {
         vmas: usage(vmas, super::number_in("/proc/sys/vm/max_map_count")),
         address_space: usage(kib("VmSize"), rlimit("Max address space")),
@@ -24,13 +21,10 @@ pub fn look(tid: Tid) -> Limits {
         cgroup_tasks: cgroup_tasks(tid),
         system_tasks: usage(
             system_tasks(),
-            [
-                super::number_in("/proc/sys/kernel/threads-max"),
-                super::number_in("/proc/sys/kernel/pid_max"),
-            ]
-            .into_iter()
-            .flatten()
-            .min(),
+            [super::number_in("/proc/sys/kernel/threads-max"), super::number_in("/proc/sys/kernel/pid_max")]
+                .into_iter()
+                .flatten()
+                .min(),
         ),
         commit: commit(),
     }
@@ -42,31 +36,20 @@ pub fn max_map_count() -> Option<u64> {
 }
 
 fn usage(used: Option<u64>, limit: Option<u64>) -> Option<Usage> {
-    Some(Usage {
-        used: used?,
-        limit: limit?,
-    })
+    Some(Usage { used: used?, limit: limit? })
 }
 
 /// The soft limit in a line of /proc/PID/limits; none where it is unlimited.
 fn soft_limit(limits: &[u8], name: &str) -> Option<u64> {
-    let line = limits
-        .split(|byte| *byte == b'\n')
-        .find_map(|line| line.strip_prefix(name.as_bytes()))?;
-    std::str::from_utf8(line)
-        .ok()?
-        .split_ascii_whitespace()
-        .next()?
-        .parse()
-        .ok()
+    let line = limits.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(name.as_bytes()))?;
+    std::str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
 }
 
 fn tasks_of_user(uid: u32) -> Option<u64> {
     let mut count = 0;
     for pid in super::task::processes().ok()? {
         let status = super::read(pid.into(), "status").unwrap_or_default();
-        let owner = super::field(&status, "Uid")
-            .and_then(|ids| ids.split_ascii_whitespace().next()?.parse().ok());
+        let owner = super::field(&status, "Uid").and_then(|ids| ids.split_ascii_whitespace().next()?.parse().ok());
         if owner == Some(uid) {
             count += super::number(&status, "Threads").unwrap_or(0);
         }
@@ -82,14 +65,7 @@ fn cgroup_tasks(tid: Tid) -> Option<Usage> {
     std::path::Path::new(path.trim_start_matches('/'))
         .ancestors()
         .filter_map(|group| {
-            let file = |name| {
-                super::number_in(
-                    std::path::Path::new("/sys/fs/cgroup")
-                        .join(group)
-                        .join(name)
-                        .to_str()?,
-                )
-            };
+            let file = |name| super::number_in(std::path::Path::new("/sys/fs/cgroup").join(group).join(name).to_str()?);
             usage(file("pids.current"), file("pids.max"))
         })
         .min_by_key(|usage| usage.limit.saturating_sub(usage.used))
@@ -98,12 +74,7 @@ fn cgroup_tasks(tid: Tid) -> Option<Usage> {
 /// Tasks of the whole system: the second number of /proc/loadavg's `running/all`.
 fn system_tasks() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/loadavg").ok()?;
-    text.split_ascii_whitespace()
-        .nth(3)?
-        .split_once('/')?
-        .1
-        .parse()
-        .ok()
+    text.split_ascii_whitespace().nth(3)?.split_once('/')?.1.parse().ok()
 }
 
 /// Promised memory and its limit, which counts only where overcommit is forbidden.
@@ -123,8 +94,7 @@ mod tests {
     /// Soft limits are read as numbers, and `unlimited` is no limit.
     #[test]
     fn soft_limits() {
-        let text =
-            b"Limit                     Soft Limit           Hard Limit           Units     \n\
+        let text = b"Limit                     Soft Limit           Hard Limit           Units     \n\
             Max data size             unlimited            unlimited            bytes     \n\
             Max processes             96551                96552                processes \n\
             Max address space         123456               unlimited            bytes     \n";

@@ -14,19 +14,14 @@ pub fn read(tid: Tid) -> io::Result<Box<[Vma]>> {
 
 /// All lines that can be read; others are passed over.
 pub fn parse(text: &[u8]) -> Box<[Vma]> {
-    text.split(|byte| *byte == b'\n')
-        .filter_map(parse_line)
-        .collect()
+    text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
 }
 
 /// One line: `7f5c-7f5d rw-p 00001000 fe:01 1234   /path`.
 fn parse_line(line: &[u8]) -> Option<Vma> {
     let mut rest = line;
     let mut word = || {
-        let end = rest
-            .iter()
-            .position(|byte| *byte == b' ')
-            .unwrap_or(rest.len());
+        let end = rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len());
         let (word, tail) = rest.split_at(end);
         rest = tail.get(1..).unwrap_or_default();
         std::str::from_utf8(word).ok()
@@ -37,27 +32,14 @@ fn parse_line(line: &[u8]) -> Option<Vma> {
     let (major, minor) = word()?.split_once(':')?;
     let device = u32::try_from(hex(major)? << 20 | hex(minor)?).ok()?;
     let inode = word()?.parse().ok()?;
-    let name_start = rest
-        .iter()
-        .position(|byte| *byte != b' ')
-        .unwrap_or(rest.len());
+    let name_start = rest.iter().position(|byte| *byte != b' ').unwrap_or(rest.len());
     let right = |index: usize, letter: u8, prot: Prot| {
-        if perms.get(index) == Some(&letter) {
-            prot
-        } else {
-            Prot::NONE
-        }
+        if perms.get(index) == Some(&letter) { prot } else { Prot::NONE }
     };
     Some(Vma {
         range: Range::new(Addr(hex(start)?), Addr(hex(end)?))?,
-        prot: right(0, b'r', Prot::READ)
-            .with(right(1, b'w', Prot::WRITE))
-            .with(right(2, b'x', Prot::EXEC)),
-        sharing: if perms.get(3) == Some(&b's') {
-            Sharing::Shared
-        } else {
-            Sharing::Private
-        },
+        prot: right(0, b'r', Prot::READ).with(right(1, b'w', Prot::WRITE)).with(right(2, b'x', Prot::EXEC)),
+        sharing: if perms.get(3) == Some(&b's') { Sharing::Shared } else { Sharing::Private },
         offset,
         inode,
         device,

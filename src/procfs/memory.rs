@@ -17,9 +17,7 @@ pub struct ResidentPages {
 impl ResidentPages {
     /// Opens a task's pagemap, which stays the one of its present address space.
     pub fn open(tid: Tid) -> io::Result<ResidentPages> {
-        Ok(ResidentPages {
-            pagemap: File::open(format!("/proc/{tid}/pagemap"))?,
-        })
+        Ok(ResidentPages { pagemap: File::open(format!("/proc/{tid}/pagemap"))? })
     }
 
     /// Bytes of `range` that lie in physical memory.
@@ -38,18 +36,12 @@ impl ResidentPages {
         let mut page = range.start().0 / PAGE;
         let end = range.end().0 / PAGE;
         while page < end {
-            let wanted = usize::try_from((end - page) * 8)
-                .unwrap_or(usize::MAX)
-                .min(entries.len());
+            let wanted = usize::try_from((end - page) * 8).unwrap_or(usize::MAX).min(entries.len());
             let read = self.pagemap.read_at(&mut entries[..wanted], page * 8)?;
             if read < 8 {
                 break;
             }
-            resident += entries[..read]
-                .chunks_exact(8)
-                .filter(|entry| entry[7] & 0x80 != 0)
-                .count() as u64
-                * PAGE;
+            resident += entries[..read].chunks_exact(8).filter(|entry| entry[7] & 0x80 != 0).count() as u64 * PAGE;
             page += read as u64 / 8;
         }
         Ok(resident)
@@ -71,12 +63,7 @@ mod tests {
         // SAFETY: a fresh mapping, used within its bounds, unmapped at the end.
         let range = unsafe {
             let base = nix::sys::mman::mmap_anonymous(None, length, prot, flags).unwrap();
-            nix::sys::mman::madvise(
-                base,
-                length.get(),
-                nix::sys::mman::MmapAdvise::MADV_NOHUGEPAGE,
-            )
-            .ok();
+            nix::sys::mman::madvise(base, length.get(), nix::sys::mman::MmapAdvise::MADV_NOHUGEPAGE).ok();
             for page in [1, 2, 6] {
                 base.cast::<u8>().add(page * PAGE as usize).write(1);
             }

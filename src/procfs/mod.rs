@@ -18,22 +18,15 @@ pub fn read(tid: Tid, file: &str) -> io::Result<Vec<u8>> {
 
 /// The value behind `key:` in a file of such lines (status, meminfo), without its unit.
 fn field<'a>(text: &'a [u8], key: &str) -> Option<&'a str> {
-    let line = text.split(|byte| *byte == b'\n').find(|line| {
-        line.strip_prefix(key.as_bytes())
-            .is_some_and(|rest| rest.first() == Some(&b':'))
-    })?;
-    std::str::from_utf8(&line[key.len() + 1..])
-        .ok()
-        .map(str::trim)
+    let line = text
+        .split(|byte| *byte == b'\n')
+        .find(|line| line.strip_prefix(key.as_bytes()).is_some_and(|rest| rest.first() == Some(&b':')))?;
+    std::str::from_utf8(&line[key.len() + 1..]).ok().map(str::trim)
 }
 
 /// A number behind `key:`.
 fn number(text: &[u8], key: &str) -> Option<u64> {
-    field(text, key)?
-        .split_ascii_whitespace()
-        .next()?
-        .parse()
-        .ok()
+    field(text, key)?.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// A file that holds one number.

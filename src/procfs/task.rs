@@ -22,8 +22,7 @@ pub struct TaskStatus {
 /// Facts of a task that exists.
 pub fn status(tid: Tid) -> io::Result<TaskStatus> {
     let text = super::read(tid, "status")?;
-    parse_status(&text)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/status lacks a field"))
+    parse_status(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/status lacks a field"))
 }
 
 fn parse_status(text: &[u8]) -> Option<TaskStatus> {
@@ -31,11 +30,7 @@ fn parse_status(text: &[u8]) -> Option<TaskStatus> {
     Some(TaskStatus {
         pid: pid("Tgid")?,
         parent: pid("PPid")?,
-        uid: super::field(text, "Uid")?
-            .split_ascii_whitespace()
-            .nth(1)?
-            .parse()
-            .ok()?,
+        uid: super::field(text, "Uid")?.split_ascii_whitespace().nth(1)?.parse().ok()?,
         tracer: pid("TracerPid").filter(|pid| pid.0 != 0),
         state: super::field(text, "State")?.chars().next()?,
     })
@@ -52,8 +47,7 @@ pub fn processes() -> io::Result<Vec<Pid>> {
 }
 
 fn numbered(directory: &str) -> io::Result<impl Iterator<Item = i32>> {
-    Ok(std::fs::read_dir(directory)?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+    Ok(std::fs::read_dir(directory)?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
 }
 
 /// Arguments of a process, as text.
@@ -63,9 +57,7 @@ pub fn command_line(pid: Pid) -> Vec<String> {
     if text.is_empty() {
         return Vec::new();
     }
-    text.split(|byte| *byte == 0)
-        .map(|arg| String::from_utf8_lossy(arg).into_owned())
-        .collect()
+    text.split(|byte| *byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect()
 }
 
 /// Where the break starts: field 47 of proc_pid_stat(5). Needs the right to trace; 0 without.
@@ -81,8 +73,7 @@ pub fn start_brk(tid: Tid) -> Option<Addr> {
 /// Whether READ_IMPLIES_EXEC of personality(2) is set. Needs the right to trace.
 pub fn read_implies_exec(tid: Tid) -> bool {
     let persona = super::read(tid, "personality").ok();
-    let persona = persona
-        .and_then(|text| u32::from_str_radix(std::str::from_utf8(&text).ok()?.trim(), 16).ok());
+    let persona = persona.and_then(|text| u32::from_str_radix(std::str::from_utf8(&text).ok()?.trim(), 16).ok());
     persona.is_some_and(|persona| persona & crate::abi::READ_IMPLIES_EXEC != 0)
 }
 
@@ -101,27 +92,15 @@ pub fn blocked_in(tid: Tid) -> Option<Blocked> {
     let text = std::str::from_utf8(&text).ok()?;
     let mut words = text.split_ascii_whitespace();
     let nr = words.next()?.parse().ok()?;
-    let sp = words
-        .rev()
-        .nth(1)
-        .and_then(|sp| u64::from_str_radix(sp.trim_start_matches("0x"), 16).ok());
-    Some(Blocked {
-        nr,
-        sp: sp.map(Addr),
-    })
+    let sp = words.rev().nth(1).and_then(|sp| u64::from_str_radix(sp.trim_start_matches("0x"), 16).ok());
+    Some(Blocked { nr, sp: sp.map(Addr) })
 }
 
 /// Size of a process: VIRT and RES in bytes, of /proc/PID/statm.
 pub fn size(tid: Tid) -> Option<(u64, u64)> {
     let text = super::read(tid, "statm").ok()?;
-    let mut pages = std::str::from_utf8(&text)
-        .ok()?
-        .split_ascii_whitespace()
-        .map(|word| word.parse::<u64>().ok());
-    Some((
-        pages.next()?? * crate::units::PAGE,
-        pages.next()?? * crate::units::PAGE,
-    ))
+    let mut pages = std::str::from_utf8(&text).ok()?.split_ascii_whitespace().map(|word| word.parse::<u64>().ok());
+    Some((pages.next()?? * crate::units::PAGE, pages.next()?? * crate::units::PAGE))
 }
 
 /// Yama's rule for who may trace: /proc/sys/kernel/yama/ptrace_scope, none without Yama.
@@ -138,13 +117,7 @@ mod tests {
     fn status_of_a_stopped_and_traced_thread() {
         let text = b"Name:\tvm\nUmask:\t0022\nState:\tt (tracing stop)\nTgid:\t100\nNgid:\t0\nPid:\t101\nPPid:\t7\n\
             TracerPid:\t55\nUid:\t1000\t1001\t1000\t1000\nGid:\t0\t0\t0\t0\n";
-        let expected = TaskStatus {
-            pid: Pid(100),
-            parent: Pid(7),
-            uid: 1001,
-            tracer: Some(Pid(55)),
-            state: 't',
-        };
+        let expected = TaskStatus { pid: Pid(100), parent: Pid(7), uid: 1001, tracer: Some(Pid(55)), state: 't' };
         assert_eq!(parse_status(text), Some(expected));
         assert_eq!(parse_status(b"Tgid:\t100\n"), None);
     }

@@ -8,9 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{Clock, Counts, Engine, Mode, Report, Verify, notation};
-use crate::diagnose::finding::{
-    Confidence, Finding, Frame, Member, Note, Reason, Recurrence, Rule,
-};
+use crate::diagnose::finding::{Confidence, Finding, Frame, Member, Note, Reason, Recurrence, Rule};
 use crate::event::Exit;
 use crate::units::{Addr, Pid, Tid, Time};
 
@@ -81,10 +79,7 @@ impl<'a> From<&'a Report> for Document<'a> {
             verify: report.verify,
             min_confidence: report.min_confidence,
             unlisted: report.unlisted(),
-            findings: report
-                .listed()
-                .map(|finding| Leak::new(finding, report))
-                .collect(),
+            findings: report.listed().map(|finding| Leak::new(finding, report)).collect(),
             notes: &report.notes,
         }
     }
@@ -170,19 +165,13 @@ impl<'a> Leak<'a> {
             guard_bytes: finding.guard_bytes,
             period_seconds: finding.period().map(|period| period.as_secs_f64()),
             growth_bytes_per_second: finding.growth_bytes_per_second(),
-            idle_seconds: idle.map(|idle| Idle {
-                oldest: idle.oldest.as_secs_f64(),
-                youngest: idle.youngest.as_secs_f64(),
-            }),
+            idle_seconds: idle
+                .map(|idle| Idle { oldest: idle.oldest.as_secs_f64(), youngest: idle.youngest.as_secs_f64() }),
             thread_function: finding.thread_function.as_ref(),
             site: &finding.site,
             proof: &finding.proof,
             advice: &finding.advice,
-            members: finding
-                .members
-                .iter()
-                .map(|member| Region::new(member, &report.clock))
-                .collect(),
+            members: finding.members.iter().map(|member| Region::new(member, &report.clock)).collect(),
         }
     }
 }

@@ -13,16 +13,10 @@ pub fn printable(text: &str, columns: usize) -> String {
     for character in text.chars().take(columns + 1) {
         match character {
             '\t' | '\n' => safe.push(' '),
-            control if control.is_control() => {
-                safe.push_str(&format!("\\x{:02x}", u32::from(control)))
-            }
+            control if control.is_control() => safe.push_str(&format!("\\x{:02x}", u32::from(control))),
             other => {
                 let escaped = other.escape_debug();
-                if escaped.len() > 2 {
-                    safe.extend(escaped)
-                } else {
-                    safe.push(other)
-                }
+                if escaped.len() > 2 { safe.extend(escaped) } else { safe.push(other) }
             }
         }
     }
@@ -34,9 +28,7 @@ pub fn elide(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
     }
-    let mut short = prefix(text, columns.saturating_sub(1))
-        .trim_end()
-        .to_owned();
+    let mut short = prefix(text, columns.saturating_sub(1)).trim_end().to_owned();
     short.push('…');
     short
 }
@@ -54,18 +46,13 @@ pub fn width(text: &str) -> usize {
 /// Breaks text into lines of at most `columns`, at blanks where there are any.
 pub fn wrap(text: &str, columns: usize) -> Vec<String> {
     let lines = break_lines(text, columns, |head| head.rfind(' ').map(|blank| blank + 1));
-    lines
-        .into_iter()
-        .map(|line| line.replace('\u{a0}', " "))
-        .collect()
+    lines.into_iter().map(|line| line.replace('\u{a0}', " ")).collect()
 }
 
 /// Breaks a system call into lines of at most `columns`: behind an argument, or a flag where that is too long.
 pub fn wrap_call(text: &str, columns: usize) -> Vec<String> {
     break_lines(text, columns, |head| {
-        head.rfind(", ")
-            .map(|comma| comma + 2)
-            .or_else(|| head.rfind('|').map(|bar| bar + 1))
+        head.rfind(", ").map(|comma| comma + 2).or_else(|| head.rfind('|').map(|bar| bar + 1))
     })
 }
 
@@ -74,9 +61,7 @@ fn break_lines(text: &str, columns: usize, place: fn(&str) -> Option<usize>) -> 
     let mut lines = Vec::new();
     let mut rest = text.trim_end();
     while width(rest) > columns {
-        let fitting = prefix(rest, columns)
-            .len()
-            .max(rest.chars().next().map_or(1, char::len_utf8));
+        let fitting = prefix(rest, columns).len().max(rest.chars().next().map_or(1, char::len_utf8));
         let blank = usize::from(rest[fitting..].starts_with(' '));
         let (line, after) = rest.split_at(place(&rest[..fitting + blank]).unwrap_or(fitting));
         lines.push(line.trim_end().to_owned());
@@ -121,19 +106,10 @@ mod tests {
     /// A thread name must not be able to write to the terminal, nor to reverse what stands behind it.
     #[test]
     fn nothing_reaches_the_terminal_raw() {
-        assert_eq!(
-            printable("a\x1b[31mb\x07\u{9b}c", 100),
-            r"a\x1b[31mb\x07\x9bc"
-        );
-        assert_eq!(
-            printable("safe\u{202e}gpj.exe\u{200b}", 100),
-            r"safe\u{202e}gpj.exe\u{200b}"
-        );
+        assert_eq!(printable("a\x1b[31mb\x07\u{9b}c", 100), r"a\x1b[31mb\x07\x9bc");
+        assert_eq!(printable("safe\u{202e}gpj.exe\u{200b}", 100), r"safe\u{202e}gpj.exe\u{200b}");
         assert_eq!(printable("two\nlines\tof", 100), "two lines of");
-        assert_eq!(
-            printable(r#"it's "quoted" \ plain: ünï 漢"#, 100),
-            r#"it's "quoted" \ plain: ünï 漢"#
-        );
+        assert_eq!(printable(r#"it's "quoted" \ plain: ünï 漢"#, 100), r#"it's "quoted" \ plain: ünï 漢"#);
     }
 
     /// Lengths are bounded in columns, also where characters take two.
@@ -147,34 +123,19 @@ mod tests {
     /// Words stay whole where they can.
     #[test]
     fn lines_break_at_blanks() {
-        assert_eq!(
-            wrap("never joined: its task is gone", 13),
-            ["never joined:", "its task is", "gone"]
-        );
+        assert_eq!(wrap("never joined: its task is gone", 13), ["never joined:", "its task is", "gone"]);
         assert_eq!(wrap("0123456789 ab", 4), ["0123", "4567", "89", "ab"]);
         assert_eq!(wrap("", 4), [""]);
-        assert_eq!(
-            wrap(&format!("for {}", glue("2 min 1 s")), 11),
-            ["for", "2 min 1 s"]
-        );
+        assert_eq!(wrap(&format!("for {}", glue("2 min 1 s")), 11), ["for", "2 min 1 s"]);
     }
 
     /// A call breaks behind an argument.
     #[test]
     fn calls_break_behind_arguments() {
         assert_eq!(
-            wrap_call(
-                "mmap(NULL, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE, -1, 0) = 0x7f68",
-                40
-            ),
-            [
-                "mmap(NULL, 4096, PROT_READ|PROT_WRITE,",
-                "MAP_PRIVATE, -1, 0) = 0x7f68"
-            ]
+            wrap_call("mmap(NULL, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE, -1, 0) = 0x7f68", 40),
+            ["mmap(NULL, 4096, PROT_READ|PROT_WRITE,", "MAP_PRIVATE, -1, 0) = 0x7f68"]
         );
-        assert_eq!(
-            wrap_call("f(AAAA|BBBB|CCCC) = 0", 10),
-            ["f(AAAA|", "BBBB|", "CCCC) = 0"]
-        );
+        assert_eq!(wrap_call("f(AAAA|BBBB|CCCC) = 0", 10), ["f(AAAA|", "BBBB|", "CCCC) = 0"]);
     }
 }

@@ -46,9 +46,7 @@ pub struct Report {
 impl Report {
     /// The findings that are listed.
     pub fn listed(&self) -> impl Iterator<Item = &Finding> {
-        self.findings
-            .iter()
-            .filter(|finding| finding.confidence >= self.min_confidence)
+        self.findings.iter().filter(|finding| finding.confidence >= self.min_confidence)
     }
 
     /// How many findings are below what is listed.
@@ -100,10 +98,7 @@ impl Clock {
     /// The wall clock at `time`.
     pub fn timestamp(&self, time: Time) -> Timestamp {
         let nanoseconds = i64::try_from(time.0.as_nanos()).unwrap_or(i64::MAX);
-        self.start
-            .timestamp()
-            .saturating_add(jiff::SignedDuration::from_nanos(nanoseconds))
-            .unwrap_or(Timestamp::MAX)
+        self.start.timestamp().saturating_add(jiff::SignedDuration::from_nanos(nanoseconds)).unwrap_or(Timestamp::MAX)
     }
 }
 

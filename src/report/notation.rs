@@ -13,9 +13,7 @@ use syscalls::Errno;
 use super::Clock;
 use crate::abi::{clone, mremap};
 use crate::diagnose::finding::EvidenceCall;
-use crate::event::{
-    Call, CloneArgs, CloneCall, Event, EventKind, Exit, ExitScope, Exiting, Limits, Syscall,
-};
+use crate::event::{Call, CloneArgs, CloneCall, Event, EventKind, Exit, ExitScope, Exiting, Limits, Syscall};
 use crate::units::{Addr, Tid};
 
 /// A call and what it returned: `munmap(0x7f6891825000, 4096) = 0`.
@@ -29,21 +27,13 @@ pub struct Returned<'a> {
 
 /// A call that returned `result`.
 pub fn returned(call: &Call, result: Result<u64, Errno>) -> Returned<'_> {
-    Returned {
-        call,
-        result,
-        stored: None,
-    }
+    Returned { call, result, stored: None }
 }
 
 /// A system call as it was followed.
 pub fn syscall(syscall: &Syscall) -> Returned<'_> {
     let stored = syscall.mapped.as_ref().map(|vma| vma.range.start());
-    Returned {
-        call: &syscall.call,
-        result: syscall.result,
-        stored,
-    }
+    Returned { call: &syscall.call, result: syscall.result, stored }
 }
 
 impl Display for Returned<'_> {
@@ -60,14 +50,7 @@ impl Display for Returned<'_> {
 impl Returned<'_> {
     fn fmt_call(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match *self.call {
-            Call::Mmap {
-                addr,
-                len,
-                prot,
-                flags,
-                fd,
-                offset,
-            } => {
+            Call::Mmap { addr, len, prot, flags, fd, offset } => {
                 write!(f, "mmap({}, {len}, ", Pointer(addr))?;
                 flags::prot(f, prot)?;
                 f.write_str(", ")?;
@@ -80,28 +63,16 @@ impl Returned<'_> {
                 flags::prot(f, prot)?;
                 f.write_str(")")
             }
-            Call::PkeyMprotect {
-                addr,
-                len,
-                prot,
-                pkey,
-            } => {
+            Call::PkeyMprotect { addr, len, prot, pkey } => {
                 write!(f, "pkey_mprotect({}, {len}, ", Pointer(addr))?;
                 flags::prot(f, prot)?;
                 write!(f, ", {pkey})")
             }
-            Call::Mremap {
-                old,
-                old_len,
-                new_len,
-                flags,
-                new,
-            } => {
+            Call::Mremap { old, old_len, new_len, flags, new } => {
                 write!(f, "mremap({}, {old_len}, {new_len}, ", Pointer(old))?;
                 flags::mremap(f, flags)?;
                 // The kernel refuses both without MREMAP_MAYMOVE and does not look at the address.
-                if flags & (mremap::FIXED | mremap::DONTUNMAP) != 0 && flags & mremap::MAYMOVE != 0
-                {
+                if flags & (mremap::FIXED | mremap::DONTUNMAP) != 0 && flags & mremap::MAYMOVE != 0 {
                     write!(f, ", {}", Pointer(new))?;
                 }
                 f.write_str(")")
@@ -118,13 +89,7 @@ impl Returned<'_> {
                 f.write_str(")")
             }
             Call::Shmdt { addr } => write!(f, "shmdt({})", Pointer(addr)),
-            Call::RemapFilePages {
-                addr,
-                len,
-                prot,
-                pgoff,
-                flags,
-            } => {
+            Call::RemapFilePages { addr, len, prot, pgoff, flags } => {
                 write!(f, "remap_file_pages({}, {len}, ", Pointer(addr))?;
                 flags::prot(f, prot)?;
                 write!(f, ", {pgoff}, ")?;
@@ -150,32 +115,14 @@ impl Returned<'_> {
             }
             Call::Clone(ref args) => self.fmt_clone(f, args),
             Call::Execve { path, argv, envp } => {
-                write!(
-                    f,
-                    "execve({}, {}, {})",
-                    Pointer(path),
-                    Pointer(argv),
-                    Pointer(envp)
-                )
+                write!(f, "execve({}, {}, {})", Pointer(path), Pointer(argv), Pointer(envp))
             }
-            Call::Execveat {
-                dirfd,
-                path,
-                argv,
-                envp,
-                flags,
-            } => {
+            Call::Execveat { dirfd, path, argv, envp, flags } => {
                 match dirfd {
                     libc::AT_FDCWD => f.write_str("execveat(AT_FDCWD, ")?,
                     fd => write!(f, "execveat({fd}, ")?,
                 }
-                write!(
-                    f,
-                    "{}, {}, {}, ",
-                    Pointer(path),
-                    Pointer(argv),
-                    Pointer(envp)
-                )?;
+                write!(f, "{}, {}, {}, ", Pointer(path), Pointer(argv), Pointer(envp))?;
                 flags::execveat(f, flags)?;
                 f.write_str(")")
             }
@@ -231,12 +178,7 @@ impl Returned<'_> {
             write!(f, ", parent_tid={}", Pointer(args.parent_tid))?;
         }
         let signal = signal_argument(args.exit_signal);
-        write!(
-            f,
-            ", exit_signal={signal}, stack={}, stack_size={}",
-            Pointer(args.stack),
-            Hex(args.stack_size)
-        )?;
+        write!(f, ", exit_signal={signal}, stack={}, stack_size={}", Pointer(args.stack), Hex(args.stack_size))?;
         if has(clone::SETTLS) {
             write!(f, ", tls={}", Pointer(args.tls))?;
         }
@@ -277,11 +219,7 @@ struct Pointer(Addr);
 
 impl Display for Pointer {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        if self.0.0 == 0 {
-            f.write_str("NULL")
-        } else {
-            self.0.fmt(f)
-        }
+        if self.0.0 == 0 { f.write_str("NULL") } else { self.0.fmt(f) }
     }
 }
 
@@ -290,11 +228,7 @@ struct Hex(u64);
 
 impl Display for Hex {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        if self.0 == 0 {
-            f.write_str("0")
-        } else {
-            write!(f, "{:#x}", self.0)
-        }
+        if self.0 == 0 { f.write_str("0") } else { write!(f, "{:#x}", self.0) }
     }
 }
 
@@ -304,15 +238,9 @@ fn fmt_error(f: &mut Formatter<'_>, errno: Errno) -> fmt::Result {
         Errno::ERESTARTSYS => f.write_str("? ERESTARTSYS (To be restarted if SA_RESTART is set)"),
         Errno::ERESTARTNOINTR => f.write_str("? ERESTARTNOINTR (To be restarted)"),
         Errno::ERESTARTNOHAND => f.write_str("? ERESTARTNOHAND (To be restarted if no handler)"),
-        Errno::ERESTART_RESTARTBLOCK => {
-            f.write_str("? ERESTART_RESTARTBLOCK (Interrupted by signal)")
-        }
+        Errno::ERESTART_RESTARTBLOCK => f.write_str("? ERESTART_RESTARTBLOCK (Interrupted by signal)"),
         _ => match errno.name_and_description() {
-            Some((name, description)) => write!(
-                f,
-                "-1 {name} ({})",
-                glibc_text(errno).unwrap_or(description)
-            ),
+            Some((name, description)) => write!(f, "-1 {name} ({})", glibc_text(errno).unwrap_or(description)),
             None => write!(f, "-1 (errno {})", errno.into_raw()),
         },
     }
@@ -369,21 +297,10 @@ pub fn evidence(what: &EvidenceCall) -> String {
 
 /// A line of evidence for a narrow place: of a clone only what tells which stack it used.
 pub fn evidence_in_short(what: &EvidenceCall) -> String {
-    let EvidenceCall::Returned {
-        call: Call::Clone(args),
-        result,
-    } = what
-    else {
+    let EvidenceCall::Returned { call: Call::Clone(args), result } = what else {
         return evidence(what);
     };
-    let (first, more) = (
-        flags::first_of_clone(args.flags),
-        if args.flags.count_ones() > 1 {
-            "|…"
-        } else {
-            ""
-        },
-    );
+    let (first, more) = (flags::first_of_clone(args.flags), if args.flags.count_ones() > 1 { "|…" } else { "" });
     let stack = Pointer(args.stack);
     match args.call {
         CloneCall::Clone => format!("clone(child_stack={stack}, flags={first}{more}) = {result}"),
@@ -397,36 +314,19 @@ pub fn evidence_in_short(what: &EvidenceCall) -> String {
 
 /// An event in one line: `23:01:00.000137 31151  munmap(0x7f6891825000, 4096) = 0`, in the clock's time zone.
 pub fn event(event: &Event, clock: &Clock) -> String {
-    let time = clock
-        .timestamp(event.at)
-        .to_zoned(clock.start.time_zone().clone());
-    format!(
-        "{} {}  {}",
-        time.strftime("%H:%M:%S%.6f"),
-        event.tid,
-        happened(&event.kind, event.tid)
-    )
+    let time = clock.timestamp(event.at).to_zoned(clock.start.time_zone().clone());
+    format!("{} {}  {}", time.strftime("%H:%M:%S%.6f"), event.tid, happened(&event.kind, event.tid))
 }
 
 /// What happened to `tid`.
 fn happened(kind: &EventKind, tid: Tid) -> String {
     match kind {
         EventKind::Syscall(call) => syscall(call).to_string(),
-        EventKind::Exiting(Exiting {
-            scope: ExitScope::Thread,
-            code,
-        }) => format!("exit({code}) = ?"),
-        EventKind::Exiting(Exiting {
-            scope: ExitScope::Group,
-            code,
-        }) => format!("exit_group({code}) = ?"),
+        EventKind::Exiting(Exiting { scope: ExitScope::Thread, code }) => format!("exit({code}) = ?"),
+        EventKind::Exiting(Exiting { scope: ExitScope::Group, code }) => format!("exit_group({code}) = ?"),
         EventKind::Born(birth) => {
             let (child, pid) = (birth.child, birth.pid);
-            let shared = if birth.args.shares_memory() {
-                ", in the same address space"
-            } else {
-                ""
-            };
+            let shared = if birth.args.shares_memory() { ", in the same address space" } else { "" };
             if child == Tid::from(pid) {
                 format!("+++ new process {pid}{shared} +++")
             } else {
@@ -439,18 +339,11 @@ fn happened(kind: &EventKind, tid: Tid) -> String {
             format!("--- new program, {} mappings ---", exec.maps.len())
         }
         EventKind::Exec(exec) => {
-            format!(
-                "--- new program, {} mappings; thread {} is now {tid} ---",
-                exec.maps.len(),
-                exec.former
-            )
+            format!("--- new program, {} mappings; thread {} is now {tid} ---", exec.maps.len(), exec.former)
         }
         EventKind::Attached(attached) => {
             let (tasks, maps) = (attached.tasks.len(), attached.maps.len());
-            format!(
-                "--- attached to process {}: {tasks} tasks, {maps} mappings ---",
-                attached.pid
-            )
+            format!("--- attached to process {}: {tasks} tasks, {maps} mappings ---", attached.pid)
         }
         EventKind::Maps(maps) => format!("--- {} mappings ---", maps.len()),
         EventKind::Limits(limits) => format!("--- {} ---", limits_in_use(limits)),
@@ -470,15 +363,9 @@ fn limits_in_use(limits: &Limits) -> String {
     ];
     let known: Vec<String> = named
         .into_iter()
-        .filter_map(|(name, usage)| {
-            usage.map(|usage| format!("{} of {} {name}", usage.used, usage.limit))
-        })
+        .filter_map(|(name, usage)| usage.map(|usage| format!("{} of {} {name}", usage.used, usage.limit)))
         .collect();
-    if known.is_empty() {
-        "no limit is known".to_owned()
-    } else {
-        format!("in use: {}", known.join(", "))
-    }
+    if known.is_empty() { "no limit is known".to_owned() } else { format!("in use: {}", known.join(", ")) }
 }
 
 #[cfg(test)]

@@ -3,19 +3,14 @@
 use std::time::Duration;
 
 use super::{Clock, Counts, Engine, Memory, Mode, Report, Target, Verify};
-use crate::diagnose::finding::{
-    Confidence, Evidence, EvidenceCall, Finding, Frame, Member, Reason, Recurrence, Rule,
-};
+use crate::diagnose::finding::{Confidence, Evidence, EvidenceCall, Finding, Frame, Member, Reason, Recurrence, Rule};
 use crate::event::{Call, CloneArgs, CloneCall, Exit};
 use crate::units::{Addr, Pid, Range, Tid, Time};
 
 /// The documented case: 15 stacks of 10,489,856 bytes, one a minute, of threads that lived for a second.
 pub(super) fn documented() -> Report {
     let members = (0..15).map(member).collect();
-    Report {
-        findings: vec![finding(members)],
-        ..clean()
-    }
+    Report { findings: vec![finding(members)], ..clean() }
 }
 
 /// The same process with nothing to say about it.
@@ -28,9 +23,7 @@ pub(super) fn clean() -> Report {
             engine: Engine::Ptrace,
             exit: None,
         },
-        clock: Clock {
-            start: "2019-02-21T22:59:58.5+08:00[+08:00]".parse().unwrap(),
-        },
+        clock: Clock { start: "2019-02-21T22:59:58.5+08:00[+08:00]".parse().unwrap() },
         followed: Duration::from_millis(902_100),
         at_end: false,
         counts: Counts {
@@ -47,10 +40,7 @@ pub(super) fn clean() -> Report {
             vmas: Some(58_012),
             max_map_count: Some(65_530),
         },
-        verify: Some(Verify {
-            checks: 41,
-            mismatches: 0,
-        }),
+        verify: Some(Verify { checks: 41, mismatches: 0 }),
         findings: vec![],
         notes: vec![],
         min_confidence: Confidence::Probable,
@@ -71,19 +61,11 @@ pub(super) fn finding(members: Vec<Member>) -> Finding {
         resident_bytes: 81_920 * members.len() as u64,
         thread_function: Some(frame("/opt/app/bin/app_server", "minute_job", 61)),
         site: vec![
+            Frame { file: None, line: None, ..frame("/usr/lib/x86_64-linux-gnu/libc.so.6", "clone3", 0) },
             Frame {
                 file: None,
                 line: None,
-                ..frame("/usr/lib/x86_64-linux-gnu/libc.so.6", "clone3", 0)
-            },
-            Frame {
-                file: None,
-                line: None,
-                ..frame(
-                    "/usr/lib/x86_64-linux-gnu/libc.so.6",
-                    "pthread_create@GLIBC_2.34",
-                    0,
-                )
+                ..frame("/usr/lib/x86_64-linux-gnu/libc.so.6", "pthread_create@GLIBC_2.34", 0)
             },
             frame("/opt/app/bin/app_server", "start_minute_job", 88),
             frame("/opt/app/bin/app_server", "on_timer", 120),
@@ -91,20 +73,11 @@ pub(super) fn finding(members: Vec<Member>) -> Finding {
             Frame {
                 file: None,
                 line: None,
-                ..frame(
-                    "/usr/lib/x86_64-linux-gnu/libc.so.6",
-                    "__libc_start_call_main",
-                    0,
-                )
+                ..frame("/usr/lib/x86_64-linux-gnu/libc.so.6", "__libc_start_call_main", 0)
             },
-            Frame {
-                file: None,
-                line: None,
-                ..frame("/opt/app/bin/app_server", "_start", 0)
-            },
+            Frame { file: None, line: None, ..frame("/opt/app/bin/app_server", "_start", 0) },
         ],
-        proof: "never joined: on the thread library's list of used stacks, its task is gone"
-            .to_owned(),
+        proof: "never joined: on the thread library's list of used stacks, its task is gone".to_owned(),
         advice: "call pthread_join or pthread_detach for the thread created at app.c:88".to_owned(),
         members,
     }
@@ -123,11 +96,7 @@ pub(super) fn frame(module: &str, symbol: &str, line: u32) -> Frame {
 
 /// The stack of the n-th minute.
 pub(super) fn member(minute: u32) -> Member {
-    let at = |milliseconds: u64| {
-        Time(Duration::from_millis(
-            1500 + 60_000 * u64::from(minute) + milliseconds,
-        ))
-    };
+    let at = |milliseconds: u64| Time(Duration::from_millis(1500 + 60_000 * u64::from(minute) + milliseconds));
     let (owner, creator) = (Tid(20_603 + minute as i32), Tid(31_151));
     let start = Addr(0x7fa9_4bbc_0000 - 0xa0_1000 * u64::from(minute));
     let range = Range::of_len(start, 10_489_856).unwrap();
@@ -142,19 +111,8 @@ pub(super) fn member(minute: u32) -> Member {
         child_tid: Addr(start.0 + 0xa0_09d0),
     };
     let returned = |call, result| EvidenceCall::Returned { call, result };
-    let evidence = |milliseconds, tid, what| Evidence {
-        at: at(milliseconds),
-        tid,
-        what,
-    };
-    let mmap = Call::Mmap {
-        addr: Addr(0),
-        len: 10_489_856,
-        prot: 3,
-        flags: 0x2_0022,
-        fd: -1,
-        offset: 0,
-    };
+    let evidence = |milliseconds, tid, what| Evidence { at: at(milliseconds), tid, what };
+    let mmap = Call::Mmap { addr: Addr(0), len: 10_489_856, prot: 3, flags: 0x2_0022, fd: -1, offset: 0 };
     Member {
         range,
         virtual_bytes: range.bytes(),
@@ -166,18 +124,7 @@ pub(super) fn member(minute: u32) -> Member {
         exited_at: Some(at(1002)),
         evidence: vec![
             evidence(0, creator, returned(mmap, start.0)),
-            evidence(
-                1,
-                creator,
-                returned(
-                    Call::Mprotect {
-                        addr: start,
-                        len: 4096,
-                        prot: 0,
-                    },
-                    0,
-                ),
-            ),
+            evidence(1, creator, returned(Call::Mprotect { addr: start, len: 4096, prot: 0 }, 0)),
             evidence(2, creator, returned(Call::Clone(clone), owner.0 as u64)),
             evidence(1002, owner, EvidenceCall::Ended(Exit::Code(0))),
         ],

@@ -63,20 +63,12 @@ struct Page<'a> {
 impl Page<'_> {
     fn header(&mut self, report: &Report) -> io::Result<()> {
         let target = &report.target;
-        let mut parts = vec![
-            counted(report.counts.threads_seen, "thread"),
-            counted(report.counts.events, "event"),
-        ];
+        let mut parts = vec![counted(report.counts.threads_seen, "thread"), counted(report.counts.events, "event")];
         if let Some(verify) = report.verify.filter(|verify| verify.checks > 0) {
             parts.push(format!("model verified {}", times(verify.checks)));
         }
         let pid = glue(&format!("(pid {})", target.pid));
-        let text = format!(
-            "{} {pid}, {}: {}",
-            program(&target.command),
-            followed(report),
-            clauses(&parts)
-        );
+        let text = format!("{} {pid}, {}: {}", program(&target.command), followed(report), clauses(&parts));
         let prefix = "vmtrace: ";
         let mut first = true;
         for line in wrap(&text, COLUMNS - prefix.len()) {
@@ -91,23 +83,12 @@ impl Page<'_> {
     fn warnings(&mut self, report: &Report) -> io::Result<()> {
         if report.counts.lost > 0 {
             let lost = counted(report.counts.lost, "event");
-            let were = if report.counts.lost == 1 {
-                "was"
-            } else {
-                "were"
-            };
-            self.warning(&format!(
-                "{lost} {were} lost: findings may be missing, or wrong"
-            ))?;
+            let were = if report.counts.lost == 1 { "was" } else { "were" };
+            self.warning(&format!("{lost} {were} lost: findings may be missing, or wrong"))?;
         }
         if let Some(verify) = report.verify.filter(|verify| verify.mismatches > 0) {
-            let (differed, checks) = (
-                count(verify.mismatches),
-                counted(verify.checks, "comparison"),
-            );
-            self.warning(&format!(
-                "the model differed from the kernel's maps in {differed} of {checks}"
-            ))?;
+            let (differed, checks) = (count(verify.mismatches), counted(verify.checks, "comparison"));
+            self.warning(&format!("the model differed from the kernel's maps in {differed} of {checks}"))?;
         }
         Ok(())
     }
@@ -130,10 +111,7 @@ impl Page<'_> {
             live => format!(" ({} of them {alive})", count(live)),
         };
         let watched = [
-            format!(
-                "every mapping call of {}{live}",
-                counted(counts.threads_seen, "thread")
-            ),
+            format!("every mapping call of {}{live}", counted(counts.threads_seen, "thread")),
             counted(counts.events, "event"),
             format!("for {}", duration(report.followed)),
         ];
@@ -141,16 +119,10 @@ impl Page<'_> {
         match report.verify {
             Some(verify) if verify.checks > 0 && verify.mismatches == 0 => {
                 let times = times(verify.checks);
-                self.labelled(
-                    "verified",
-                    &format!("compared with the kernel's maps {times}, without a difference"),
-                )?;
+                self.labelled("verified", &format!("compared with the kernel's maps {times}, without a difference"))?;
             }
             Some(verify) if verify.checks > 0 => {}
-            _ => self.labelled(
-                "verified",
-                "not compared with the kernel's maps; --verify does that",
-            )?,
+            _ => self.labelled("verified", "not compared with the kernel's maps; --verify does that")?,
         }
         self.memory(report)
     }
@@ -159,30 +131,14 @@ impl Page<'_> {
     fn memory(&mut self, report: &Report) -> io::Result<()> {
         let memory = &report.memory;
         let mut parts = Vec::new();
-        parts.extend(
-            memory
-                .virtual_bytes
-                .map(|bytes| format!("VIRT {}", size(bytes))),
-        );
-        parts.extend(
-            memory
-                .resident_bytes
-                .map(|bytes| format!("RES {}", size(bytes))),
-        );
+        parts.extend(memory.virtual_bytes.map(|bytes| format!("VIRT {}", size(bytes))));
+        parts.extend(memory.resident_bytes.map(|bytes| format!("RES {}", size(bytes))));
         parts.extend(match (memory.vmas, memory.max_map_count) {
-            (Some(vmas), Some(limit)) => Some(format!(
-                "{} of {} possible mappings",
-                count(vmas),
-                count(limit)
-            )),
+            (Some(vmas), Some(limit)) => Some(format!("{} of {} possible mappings", count(vmas), count(limit))),
             (Some(vmas), None) => Some(counted(vmas, "mapping")),
             (None, _) => None,
         });
-        if parts.is_empty() {
-            Ok(())
-        } else {
-            self.labelled("memory", &clauses(&parts))
-        }
+        if parts.is_empty() { Ok(()) } else { self.labelled("memory", &clauses(&parts)) }
     }
 
     fn note(&mut self, note: &Note, report: &Report) -> io::Result<()> {
@@ -197,11 +153,8 @@ impl Page<'_> {
 
     /// What is below the minimum confidence: counted, not listed.
     fn unlisted(&mut self, report: &Report) -> io::Result<()> {
-        let below: Vec<&Finding> = report
-            .findings
-            .iter()
-            .filter(|finding| finding.confidence < report.min_confidence)
-            .collect();
+        let below: Vec<&Finding> =
+            report.findings.iter().filter(|finding| finding.confidence < report.min_confidence).collect();
         let Some(weakest) = below.iter().map(|finding| finding.confidence).min() else {
             return Ok(());
         };
@@ -211,9 +164,7 @@ impl Page<'_> {
         let (minimum, weakest) = (confidence(report.min_confidence), confidence(weakest));
         let them = if below.len() == 1 { "it" } else { "them" };
         let option = glue(&format!("--min-confidence {weakest}"));
-        let text = format!(
-            "{findings} ({bytes}) {verb} less than {minimum} and not listed; {option} shows {them}"
-        );
+        let text = format!("{findings} ({bytes}) {verb} less than {minimum} and not listed; {option} shows {them}");
         self.lead("note", &text, |label| label.cyan())
     }
 
@@ -224,15 +175,8 @@ impl Page<'_> {
         let regions: usize = listed.iter().map(|finding| finding.members.len()).sum();
         let bytes: u64 = listed.iter().map(|finding| finding.virtual_bytes()).sum();
         let resident: u64 = listed.iter().map(|finding| finding.resident_bytes).sum();
-        let (findings, regions) = (
-            counted(listed.len() as u64, "finding"),
-            counted(regions as u64, "region"),
-        );
-        let text = format!(
-            "{findings}, {regions}: {} of address space, {} resident",
-            size(bytes),
-            size(resident)
-        );
+        let (findings, regions) = (counted(listed.len() as u64, "finding"), counted(regions as u64, "region"));
+        let text = format!("{findings}, {regions}: {} of address space, {} resident", size(bytes), size(resident));
         self.lead("sum", &text, |label| label.bold())
     }
 
@@ -241,43 +185,18 @@ impl Page<'_> {
     }
 
     /// A line of its own with a label at the margin.
-    fn lead(
-        &mut self,
-        label: &str,
-        text: &str,
-        dress: fn(&str) -> ColoredString,
-    ) -> io::Result<()> {
-        self.hanging(
-            &format!("{label:<width$}", width = INDENT - 2),
-            INDENT - 2,
-            text,
-            dress,
-        )
+    fn lead(&mut self, label: &str, text: &str, dress: fn(&str) -> ColoredString) -> io::Result<()> {
+        self.hanging(&format!("{label:<width$}", width = INDENT - 2), INDENT - 2, text, dress)
     }
 
     /// A fact of a finding: its label, and its text from column 12 on.
     fn labelled(&mut self, label: &str, text: &str) -> io::Result<()> {
-        self.hanging(
-            &format!("  {label:<width$}", width = INDENT - 2),
-            INDENT,
-            text,
-            |label| label.dimmed(),
-        )
+        self.hanging(&format!("  {label:<width$}", width = INDENT - 2), INDENT, text, |label| label.dimmed())
     }
 
-    fn hanging(
-        &mut self,
-        label: &str,
-        indent: usize,
-        text: &str,
-        dress: fn(&str) -> ColoredString,
-    ) -> io::Result<()> {
+    fn hanging(&mut self, label: &str, indent: usize, text: &str, dress: fn(&str) -> ColoredString) -> io::Result<()> {
         for (number, line) in wrap(text, COLUMNS - indent).iter().enumerate() {
-            let lead = if number == 0 {
-                self.paint(label, dress)
-            } else {
-                " ".repeat(indent)
-            };
+            let lead = if number == 0 { self.paint(label, dress) } else { " ".repeat(indent) };
             writeln!(self.out, "{lead}{line}")?;
         }
         Ok(())
@@ -298,14 +217,7 @@ impl Page<'_> {
 /// What can be said when nothing is listed, and no more than that.
 fn verdict(report: &Report) -> String {
     let so_far = if report.at_end { "" } else { " so far" };
-    let regions_of = |kind| {
-        report
-            .notes
-            .iter()
-            .filter(|note| note.kind == kind)
-            .map(|note| note.regions)
-            .sum::<u64>()
-    };
+    let regions_of = |kind| report.notes.iter().filter(|note| note.kind == kind).map(|note| note.regions).sum::<u64>();
     let unproven = regions_of(NoteKind::UnprovenStacks);
     if report.unlisted() > 0 {
         return format!("Nothing{so_far} that is sure enough to be listed.");
@@ -315,38 +227,16 @@ fn verdict(report: &Report) -> String {
             1 => "the stack of a thread".to_owned(),
             _ => format!("{} of threads", counted(unproven, "stack")),
         };
-        return format!(
-            "No leak is proven{so_far}, but {stacks} that ended could not be judged: see the note."
-        );
+        return format!("No leak is proven{so_far}, but {stacks} that ended could not be judged: see the note.");
     }
-    let blind = report.counts.lost > 0
-        || report
-            .notes
-            .iter()
-            .any(|note| note.kind == NoteKind::Incomplete);
-    let found = format!(
-        "No leak found{so_far}{}",
-        if blind {
-            ", as far as could be seen"
-        } else {
-            ""
-        }
-    );
-    match report
-        .counts
-        .threads_seen
-        .saturating_sub(report.counts.threads_live)
-    {
-        0 if report.at_end => format!(
-            "{found}: no thread ended before the process did, so none could leave anything."
-        ),
+    let blind = report.counts.lost > 0 || report.notes.iter().any(|note| note.kind == NoteKind::Incomplete);
+    let found = format!("No leak found{so_far}{}", if blind { ", as far as could be seen" } else { "" });
+    match report.counts.threads_seen.saturating_sub(report.counts.threads_live) {
+        0 if report.at_end => format!("{found}: no thread ended before the process did, so none could leave anything."),
         0 => format!("{found}, but no thread has ended, so none could leave anything."),
         1 => format!("{found}: the one thread that ended left no address space that is lost."),
         ended => {
-            format!(
-                "{found}: none of the {} threads that ended left address space that is lost.",
-                count(ended)
-            )
+            format!("{found}: none of the {} threads that ended left address space that is lost.", count(ended))
         }
     }
 }
@@ -356,32 +246,18 @@ const TEXT_LIMIT: usize = 5 * COLUMNS;
 
 /// The program's name: the last part of what was executed.
 fn program(command: &[String]) -> String {
-    let name = command
-        .first()
-        .map_or("", |path| path.rsplit('/').next().unwrap_or(path));
-    if name.is_empty() {
-        "process".to_owned()
-    } else {
-        printable(name, 40)
-    }
+    let name = command.first().map_or("", |path| path.rsplit('/').next().unwrap_or(path));
+    if name.is_empty() { "process".to_owned() } else { printable(name, 40) }
 }
 
 /// Parts of a sentence that lines are broken between.
 fn clauses(parts: &[String]) -> String {
-    parts
-        .iter()
-        .map(|part| glue(part))
-        .collect::<Vec<_>>()
-        .join(", ")
+    parts.iter().map(|part| glue(part)).collect::<Vec<_>>().join(", ")
 }
 
 /// `once`, `41 times`.
 fn times(number: u64) -> String {
-    if number == 1 {
-        "once".to_owned()
-    } else {
-        counted(number, "time")
-    }
+    if number == 1 { "once".to_owned() } else { counted(number, "time") }
 }
 
 /// How and until when it was followed.
@@ -397,10 +273,7 @@ fn followed(report: &Report) -> String {
         }
         None => " to its end".to_owned(),
     };
-    format!(
-        "followed for {} with {engine}{until}",
-        glue(&duration(report.followed))
-    )
+    format!("followed for {} with {engine}{until}", glue(&duration(report.followed)))
 }
 
 fn confidence(confidence: Confidence) -> &'static str {

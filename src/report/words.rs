@@ -3,13 +3,8 @@
 use std::time::Duration;
 
 /// Binary units, largest first.
-const UNITS: [(u64, &str); 5] = [
-    (1 << 50, "PiB"),
-    (1 << 40, "TiB"),
-    (1 << 30, "GiB"),
-    (1 << 20, "MiB"),
-    (1 << 10, "KiB"),
-];
+const UNITS: [(u64, &str); 5] =
+    [(1 << 50, "PiB"), (1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
 
 /// A number with its thousands set apart: `10,489,856`.
 pub fn count(number: u64) -> String {
@@ -26,21 +21,14 @@ pub fn count(number: u64) -> String {
 
 /// So many things: `1 thread`, `1,024 threads`. For nouns that take an s.
 pub fn counted(number: u64, noun: &str) -> String {
-    format!(
-        "{} {noun}{}",
-        count(number),
-        if number == 1 { "" } else { "s" }
-    )
+    format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 /// A size in bytes, rounded to a tenth of its unit: `150.1 MiB`, `10 MiB`, `512 bytes`.
 pub fn size(bytes: u64) -> String {
     // From here on a tenth of the next smaller unit would be rounded up to 1024.
     let rounds_up_to = |unit: u64| unit - unit / 20480;
-    let Some((unit, name)) = UNITS
-        .into_iter()
-        .find(|(unit, _)| bytes >= rounds_up_to(*unit))
-    else {
+    let Some((unit, name)) = UNITS.into_iter().find(|(unit, _)| bytes >= rounds_up_to(*unit)) else {
         return counted(bytes, "byte");
     };
     if bytes.is_multiple_of(unit) {
@@ -52,10 +40,7 @@ pub fn size(bytes: u64) -> String {
 
 /// A size in bytes, exactly, in the largest unit of which it is a multiple: `10 MiB`, `9,766 KiB`, `16,048 bytes`.
 pub fn exact_size(bytes: u64) -> String {
-    match UNITS
-        .into_iter()
-        .find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit))
-    {
+    match UNITS.into_iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit)) {
         Some((unit, name)) => format!("{} {name}", count(bytes / unit)),
         None => counted(bytes, "byte"),
     }
@@ -85,10 +70,7 @@ pub fn duration(duration: Duration) -> String {
 pub fn growth(bytes_per_second: f64, observed: Duration) -> String {
     let spans = [("a day", 86_400.0), ("an hour", 3600.0), ("a minute", 60.0)];
     let reach = observed.as_secs_f64() * 200.0;
-    let (name, seconds) = spans
-        .into_iter()
-        .find(|(_, seconds)| *seconds <= reach)
-        .unwrap_or(("a second", 1.0));
+    let (name, seconds) = spans.into_iter().find(|(_, seconds)| *seconds <= reach).unwrap_or(("a second", 1.0));
     format!("+{} {name}", size((bytes_per_second * seconds) as u64))
 }
 
@@ -99,42 +81,18 @@ mod tests {
     /// Three digits at a time, and a plural where one is due.
     #[test]
     fn counts() {
-        assert_eq!(
-            [0, 999, 1000, 10_489_856].map(count),
-            ["0", "999", "1,000", "10,489,856"]
-        );
-        assert_eq!(
-            [0, 1, 2].map(|number| counted(number, "thread")),
-            ["0 threads", "1 thread", "2 threads"]
-        );
+        assert_eq!([0, 999, 1000, 10_489_856].map(count), ["0", "999", "1,000", "10,489,856"]);
+        assert_eq!([0, 1, 2].map(|number| counted(number, "thread")), ["0 threads", "1 thread", "2 threads"]);
     }
 
     /// One decimal unless the size is whole, and never 1024.0 of a unit.
     #[test]
     fn sizes() {
-        let sizes = [
-            1,
-            1023,
-            4096,
-            10_485_760,
-            157_347_840,
-            306_231_427_072,
-            (1 << 30) - 1,
-            (1 << 20) - 60,
-        ];
+        let sizes = [1, 1023, 4096, 10_485_760, 157_347_840, 306_231_427_072, (1 << 30) - 1, (1 << 20) - 60];
         let texts = sizes.map(size);
         assert_eq!(
             texts,
-            [
-                "1 byte",
-                "1,023 bytes",
-                "4 KiB",
-                "10 MiB",
-                "150.1 MiB",
-                "285.2 GiB",
-                "1.0 GiB",
-                "1023.9 KiB"
-            ]
+            ["1 byte", "1,023 bytes", "4 KiB", "10 MiB", "150.1 MiB", "285.2 GiB", "1.0 GiB", "1023.9 KiB"]
         );
     }
 
@@ -142,33 +100,17 @@ mod tests {
     #[test]
     fn exact_sizes() {
         let texts = [0, 4096, 10_485_760, 10_000_384, 16_048].map(exact_size);
-        assert_eq!(
-            texts,
-            ["0 bytes", "4 KiB", "10 MiB", "9,766 KiB", "16,048 bytes"]
-        );
+        assert_eq!(texts, ["0 bytes", "4 KiB", "10 MiB", "9,766 KiB", "16,048 bytes"]);
     }
 
     /// Detail shrinks as durations grow, and no unit shows as many as make the next.
     #[test]
     fn durations() {
-        let texts = [
-            0.000_012, 0.120, 0.999_6, 1.0, 60.0, 99.96, 902.1, 3599.7, 11_100.0, 273_600.0,
-        ]
-        .map(|seconds| duration(Duration::from_secs_f64(seconds)));
+        let texts = [0.000_012, 0.120, 0.999_6, 1.0, 60.0, 99.96, 902.1, 3599.7, 11_100.0, 273_600.0]
+            .map(|seconds| duration(Duration::from_secs_f64(seconds)));
         assert_eq!(
             texts,
-            [
-                "12 µs",
-                "120 ms",
-                "1.0 s",
-                "1.0 s",
-                "60.0 s",
-                "1 min 40 s",
-                "15 min 2 s",
-                "1 h",
-                "3 h 5 min",
-                "3 d 4 h"
-            ]
+            ["12 µs", "120 ms", "1.0 s", "1.0 s", "60.0 s", "1 min 40 s", "15 min 2 s", "1 h", "3 h 5 min", "3 d 4 h"]
         );
     }
 
@@ -176,14 +118,6 @@ mod tests {
     #[test]
     fn growths() {
         let texts = [840, 60, 2, 0].map(|seconds| growth(174_830.93, Duration::from_secs(seconds)));
-        assert_eq!(
-            texts,
-            [
-                "+14.1 GiB a day",
-                "+600.2 MiB an hour",
-                "+10.0 MiB a minute",
-                "+170.7 KiB a second"
-            ]
-        );
+        assert_eq!(texts, ["+14.1 GiB a day", "+600.2 MiB an hour", "+10.0 MiB a minute", "+170.7 KiB a second"]);
     }
 }

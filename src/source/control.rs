@@ -102,21 +102,13 @@ pub fn block_signals() -> Result<SigSet, Errno> {
 
 fn collected() -> SigSet {
     use Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1};
-    [
-        SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1,
-    ]
-    .into_iter()
-    .collect()
+    [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1].into_iter().collect()
 }
 
 impl Control {
     /// Collects nothing before [`Control::start`]; timers run from [`Control::arm`] on.
     pub fn new(manners: Manners) -> Control {
-        Control {
-            shared: Arc::default(),
-            thread: None,
-            manners,
-        }
+        Control { shared: Arc::default(), thread: None, manners }
     }
 
     /// Starts to collect, for the calling thread, which must be the one that waits.
@@ -155,11 +147,7 @@ impl Control {
             status: flags & STATUS != 0,
             suspend: flags & SUSPEND != 0,
             look_after_held: flags & HELD != 0,
-            signals: if flags & FORWARD != 0 {
-                self.shared.signals.swap(0, Ordering::AcqRel)
-            } else {
-                0
-            },
+            signals: if flags & FORWARD != 0 { self.shared.signals.swap(0, Ordering::AcqRel) } else { 0 },
         }
     }
 
@@ -198,10 +186,9 @@ fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisT
             stop_after = None;
             ask(STOP);
         }
-        for (due, every, flag) in [
-            (&mut next_report, timers.report_every, REPORT),
-            (&mut next_status, timers.status_every, STATUS),
-        ] {
+        for (due, every, flag) in
+            [(&mut next_report, timers.report_every, REPORT), (&mut next_status, timers.status_every, STATUS)]
+        {
             if let (Some(at), Some(every)) = (*due, every)
                 && elapsed >= at
             {

@@ -38,28 +38,17 @@ pub(super) enum Failure {
 /// Compares the findings with what was expected: each expectation takes a finding of its own, and none is left over.
 pub(super) fn judge(expected: &[Map<String, Value>], found: &[Value]) -> Vec<Failure> {
     let pairs = pair_up(expected, found);
-    let mut spare: Vec<usize> = (0..found.len())
-        .filter(|index| !pairs.contains(&Some(*index)))
-        .collect();
+    let mut spare: Vec<usize> = (0..found.len()).filter(|index| !pairs.contains(&Some(*index))).collect();
     let mut failures = Vec::new();
-    for (number, wanted) in expected
-        .iter()
-        .enumerate()
-        .filter(|(number, _)| pairs[*number].is_none())
-    {
+    for (number, wanted) in expected.iter().enumerate().filter(|(number, _)| pairs[*number].is_none()) {
         let wanted = Value::Object(wanted.clone());
-        let nearest =
-            (0..spare.len()).min_by_key(|place| differences(&wanted, &found[spare[*place]]).len());
+        let nearest = (0..spare.len()).min_by_key(|place| differences(&wanted, &found[spare[*place]]).len());
         failures.push(match nearest.map(|place| spare.remove(place)) {
             Some(nearest) => Failure::Differs(number + 1, differences(&wanted, &found[nearest])),
             None => Failure::Missing(number + 1, wanted.to_string()),
         });
     }
-    failures.extend(
-        spare
-            .into_iter()
-            .map(|index| Failure::Unexpected(summary(&found[index]))),
-    );
+    failures.extend(spare.into_iter().map(|index| Failure::Unexpected(summary(&found[index]))));
     failures
 }
 
@@ -69,28 +58,18 @@ fn pair_up(expected: &[Map<String, Value>], found: &[Value]) -> Vec<Option<usize
         .iter()
         .map(|wanted| {
             let wanted = Value::Object(wanted.clone());
-            found
-                .iter()
-                .map(|finding| matches(&wanted, finding))
-                .collect()
+            found.iter().map(|finding| matches(&wanted, finding)).collect()
         })
         .collect();
     let mut taken_by: Vec<Option<usize>> = vec![None; found.len()];
     for wanted in 0..expected.len() {
         take(wanted, &fits, &mut taken_by, &mut vec![false; found.len()]);
     }
-    (0..expected.len())
-        .map(|wanted| taken_by.iter().position(|taker| *taker == Some(wanted)))
-        .collect()
+    (0..expected.len()).map(|wanted| taken_by.iter().position(|taker| *taker == Some(wanted))).collect()
 }
 
 /// Finds a finding for `wanted`, where needed by moving an earlier expectation to another one that fits it.
-fn take(
-    wanted: usize,
-    fits: &[Vec<bool>],
-    taken_by: &mut [Option<usize>],
-    tried: &mut [bool],
-) -> bool {
+fn take(wanted: usize, fits: &[Vec<bool>], taken_by: &mut [Option<usize>], tried: &mut [bool]) -> bool {
     for finding in 0..taken_by.len() {
         if fits[wanted][finding] && !tried[finding] {
             tried[finding] = true;
@@ -115,12 +94,7 @@ pub(super) fn differences(expected: &Value, found: &Value) -> Vec<Difference> {
     list
 }
 
-fn compare<'a>(
-    path: &mut Vec<&'a str>,
-    expected: &'a Value,
-    found: Option<&Value>,
-    list: &mut Vec<Difference>,
-) {
+fn compare<'a>(path: &mut Vec<&'a str>, expected: &'a Value, found: Option<&Value>, list: &mut Vec<Difference>) {
     if let (Value::Object(wanted), None | Some(Value::Object(_))) = (expected, found) {
         for (key, wanted) in wanted {
             path.push(key);
@@ -131,11 +105,7 @@ fn compare<'a>(
     }
     if !found.is_some_and(|found| value_matches(path, expected, found)) {
         let found = found.map_or("no such field".to_owned(), in_short);
-        list.push(Difference {
-            path: path.join("."),
-            expected: in_short(expected),
-            found,
-        });
+        list.push(Difference { path: path.join("."), expected: in_short(expected), found });
     }
 }
 
@@ -144,33 +114,20 @@ fn value_matches(path: &[&str], expected: &Value, found: &Value) -> bool {
     match (expected, found) {
         (Value::Number(wanted), Value::Number(found)) => number_matches(path, wanted, found),
         (Value::Object(bounds), Value::Number(found)) => within(bounds, found),
-        (Value::String(wanted), Value::String(found)) => {
-            text_matches(path.last().copied(), wanted, found)
-        }
+        (Value::String(wanted), Value::String(found)) => text_matches(path.last().copied(), wanted, found),
         (Value::Array(wanted), Value::Array(found)) => {
             let mut rest = found.iter();
-            wanted
-                .iter()
-                .all(|wanted| rest.any(|found| matches(wanted, found)))
+            wanted.iter().all(|wanted| rest.any(|found| matches(wanted, found)))
         }
         _ => expected == found,
     }
 }
 
 fn number_matches(path: &[&str], wanted: &Number, found: &Number) -> bool {
-    let measured = path
-        .iter()
-        .any(|key| key.ends_with("_seconds") || key.ends_with("_per_second"));
-    match (
-        wanted.as_i64(),
-        found.as_i64(),
-        wanted.as_f64(),
-        found.as_f64(),
-    ) {
+    let measured = path.iter().any(|key| key.ends_with("_seconds") || key.ends_with("_per_second"));
+    match (wanted.as_i64(), found.as_i64(), wanted.as_f64(), found.as_f64()) {
         (Some(wanted), Some(found), ..) if !measured => wanted == found,
-        (_, _, Some(wanted), Some(found)) if measured => {
-            (wanted - found).abs() <= wanted.abs() * MEASURED
-        }
+        (_, _, Some(wanted), Some(found)) if measured => (wanted - found).abs() <= wanted.abs() * MEASURED,
         (_, _, Some(wanted), Some(found)) => wanted == found,
         _ => false,
     }
@@ -182,23 +139,18 @@ fn within(bounds: &Map<String, Value>, found: &Number) -> bool {
         return false;
     };
     !bounds.is_empty()
-        && bounds
-            .iter()
-            .all(|(key, bound)| match (key.as_str(), bound.as_f64()) {
-                ("min", Some(least)) => least <= found,
-                ("max", Some(most)) => found <= most,
-                _ => false,
-            })
+        && bounds.iter().all(|(key, bound)| match (key.as_str(), bound.as_f64()) {
+            ("min", Some(least)) => least <= found,
+            ("max", Some(most)) => found <= most,
+            _ => false,
+        })
 }
 
 fn text_matches(key: Option<&str>, wanted: &str, found: &str) -> bool {
     match key {
         Some("proof" | "advice" | "text" | "call") => found.contains(wanted),
         Some("file" | "module") => {
-            found == wanted
-                || found
-                    .strip_suffix(wanted)
-                    .is_some_and(|before| before.ends_with('/'))
+            found == wanted || found.strip_suffix(wanted).is_some_and(|before| before.ends_with('/'))
         }
         _ => wanted == found,
     }
@@ -230,10 +182,7 @@ fn summary(finding: &Value) -> String {
         text("region_bytes"),
         text("pid"),
     );
-    if let Some(symbol) = finding
-        .pointer("/thread_function/symbol")
-        .and_then(Value::as_str)
-    {
+    if let Some(symbol) = finding.pointer("/thread_function/symbol").and_then(Value::as_str) {
         summary.push_str(&format!(", thread {symbol}"));
     }
     summary
@@ -255,10 +204,7 @@ mod tests {
     }
 
     fn paths(expected: Value, found: &Value) -> Vec<String> {
-        differences(&expected, found)
-            .into_iter()
-            .map(|difference| difference.path)
-            .collect()
+        differences(&expected, found).into_iter().map(|difference| difference.path).collect()
     }
 
     fn tables(expected: Value) -> Vec<Map<String, Value>> {
@@ -284,10 +230,7 @@ mod tests {
         let expected = json!({"regions": 14, "region": 15, "thread_function": {"symbol": "jab", "file": "p.c"},
             "site": [{"symbol": "main"}, {"symbol": "start"}]});
         let found = differences(&expected, &finding(15, "unjoined"));
-        let lines: Vec<String> = found
-            .iter()
-            .map(|d| format!("{}: {} | {}", d.path, d.expected, d.found))
-            .collect();
+        let lines: Vec<String> = found.iter().map(|d| format!("{}: {} | {}", d.path, d.expected, d.found)).collect();
         assert_eq!(
             lines,
             [
@@ -305,34 +248,19 @@ mod tests {
     fn bounds_and_measured_times() {
         let found = finding(15, "unjoined");
         assert_eq!(paths(json!({"period_seconds": 60}), &found), [""; 0]);
-        assert_eq!(
-            paths(json!({"period_seconds": 75.0}), &found),
-            ["period_seconds"]
-        );
+        assert_eq!(paths(json!({"period_seconds": 75.0}), &found), ["period_seconds"]);
         assert_eq!(paths(json!({"regions": {"min": 15}}), &found), [""; 0]);
-        assert_eq!(
-            paths(json!({"regions": {"min": 15, "max": 20}}), &found),
-            [""; 0]
-        );
+        assert_eq!(paths(json!({"regions": {"min": 15, "max": 20}}), &found), [""; 0]);
         assert_eq!(paths(json!({"regions": {"max": 14}}), &found), ["regions"]);
         assert_eq!(paths(json!({"regions": {"least": 1}}), &found), ["regions"]);
         assert_eq!(paths(json!({"regions": "15"}), &found), ["regions"]);
-        assert_eq!(
-            paths(json!({"thread_function": {"line": 61.5}}), &found),
-            ["thread_function.line"]
-        );
+        assert_eq!(paths(json!({"thread_function": {"line": 61.5}}), &found), ["thread_function.line"]);
     }
 
     /// A null field fails a table of expectations field by field.
     #[test]
     fn null_is_not_a_table() {
-        assert_eq!(
-            paths(
-                json!({"idle_seconds": {"oldest": 1}}),
-                &json!({"idle_seconds": null})
-            ),
-            ["idle_seconds"]
-        );
+        assert_eq!(paths(json!({"idle_seconds": {"oldest": 1}}), &json!({"idle_seconds": null})), ["idle_seconds"]);
     }
 
     /// Each expectation needs a finding of its own, whatever the order.
@@ -344,9 +272,7 @@ mod tests {
         assert_eq!(judge(&expected, &found), []);
         let twice = tables(json!([{"reason": "unjoined"}, {"reason": "unjoined"}]));
         let failures = judge(&twice, &found);
-        let [Failure::Differs(2, differences)] = failures.as_slice() else {
-            panic!("{failures:?}")
-        };
+        let [Failure::Differs(2, differences)] = failures.as_slice() else { panic!("{failures:?}") };
         assert_eq!(differences[0].path, "reason");
     }
 
@@ -357,14 +283,10 @@ mod tests {
         assert_eq!(
             judge(&[], &[finding(2, "unjoined")]),
             [Failure::Unexpected(
-                "orphaned-stack unjoined (definite): 2 of 10489856 bytes in process 7, thread job"
-                    .to_owned()
+                "orphaned-stack unjoined (definite): 2 of 10489856 bytes in process 7, thread job".to_owned()
             )]
         );
         let expected = tables(json!([{"regions": 2}]));
-        assert_eq!(
-            judge(&expected, &[]),
-            [Failure::Missing(1, r#"{"regions":2}"#.to_owned())]
-        );
+        assert_eq!(judge(&expected, &[]), [Failure::Missing(1, r#"{"regions":2}"#.to_owned())]);
     }
 }

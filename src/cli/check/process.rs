@@ -49,9 +49,8 @@ pub(super) struct Group {
 impl Group {
     /// Starts `arguments` in `folder` as the leader of a new group, with both outputs going to `output`.
     pub fn start(arguments: &[String], folder: &Path, output: &File) -> io::Result<Group> {
-        let (program, rest) = arguments
-            .split_first()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "nothing to execute"))?;
+        let (program, rest) =
+            arguments.split_first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "nothing to execute"))?;
         let child = Command::new(program)
             .args(rest)
             .current_dir(folder)
@@ -60,10 +59,7 @@ impl Group {
             .stderr(output.try_clone()?)
             .process_group(0)
             .spawn()?;
-        Ok(Group {
-            child,
-            reaped: false,
-        })
+        Ok(Group { child, reaped: false })
     }
 
     /// The leader, whose number is the group's.
@@ -120,10 +116,7 @@ impl<'a> Watch<'a> {
     /// From now on for `duration`.
     pub fn new(duration: Duration, interrupt: &'a Interrupt) -> Watch<'a> {
         let now = Instant::now();
-        Watch {
-            end: now.checked_add(duration).unwrap_or(now),
-            interrupt,
-        }
+        Watch { end: now.checked_add(duration).unwrap_or(now), interrupt }
     }
 
     /// Sleeps for a moment, unless there is none left.
@@ -153,13 +146,8 @@ impl Interrupt {
         let ending = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
         let before = SigSet::thread_get_mask()?;
         ending.thread_block()?;
-        let signals =
-            SignalFd::with_flags(&ending, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        Ok(Interrupt {
-            signals,
-            asked: AtomicBool::new(false),
-            before,
-        })
+        let signals = SignalFd::with_flags(&ending, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        Ok(Interrupt { signals, asked: AtomicBool::new(false), before })
     }
 
     /// Whether such a signal has come.
@@ -192,10 +180,7 @@ impl Scratch {
             let folder = base.join(format!("vmtrace-check-{}-{attempt}", std::process::id()));
             match DirBuilder::new().mode(0o700).create(&folder) {
                 Ok(()) => {
-                    return Ok(Scratch {
-                        folder,
-                        files: AtomicU64::new(0),
-                    });
+                    return Ok(Scratch { folder, files: AtomicU64::new(0) });
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 10_000 => {}
                 Err(error) => return Err(error),
@@ -206,10 +191,7 @@ impl Scratch {
 
     /// A path for one more file.
     pub fn path(&self, kind: &str) -> PathBuf {
-        self.folder.join(format!(
-            "{}.{kind}",
-            self.files.fetch_add(1, Ordering::Relaxed)
-        ))
+        self.folder.join(format!("{}.{kind}", self.files.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// An empty file for the output of processes.
@@ -248,10 +230,7 @@ impl Output {
         let bytes = read().unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(OUTPUT_LINES)..]
-            .iter()
-            .map(|line| printable(line, COLUMNS))
-            .collect()
+        lines[lines.len().saturating_sub(OUTPUT_LINES)..].iter().map(|line| printable(line, COLUMNS)).collect()
     }
 }
 
@@ -274,17 +253,11 @@ mod tests {
     #[test]
     fn output_is_kept() {
         let interrupt = Interrupt::catch().unwrap();
-        let (_scratch, output, mut group) =
-            start("for i in $(seq 30); do echo out $i; echo err $i >&2; done; exit 3");
-        let status = group
-            .wait(&Watch::new(Duration::from_secs(20), &interrupt))
-            .unwrap();
+        let (_scratch, output, mut group) = start("for i in $(seq 30); do echo out $i; echo err $i >&2; done; exit 3");
+        let status = group.wait(&Watch::new(Duration::from_secs(20), &interrupt)).unwrap();
         assert_eq!(status.code(), Some(3));
         let tail = output.tail();
-        assert_eq!(
-            (tail.len(), tail[0].as_str(), tail[19].as_str()),
-            (20, "out 21", "err 30")
-        );
+        assert_eq!((tail.len(), tail[0].as_str(), tail[19].as_str()), (20, "out 21", "err 30"));
     }
 
     /// When the time is up the whole group goes, children of children included, and the folder with it.
@@ -292,16 +265,13 @@ mod tests {
     fn a_timeout_ends_the_group() {
         let interrupt = Interrupt::catch().unwrap();
         let (scratch, output, mut group) = start("sleep 1000 & echo $!; wait");
-        let stopped = group
-            .wait(&Watch::new(Duration::from_millis(300), &interrupt))
-            .unwrap_err();
+        let stopped = group.wait(&Watch::new(Duration::from_millis(300), &interrupt)).unwrap_err();
         assert!(matches!(stopped, Stopped::TimedOut));
         let sleeper: i32 = output.tail()[0].parse().unwrap();
         drop(group);
         let gone = || {
             // A zombie that init has not reaped yet has ended too.
-            fs::read_to_string(format!("/proc/{sleeper}/stat"))
-                .map_or(true, |stat| stat.contains(") Z"))
+            fs::read_to_string(format!("/proc/{sleeper}/stat")).map_or(true, |stat| stat.contains(") Z"))
         };
         let until = Instant::now() + Duration::from_secs(5);
         while !gone() && Instant::now() < until {
@@ -319,9 +289,7 @@ mod tests {
         let interrupt = Interrupt::catch().unwrap();
         let (_scratch, _output, mut group) = start("sleep 1000 & exit 0");
         let before = Instant::now();
-        let status = group
-            .wait(&Watch::new(Duration::from_secs(20), &interrupt))
-            .unwrap();
+        let status = group.wait(&Watch::new(Duration::from_secs(20), &interrupt)).unwrap();
         assert!(status.success() && before.elapsed() < Duration::from_secs(10));
         assert!(group.has_ended().unwrap());
     }

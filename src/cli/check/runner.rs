@@ -53,13 +53,7 @@ pub(super) struct Runner<'a> {
 impl Runner<'_> {
     /// Builds and runs a case. An error means that no more should be run.
     pub fn run(&self, case: &Case, mode: Mode) -> Result<Outcome, Stopped> {
-        if let Some(failed) = case
-            .build
-            .as_ref()
-            .map(|build| self.build(build))
-            .transpose()?
-            .flatten()
-        {
+        if let Some(failed) = case.build.as_ref().map(|build| self.build(build)).transpose()?.flatten() {
             return Ok(failed);
         }
         let started = Instant::now();
@@ -76,9 +70,7 @@ impl Runner<'_> {
                 problem(format!("did not end within {}", duration(case.timeout)))
             }
             Err(Trouble::Stopped(stopped @ Stopped::Interrupted)) => return Err(stopped),
-            Err(Trouble::Stopped(Stopped::Failed(error))) => {
-                problem(format!("could not be run: {error}"))
-            }
+            Err(Trouble::Stopped(Stopped::Failed(error))) => problem(format!("could not be run: {error}")),
             Err(Trouble::Told(text)) => problem(text),
         };
         outcome.took = started.elapsed();
@@ -95,14 +87,11 @@ impl Runner<'_> {
             let outcome = self.build_now(command)?;
             builds.insert(command.to_vec(), outcome);
         }
-        Ok(builds
-            .get(command)
-            .filter(|outcome| !outcome.problems.is_empty())
-            .map(|outcome| Outcome {
-                problems: outcome.problems.clone(),
-                output: outcome.output.clone(),
-                ..Outcome::default()
-            }))
+        Ok(builds.get(command).filter(|outcome| !outcome.problems.is_empty()).map(|outcome| Outcome {
+            problems: outcome.problems.clone(),
+            output: outcome.output.clone(),
+            ..Outcome::default()
+        }))
     }
 
     fn build_now(&self, command: &[String]) -> Result<Outcome, Stopped> {
@@ -120,13 +109,7 @@ impl Runner<'_> {
     }
 
     /// vmtrace starts the program. Gives how vmtrace ended, for people.
-    fn launch(
-        &self,
-        case: &Case,
-        report: &Path,
-        output: &Output,
-        watch: &Watch<'_>,
-    ) -> Result<String, Trouble> {
+    fn launch(&self, case: &Case, report: &Path, output: &Output, watch: &Watch<'_>) -> Result<String, Trouble> {
         let mut arguments = self.vmtrace(case, report);
         arguments.push("--".to_owned());
         arguments.extend_from_slice(&case.run);
@@ -135,24 +118,14 @@ impl Runner<'_> {
     }
 
     /// The program stops itself before it executes anything of its own, and goes on when vmtrace has attached.
-    fn attach(
-        &self,
-        case: &Case,
-        report: &Path,
-        output: &Output,
-        watch: &Watch<'_>,
-    ) -> Result<String, Trouble> {
-        let held = ["sh", "-c", r#"kill -STOP $$; exec "$@""#, "sh"]
-            .into_iter()
-            .map(str::to_owned);
+    fn attach(&self, case: &Case, report: &Path, output: &Output, watch: &Watch<'_>) -> Result<String, Trouble> {
+        let held = ["sh", "-c", r#"kill -STOP $$; exec "$@""#, "sh"].into_iter().map(str::to_owned);
         let held: Vec<String> = held.chain(case.run.iter().cloned()).collect();
         let program = Group::start(&held, self.folder, &output.file)?;
         let pid = program.pid();
         while !is_stopped(pid) {
             if program.has_ended()? {
-                return Err(Trouble::Told(
-                    "the program ended before it was held".to_owned(),
-                ));
+                return Err(Trouble::Told("the program ended before it was held".to_owned()));
             }
             watch.pause()?;
         }
@@ -162,9 +135,7 @@ impl Runner<'_> {
         while !is_traced(pid) {
             if vmtrace.has_ended()? {
                 let status = vmtrace.finish()?;
-                return Err(Trouble::Told(format!(
-                    "vmtrace ended before it had attached ({status})"
-                )));
+                return Err(Trouble::Told(format!("vmtrace ended before it had attached ({status})")));
             }
             watch.pause()?;
         }
@@ -177,11 +148,7 @@ impl Runner<'_> {
     /// vmtrace and the options of every run.
     fn vmtrace(&self, case: &Case, report: &Path) -> Vec<String> {
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        let mut arguments = vec![
-            text(&self.vmtrace),
-            "--format".to_owned(),
-            "json".to_owned(),
-        ];
+        let mut arguments = vec![text(&self.vmtrace), "--format".to_owned(), "json".to_owned()];
         arguments.extend(["-o".to_owned(), text(report)]);
         if case.verify {
             arguments.push("--verify=1".to_owned());
@@ -205,10 +172,7 @@ impl<E: Into<Stopped>> From<E> for Trouble {
 }
 
 fn problem(text: String) -> Outcome {
-    Outcome {
-        problems: vec![text],
-        ..Outcome::default()
-    }
+    Outcome { problems: vec![text], ..Outcome::default() }
 }
 
 /// Compares the report with what the case expects.
@@ -223,20 +187,13 @@ fn judged(case: &Case, report: &Path, ended: &str) -> Outcome {
     let Some(findings) = report["findings"].as_array() else {
         return problem("the report has no findings array".to_owned());
     };
-    let mut problems: Vec<String> = judge(&case.expect, findings)
-        .into_iter()
-        .flat_map(told)
-        .collect();
+    let mut problems: Vec<String> = judge(&case.expect, findings).into_iter().flat_map(told).collect();
     problems.extend(missing_notes(case, &report["notes"]));
     problems.extend(wrong_end(case.exit.as_ref(), &report["target"]["exit"]));
     if case.verify {
         problems.extend(unverified(&report["verify"]));
     }
-    Outcome {
-        problems,
-        findings: Some(findings.len()),
-        ..Outcome::default()
-    }
+    Outcome { problems, findings: Some(findings.len()), ..Outcome::default() }
 }
 
 fn told(failure: Failure) -> Vec<String> {
@@ -261,18 +218,9 @@ fn missing_notes(case: &Case, found: &Value) -> Vec<String> {
     let found = found.as_array().map_or(&[][..], Vec::as_slice);
     let wanted = case.notes.iter().map(|note| Value::Object(note.clone()));
     let missing = wanted.filter(|note| !found.iter().any(|found| matches(note, found)));
-    let kinds: Vec<&str> = found
-        .iter()
-        .filter_map(|note| note["kind"].as_str())
-        .collect();
-    let kinds = if kinds.is_empty() {
-        "none".to_owned()
-    } else {
-        kinds.join(", ")
-    };
-    missing
-        .map(|note| format!("note: expected {note}, found {kinds}"))
-        .collect()
+    let kinds: Vec<&str> = found.iter().filter_map(|note| note["kind"].as_str()).collect();
+    let kinds = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
+    missing.map(|note| format!("note: expected {note}, found {kinds}")).collect()
 }
 
 /// Whether the program ended otherwise than it should. Where its end was not seen, only an `exit` demands one.
@@ -282,18 +230,11 @@ fn wrong_end(expected: Option<&ExpectedExit>, found: &Value) -> Option<String> {
         None => vec![json!({"code": 0})],
         Some(ExpectedExit::Signal(name)) => vec![json!({"signal": name})],
         Some(ExpectedExit::Status(status @ 129..)) => {
-            vec![
-                json!({"code": status}),
-                json!({"signal": signal_name(status - 128)}),
-            ]
+            vec![json!({"code": status}), json!({"signal": signal_name(status - 128)})]
         }
         Some(ExpectedExit::Status(code)) => vec![json!({"code": code})],
     };
-    if wanted.contains(found) {
-        None
-    } else {
-        Some(format!("exit: expected {}, found {found}", wanted[0]))
-    }
+    if wanted.contains(found) { None } else { Some(format!("exit: expected {}, found {found}", wanted[0])) }
 }
 
 /// Whether the model differed from the kernel, or was never compared with it.
@@ -301,9 +242,9 @@ fn unverified(verify: &Value) -> Option<String> {
     let number = |key: &str| verify[key].as_u64();
     match (number("checks"), number("mismatches")) {
         (Some(1..), Some(0)) => None,
-        (Some(checks @ 1..), Some(differed)) => Some(format!(
-            "verify: the model differed from the kernel's maps in {differed} of {checks} comparisons"
-        )),
+        (Some(checks @ 1..), Some(differed)) => {
+            Some(format!("verify: the model differed from the kernel's maps in {differed} of {checks} comparisons"))
+        }
         _ => Some("verify: the model was not compared with the kernel's maps".to_owned()),
     }
 }
@@ -311,16 +252,13 @@ fn unverified(verify: &Value) -> Option<String> {
 /// Whether the process is stopped: state T of proc_pid_stat(5), which stands behind the name in brackets.
 fn is_stopped(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ")
-        .is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
 }
 
 /// Whether the process has a tracer: see proc_pid_status(5).
 fn is_traced(pid: Pid) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let tracer = status
-        .lines()
-        .find_map(|line| line.strip_prefix("TracerPid:"));
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
     tracer.is_some_and(|tracer| tracer.trim() != "0")
 }
 

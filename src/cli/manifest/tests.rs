@@ -28,14 +28,9 @@ fn a_case_in_full() {
         "#,
     )
     .unwrap();
-    let [case] = manifest.cases.as_slice() else {
-        panic!("one case")
-    };
+    let [case] = manifest.cases.as_slice() else { panic!("one case") };
     assert_eq!(case.name, "unjoined");
-    assert_eq!(
-        case.build.as_deref().unwrap(),
-        ["sh", "-c", "cc -g -pthread -o leak leak.c"]
-    );
+    assert_eq!(case.build.as_deref().unwrap(), ["sh", "-c", "cc -g -pthread -o leak leak.c"]);
     assert_eq!(case.run, ["./leak", "15"]);
     assert_eq!(case.timeout, Duration::from_millis(500));
     assert_eq!(case.modes, [Mode::Launch, Mode::Attach]);
@@ -66,10 +61,7 @@ fn a_short_case() {
     let case = &manifest.cases[0];
     assert_eq!(case.run, ["./clean", "two words"]);
     assert_eq!(case.timeout, Duration::from_secs(5));
-    assert_eq!(
-        (case.build.as_ref(), case.modes.as_slice(), case.verify),
-        (None, &[Mode::Launch][..], true)
-    );
+    assert_eq!((case.build.as_ref(), case.modes.as_slice(), case.verify), (None, &[Mode::Launch][..], true));
     assert_eq!(case.exit, Some(ExpectedExit::Status(3)));
     assert!(case.expect.is_empty() && case.notes.is_empty() && case.options.is_empty());
     let case = &parse("[[cases]]\nname = 'a'\nrun = 'a'").unwrap().cases[0];
@@ -79,13 +71,9 @@ fn a_short_case() {
 /// Expected findings may be written as tables of their own.
 #[test]
 fn expectations_as_tables() {
-    let text =
-        "[[case]]\nname='a'\nrun='a'\n[[case.expect]]\nregions = 2\n[[case.expect]]\nregions = 3\n";
+    let text = "[[case]]\nname='a'\nrun='a'\n[[case.expect]]\nregions = 2\n[[case.expect]]\nregions = 3\n";
     let manifest = parse(text).unwrap();
-    assert_eq!(
-        json!(manifest.cases[0].expect),
-        json!([{"regions": 2}, {"regions": 3}])
-    );
+    assert_eq!(json!(manifest.cases[0].expect), json!([{"regions": 2}, {"regions": 3}]));
 }
 
 /// A wrong manifest is told in one line, with the place and with what would be right.
@@ -139,17 +127,9 @@ fn names_select_cases() {
     let names = |names: &[&str]| {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let cases = manifest.select(&names).map_err(|error| error.to_string())?;
-        Ok::<_, String>(
-            cases
-                .iter()
-                .map(|case| case.name.clone())
-                .collect::<Vec<_>>(),
-        )
+        Ok::<_, String>(cases.iter().map(|case| case.name.clone()).collect::<Vec<_>>())
     };
     assert_eq!(names(&[]).unwrap(), ["a", "b"]);
     assert_eq!(names(&["b"]).unwrap(), ["b"]);
-    assert_eq!(
-        names(&["b", "c"]).unwrap_err(),
-        "no case is named c; there are: a, b"
-    );
+    assert_eq!(names(&["b", "c"]).unwrap_err(), "no case is named c; there are: a, b");
 }

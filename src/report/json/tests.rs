@@ -151,20 +151,9 @@ fn unknown_is_null() {
     let mut report = clean();
     report.verify = None;
     report.memory = super::super::Memory::default();
-    let unknown = Member {
-        mapped_at: None,
-        born_at: None,
-        exited_at: None,
-        evidence: vec![],
-        ..member(0)
-    };
-    let anonymous = Finding {
-        recurrence: None,
-        created: None,
-        thread_function: None,
-        site: vec![],
-        ..finding(vec![unknown])
-    };
+    let unknown = Member { mapped_at: None, born_at: None, exited_at: None, evidence: vec![], ..member(0) };
+    let anonymous =
+        Finding { recurrence: None, created: None, thread_function: None, site: vec![], ..finding(vec![unknown]) };
     report.findings = vec![anonymous];
     let value = parsed(&report);
     for path in [
@@ -203,15 +192,8 @@ fn a_series_is_measured() {
 #[test]
 fn only_listed_findings_count() {
     let mut report = documented();
-    let left = Member {
-        range: Range::of_len(Addr(0x1000), 4096).unwrap(),
-        virtual_bytes: 4096,
-        ..member(0)
-    };
-    report.findings.push(Finding {
-        confidence: Confidence::Possible,
-        ..finding(vec![left])
-    });
+    let left = Member { range: Range::of_len(Addr(0x1000), 4096).unwrap(), virtual_bytes: 4096, ..member(0) };
+    report.findings.push(Finding { confidence: Confidence::Possible, ..finding(vec![left]) });
     let value = parsed(&report);
     assert_eq!(value["findings"].as_array().unwrap().len(), 1);
     assert_eq!(value["unlisted"], 1);
@@ -224,19 +206,10 @@ fn ends_and_notes() {
     use crate::diagnose::finding::NoteKind;
     let mut report = clean();
     report.target.exit = Some(Exit::Signal(11));
-    let note = |pid| Note {
-        kind: NoteKind::StackCache,
-        pid,
-        regions: 4,
-        virtual_bytes: 40,
-        text: "kept".to_owned(),
-    };
+    let note = |pid| Note { kind: NoteKind::StackCache, pid, regions: 4, virtual_bytes: 40, text: "kept".to_owned() };
     report.notes = vec![note(None), note(Some(Pid(7)))];
     let value = parsed(&report);
-    assert_eq!(
-        value["target"]["exit"],
-        serde_json::json!({"signal": "SIGSEGV"})
-    );
+    assert_eq!(value["target"]["exit"], serde_json::json!({"signal": "SIGSEGV"}));
     assert_eq!(
         value["notes"],
         serde_json::json!([
@@ -245,10 +218,7 @@ fn ends_and_notes() {
         ])
     );
     report.target.exit = Some(Exit::Code(3));
-    assert_eq!(
-        parsed(&report)["target"]["exit"],
-        serde_json::json!({"code": 3})
-    );
+    assert_eq!(parsed(&report)["target"]["exit"], serde_json::json!({"code": 3}));
 }
 
 /// A command line with control characters survives a round trip and writes none of them.
@@ -256,13 +226,6 @@ fn ends_and_notes() {
 fn control_characters_are_escaped() {
     let mut report = clean();
     report.target.command = vec!["a\x1b[2J\x7f\u{9b}b\n".to_owned()];
-    assert!(
-        !json(&report)
-            .chars()
-            .any(|character| character.is_control() && character != '\n')
-    );
-    assert_eq!(
-        parsed(&report)["target"]["command"][0],
-        "a\x1b[2J\x7f\u{9b}b\n"
-    );
+    assert!(!json(&report).chars().any(|character| character.is_control() && character != '\n'));
+    assert_eq!(parsed(&report)["target"]["command"][0], "a\x1b[2J\x7f\u{9b}b\n");
 }

@@ -34,18 +34,9 @@ const MAP: Names = &[
     (0x10_0000, "MAP_FIXED_NOREPLACE"),
 ];
 
-const MREMAP: Names = &[
-    (1, "MREMAP_MAYMOVE"),
-    (2, "MREMAP_FIXED"),
-    (4, "MREMAP_DONTUNMAP"),
-];
+const MREMAP: Names = &[(1, "MREMAP_MAYMOVE"), (2, "MREMAP_FIXED"), (4, "MREMAP_DONTUNMAP")];
 
-const SHM: Names = &[
-    (0o10000, "SHM_RDONLY"),
-    (0o20000, "SHM_RND"),
-    (0o40000, "SHM_REMAP"),
-    (0o100_000, "SHM_EXEC"),
-];
+const SHM: Names = &[(0o10000, "SHM_RDONLY"), (0o20000, "SHM_RND"), (0o40000, "SHM_REMAP"), (0o100_000, "SHM_EXEC")];
 
 const SHADOW_STACK: Names = &[(1, "SHADOW_STACK_SET_TOKEN")];
 
@@ -78,11 +69,7 @@ const CLONE: Names = &[
 ];
 
 /// What clone3 alone can be given.
-const CLONE3: Names = &[
-    (0x80, "CLONE_NEWTIME"),
-    (1 << 32, "CLONE_CLEAR_SIGHAND"),
-    (1 << 33, "CLONE_INTO_CGROUP"),
-];
+const CLONE3: Names = &[(0x80, "CLONE_NEWTIME"), (1 << 32, "CLONE_CLEAR_SIGHAND"), (1 << 33, "CLONE_INTO_CGROUP")];
 
 const PERSONALITY: Names = &[
     (0x2_0000, "UNAME26"),
@@ -133,11 +120,7 @@ const HUGE_MASK: u64 = 0x3f << crate::abi::map::HUGE_SHIFT;
 
 /// The `prot` argument of mmap(2) and mprotect(2).
 pub(super) fn prot(f: &mut Formatter<'_>, prot: u32) -> fmt::Result {
-    if prot == 0 {
-        f.write_str("PROT_NONE")
-    } else {
-        word(f, prot.into(), &[PROT], "PROT_???")
-    }
+    if prot == 0 { f.write_str("PROT_NONE") } else { word(f, prot.into(), &[PROT], "PROT_???") }
 }
 
 /// The `flags` argument of mmap(2): a type, single bits, and the size of huge pages.
@@ -157,11 +140,7 @@ pub(super) fn map(f: &mut Formatter<'_>, flags: u32) -> fmt::Result {
         word(f, bits, &[MAP], "")?;
     }
     if huge != 0 {
-        write!(
-            f,
-            "|{}<<MAP_HUGE_SHIFT",
-            huge >> crate::abi::map::HUGE_SHIFT
-        )?;
+        write!(f, "|{}<<MAP_HUGE_SHIFT", huge >> crate::abi::map::HUGE_SHIFT)?;
     }
     Ok(())
 }
@@ -207,10 +186,7 @@ pub(super) fn clone3(f: &mut Formatter<'_>, flags: u64) -> fmt::Result {
 
 /// Name of the first flag of clone that is set, for a shortened line; 0 when none is.
 pub(super) fn first_of_clone(flags: u64) -> &'static str {
-    CLONE
-        .iter()
-        .find(|(bit, _)| flags & bit != 0)
-        .map_or("0", |(_, name)| name)
+    CLONE.iter().find(|(bit, _)| flags & bit != 0).map_or("0", |(_, name)| name)
 }
 
 /// A persona: an execution domain in the low byte, and bits. 0xffffffff asks, and stays a number.

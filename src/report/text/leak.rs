@@ -10,9 +10,7 @@ use super::super::words::{count, counted, duration, exact_size, growth, size};
 use super::super::{Clock, Report, notation};
 use super::{INDENT, Page, TEXT_LIMIT, confidence};
 use crate::abi::madv;
-use crate::diagnose::finding::{
-    Confidence, Evidence, EvidenceCall, Finding, Frame, Member, Reason, Recurrence, Rule,
-};
+use crate::diagnose::finding::{Confidence, Evidence, EvidenceCall, Finding, Frame, Member, Reason, Recurrence, Rule};
 use crate::event::{Call, Prot};
 use crate::units::Tid;
 
@@ -32,30 +30,18 @@ pub(super) fn write(page: &mut Page<'_>, finding: &Finding, report: &Report) -> 
     }
     if let (Some(Recurrence::Occasional), Some(created)) = (finding.recurrence, finding.created) {
         let left = count(finding.members.len() as u64);
-        page.labelled(
-            "share",
-            &format!(
-                "{left} of the {} that were created there",
-                counted(created, "thread")
-            ),
-        )?;
+        page.labelled("share", &format!("{left} of the {} that were created there", counted(created, "thread")))?;
     }
     if let Some(idle) = idle(finding, report) {
         page.labelled("idle", &idle)?;
     }
     match (&finding.thread_function, lifetime(finding)) {
         (Some(function), None) => page.labelled("thread", &frame(function))?,
-        (Some(function), Some(lives)) => {
-            page.labelled("thread", &format!("{}, lives {lives}", frame(function)))?
-        }
+        (Some(function), Some(lives)) => page.labelled("thread", &format!("{}, lives {lives}", frame(function)))?,
         (None, Some(lives)) => page.labelled("lived", &lives)?,
         (None, None) => {}
     }
-    let origin = if finding.rule == Rule::OrphanedMapping {
-        "mapped"
-    } else {
-        "created"
-    };
+    let origin = if finding.rule == Rule::OrphanedMapping { "mapped" } else { "created" };
     if finding.site.is_empty() {
         page.labelled(origin, &creators(finding))?;
     } else {
@@ -69,45 +55,24 @@ pub(super) fn write(page: &mut Page<'_>, finding: &Finding, report: &Report) -> 
 
 fn title(page: &mut Page<'_>, finding: &Finding, report: &Report) -> io::Result<()> {
     let number = finding.members.len() as u64;
-    let place = if finding.pid == report.target.pid {
-        String::new()
-    } else {
-        format!(" in process {}", finding.pid)
-    };
-    let (were, them, threads) = if number == 1 {
-        ("was", "it", "thread")
-    } else {
-        ("were", "them", "threads")
-    };
+    let place = if finding.pid == report.target.pid { String::new() } else { format!(" in process {}", finding.pid) };
+    let (were, them, threads) = if number == 1 { ("was", "it", "thread") } else { ("were", "them", "threads") };
     let so_far = if report.at_end { "" } else { " so far" };
     let what = match (finding.rule, finding.reason) {
         (Rule::OrphanedMapping, _) => {
-            format!(
-                "{}{place} outlived the {threads} that made {them}",
-                counted(number, "mapping")
-            )
+            format!("{}{place} outlived the {threads} that made {them}", counted(number, "mapping"))
         }
         (Rule::OrphanedStack, Reason::PartlyUnmapped) => {
-            format!(
-                "{}{place} {were} unmapped only in part{so_far}",
-                counted(number, "thread stack")
-            )
+            format!("{}{place} {were} unmapped only in part{so_far}", counted(number, "thread stack"))
         }
         (Rule::OrphanedStack, _) => {
-            format!(
-                "{}{place} {were} never unmapped{so_far}",
-                counted(number, "thread stack")
-            )
+            format!("{}{place} {were} never unmapped{so_far}", counted(number, "thread stack"))
         }
     };
     let bytes = size(finding.virtual_bytes());
     let verdict = match finding.recurrence {
         None => confidence(finding.confidence).to_owned(),
-        Some(recurrence) => format!(
-            "{}, {}",
-            confidence(finding.confidence),
-            recurrence_name(recurrence)
-        ),
+        Some(recurrence) => format!("{}, {}", confidence(finding.confidence), recurrence_name(recurrence)),
     };
     let mark = page.paint("LEAK", |mark| mark.red().bold());
     let painted = page.paint(
@@ -119,14 +84,8 @@ fn title(page: &mut Page<'_>, finding: &Finding, report: &Report) -> io::Result<
         },
     );
     let room = COLUMNS - "LEAK  ".len();
-    let titles = [
-        format!("{what}: {bytes} of address space"),
-        format!("{what}: {bytes}"),
-    ];
-    match titles
-        .iter()
-        .find(|title| width(title) + 2 + width(&verdict) <= room)
-    {
+    let titles = [format!("{what}: {bytes} of address space"), format!("{what}: {bytes}")];
+    match titles.iter().find(|title| width(title) + 2 + width(&verdict) <= room) {
         Some(title) => {
             let gap = " ".repeat(room - width(title) - width(&verdict));
             let title = page.paint(title, |title| title.bold());
@@ -164,30 +123,18 @@ fn region(finding: &Finding) -> String {
     };
     let one = finding.members.len() == 1;
     let left = finding.members.iter().map(|member| member.virtual_bytes);
-    if let (Reason::PartlyUnmapped, Some(least), Some(most)) =
-        (finding.reason, left.clone().min(), left.max())
-    {
+    if let (Reason::PartlyUnmapped, Some(least), Some(most)) = (finding.reason, left.clone().min(), left.max()) {
         let of_each = if one { "" } else { " of each" };
         match least == most {
             true => text.push_str(&format!(", {} still mapped{of_each}", exact_size(least))),
-            false => text.push_str(&format!(
-                ", {} to {} still mapped",
-                exact_size(least),
-                exact_size(most)
-            )),
+            false => text.push_str(&format!(", {} to {} still mapped", exact_size(least), exact_size(most))),
         }
     }
     match (finding.resident_bytes, one) {
         (0, _) => text.push_str("; nothing of it resident"),
-        (resident, true) => text.push_str(&format!(
-            "; {}",
-            glue(&format!("{} resident", size(resident)))
-        )),
+        (resident, true) => text.push_str(&format!("; {}", glue(&format!("{} resident", size(resident))))),
         (resident, false) => {
-            text.push_str(&format!(
-                "; {}",
-                glue(&format!("{} resident in all", size(resident)))
-            ));
+            text.push_str(&format!("; {}", glue(&format!("{} resident in all", size(resident)))));
         }
     }
     text
@@ -202,11 +149,7 @@ fn rate(finding: &Finding, report: &Report) -> Option<String> {
         Some(period) => format!("one every {}: {growth}", duration(period)),
         None => format!("{growth}, at no steady interval"),
     };
-    if let Some(bytes) = report
-        .memory
-        .virtual_bytes
-        .filter(|_| finding.pid == report.target.pid)
-    {
+    if let Some(bytes) = report.memory.virtual_bytes.filter(|_| finding.pid == report.target.pid) {
         match report.at_end {
             true => text.push_str(&format!("; VIRT {} at the end", size(bytes))),
             false => text.push_str(&format!("; VIRT now {}", size(bytes))),
@@ -229,39 +172,22 @@ fn idle(finding: &Finding, report: &Report) -> Option<String> {
 
 /// How long the threads lived; none where a birth or an end was not seen.
 fn lifetime(finding: &Finding) -> Option<String> {
-    let lives = finding
-        .members
-        .iter()
-        .map(|member| Some(member.exited_at?.since(member.born_at?)));
+    let lives = finding.members.iter().map(|member| Some(member.exited_at?.since(member.born_at?)));
     let lives: Vec<Duration> = lives.collect::<Option<_>>()?;
-    let (shortest, longest) = (
-        duration(*lives.iter().min()?),
-        duration(*lives.iter().max()?),
-    );
-    Some(if shortest == longest {
-        longest
-    } else {
-        format!("{shortest} to {longest}")
-    })
+    let (shortest, longest) = (duration(*lives.iter().min()?), duration(*lives.iter().max()?));
+    Some(if shortest == longest { longest } else { format!("{shortest} to {longest}") })
 }
 
 /// Who made the threads, where the call stacks do not tell.
 fn creators(finding: &Finding) -> String {
-    let mut creators: Vec<Tid> = finding
-        .members
-        .iter()
-        .map(|member| member.creator)
-        .collect();
+    let mut creators: Vec<Tid> = finding.members.iter().map(|member| member.creator).collect();
     creators.sort_unstable();
     creators.dedup();
     match creators.as_slice() {
         [one] => format!("by thread {one}"),
         [first, second] => format!("by threads {first} and {second}"),
         [first, second, third] => format!("by threads {first}, {second} and {third}"),
-        [first, second, ..] => format!(
-            "by threads {first}, {second}, … ({} of them)",
-            count(creators.len() as u64)
-        ),
+        [first, second, ..] => format!("by threads {first}, {second}, … ({} of them)", count(creators.len() as u64)),
         [] => "by an unknown thread".to_owned(),
     }
 }
@@ -289,21 +215,13 @@ fn call_stack(site: &[Frame]) -> String {
 fn own_frames(site: &[Frame]) -> Vec<&Frame> {
     let (mut first, mut last) = (0, site.len());
     // Two of its functions have names that a program might use: only their neighbours tell.
-    while first < last
-        && (is_library(&site[first]) || called_by_library(site, first, "create_thread"))
-    {
+    while first < last && (is_library(&site[first]) || called_by_library(site, first, "create_thread")) {
         first += 1;
     }
-    while first < last
-        && (is_library(&site[last - 1]) || called_by_library(site, last - 1, "start_thread"))
-    {
+    while first < last && (is_library(&site[last - 1]) || called_by_library(site, last - 1, "start_thread")) {
         last -= 1;
     }
-    if first < last {
-        site[first..last].iter().collect()
-    } else {
-        site.iter().collect()
-    }
+    if first < last { site[first..last].iter().collect() } else { site.iter().collect() }
 }
 
 /// Whether the frame has this name and was called by one of the C library's functions.
@@ -313,39 +231,20 @@ fn called_by_library(site: &[Frame], place: usize, name: &str) -> bool {
 
 /// Whether it is one of the C library's functions around threads and main, in a library or linked statically.
 fn is_library(frame: &Frame) -> bool {
-    let modules = [
-        "libc.so",
-        "libc-2.",
-        "libpthread",
-        "ld-linux",
-        "ld-musl",
-        "libc.musl",
-    ];
+    let modules = ["libc.so", "libc-2.", "libpthread", "ld-linux", "ld-musl", "libc.musl"];
     let symbol = frame.symbol.as_deref().unwrap_or("");
-    let bare = symbol
-        .split('@')
-        .next()
-        .unwrap_or(symbol)
-        .trim_start_matches('_');
-    modules
-        .iter()
-        .any(|module| base_name(&frame.module).starts_with(module))
+    let bare = symbol.split('@').next().unwrap_or(symbol).trim_start_matches('_');
+    modules.iter().any(|module| base_name(&frame.module).starts_with(module))
         || symbol == "_start"
         || ["clone", "clone3", "clone_internal"].contains(&bare)
-        || ["pthread_create", "libc_start_"]
-            .iter()
-            .any(|name| bare.starts_with(name))
+        || ["pthread_create", "libc_start_"].iter().any(|name| bare.starts_with(name))
 }
 
 /// `start_minute_job (app.c:88)`, or the module and the offset where there is no name.
 fn frame(frame: &Frame) -> String {
     let name = match &frame.symbol {
         Some(symbol) => function(symbol),
-        None => format!(
-            "{}+{:#x}",
-            printable(base_name(&frame.module), SYMBOL),
-            frame.offset
-        ),
+        None => format!("{}+{:#x}", printable(base_name(&frame.module), SYMBOL), frame.offset),
     };
     match (&frame.file, frame.line) {
         (Some(file), Some(line)) => format!("{name} ({}:{line})", printable(base_name(file), 32)),
@@ -390,24 +289,13 @@ fn base_name(path: &str) -> &str {
 
 /// The calls of one member: of the latest among those of which most was seen.
 fn example(page: &mut Page<'_>, finding: &Finding, clock: &Clock) -> io::Result<()> {
-    let Some(member) = finding
-        .members
-        .iter()
-        .max_by_key(|member| member.evidence.len())
-    else {
+    let Some(member) = finding.members.iter().max_by_key(|member| member.evidence.len()) else {
         return Ok(());
     };
     if member.evidence.is_empty() {
         let (start, end) = (member.range.start(), member.range.end());
-        let was = if finding.rule == Rule::OrphanedStack {
-            "the stack of thread"
-        } else {
-            "mapped by thread"
-        };
-        return page.labelled(
-            "example",
-            &format!("{start} to {end}, {was} {}", member.owner),
-        );
+        let was = if finding.rule == Rule::OrphanedStack { "the stack of thread" } else { "mapped by thread" };
+        return page.labelled("example", &format!("{start} to {end}, {was} {}", member.owner));
     }
     let times = times(member, clock);
     let lead = times.iter().map(|time| width(time)).max().unwrap_or(0) + 2;
@@ -415,40 +303,21 @@ fn example(page: &mut Page<'_>, finding: &Finding, clock: &Clock) -> io::Result<
     let calls: Vec<(Vec<String>, &str)> = member
         .evidence
         .iter()
-        .map(|evidence| {
-            (
-                wrap_call(&notation::evidence_in_short(&evidence.what), room - 2),
-                remark(evidence, finding),
-            )
-        })
+        .map(|evidence| (wrap_call(&notation::evidence_in_short(&evidence.what), room - 2), remark(evidence, finding)))
         .collect();
     let remarked = calls.iter().filter(|(_, remark)| !remark.is_empty());
-    let ends =
-        remarked.filter_map(|(lines, remark)| Some((width(lines.last()?) + 2, width(remark))));
-    let remark_at = ends
-        .filter(|(end, remark)| end + remark <= room)
-        .map(|(end, _)| end)
-        .max()
-        .unwrap_or(room);
+    let ends = remarked.filter_map(|(lines, remark)| Some((width(lines.last()?) + 2, width(remark))));
+    let remark_at = ends.filter(|(end, remark)| end + remark <= room).map(|(end, _)| end).max().unwrap_or(room);
 
     let skipped = skipped(calls.len());
     for (number, (time, (lines, remark))) in times.iter().zip(&calls).enumerate() {
         if skipped.contains(&number) {
             if number == skipped.start {
-                writeln!(
-                    page.out,
-                    "{:INDENT$}… {}",
-                    "",
-                    counted(skipped.len() as u64, "more call")
-                )?;
+                writeln!(page.out, "{:INDENT$}… {}", "", counted(skipped.len() as u64, "more call"))?;
             }
             continue;
         }
-        let label = if number == 0 {
-            page.paint("  example   ", |label| label.dimmed())
-        } else {
-            " ".repeat(INDENT)
-        };
+        let label = if number == 0 { page.paint("  example   ", |label| label.dimmed()) } else { " ".repeat(INDENT) };
         for (row, line) in lines.iter().enumerate() {
             let is_last = row + 1 == lines.len();
             let before = match row {
@@ -458,11 +327,7 @@ fn example(page: &mut Page<'_>, finding: &Finding, clock: &Clock) -> io::Result<
             let fits = width(line) + 2 <= remark_at && remark_at + width(remark) <= room;
             if is_last && !remark.is_empty() && fits {
                 let gap = " ".repeat(remark_at.saturating_sub(width(line)));
-                writeln!(
-                    page.out,
-                    "{before}{line}{gap}{}",
-                    page.paint(remark, |remark| remark.dimmed())
-                )?;
+                writeln!(page.out, "{before}{line}{gap}{}", page.paint(remark, |remark| remark.dimmed()))?;
             } else {
                 writeln!(page.out, "{before}{line}")?;
             }
@@ -473,34 +338,15 @@ fn example(page: &mut Page<'_>, finding: &Finding, clock: &Clock) -> io::Result<
 
 /// Which of so many calls are left out.
 fn skipped(calls: usize) -> std::ops::Range<usize> {
-    if calls <= EVIDENCE_LINES {
-        0..0
-    } else {
-        EVIDENCE_LINES - 3..calls - 2
-    }
+    if calls <= EVIDENCE_LINES { 0..0 } else { EVIDENCE_LINES - 3..calls - 2 }
 }
 
 /// Time of day and thread of each call; with the date where they are of several days.
 fn times(member: &Member, clock: &Clock) -> Vec<String> {
-    let zoned = |evidence: &Evidence| {
-        clock
-            .timestamp(evidence.at)
-            .to_zoned(clock.start.time_zone().clone())
-    };
-    let dated = member
-        .evidence
-        .iter()
-        .any(|evidence| zoned(evidence).date() != clock.start.date());
-    let format = if dated {
-        "%b %e %H:%M:%S%.3f"
-    } else {
-        "%H:%M:%S%.3f"
-    };
-    member
-        .evidence
-        .iter()
-        .map(|one| format!("{} {}", zoned(one).strftime(format), one.tid))
-        .collect()
+    let zoned = |evidence: &Evidence| clock.timestamp(evidence.at).to_zoned(clock.start.time_zone().clone());
+    let dated = member.evidence.iter().any(|evidence| zoned(evidence).date() != clock.start.date());
+    let format = if dated { "%b %e %H:%M:%S%.3f" } else { "%H:%M:%S%.3f" };
+    member.evidence.iter().map(|one| format!("{} {}", zoned(one).strftime(format), one.tid)).collect()
 }
 
 /// What a reader should see in a call.
@@ -510,15 +356,10 @@ fn remark(evidence: &Evidence, finding: &Finding) -> &'static str {
         return if partly { "" } else { "still mapped" };
     };
     match *call {
-        Call::Mprotect { len, prot, .. }
-            if Prot::from_bits(prot) == Prot::NONE && len == finding.guard_bytes =>
-        {
+        Call::Mprotect { len, prot, .. } if Prot::from_bits(prot) == Prot::NONE && len == finding.guard_bytes => {
             "guard page"
         }
-        Call::Madvise {
-            advice: madv::GUARD_INSTALL,
-            ..
-        } => "guard page",
+        Call::Madvise { advice: madv::GUARD_INSTALL, .. } => "guard page",
         Call::Munmap { .. } if partly => "only a part",
         _ => "",
     }
@@ -544,17 +385,9 @@ mod tests {
     #[test]
     fn the_library_is_left_out() {
         let made = ["__clone3", "create_thread", "pthread_create@@GLIBC_2.34"];
-        let of_main = [
-            &made[..],
-            &["create_thread", "main", "__libc_start_call_main", "_start"],
-        ]
-        .concat();
+        let of_main = [&made[..], &["create_thread", "main", "__libc_start_call_main", "_start"]].concat();
         assert_eq!(names(&of_main), ["create_thread", "main"]);
-        let of_thread = [
-            &made[..],
-            &["start_thread", "worker", "start_thread", "clone3"],
-        ]
-        .concat();
+        let of_thread = [&made[..], &["start_thread", "worker", "start_thread", "clone3"]].concat();
         assert_eq!(names(&of_thread), ["start_thread", "worker"]);
         assert_eq!(names(&["clone", "_start"]), ["clone", "_start"]);
     }
@@ -563,14 +396,8 @@ mod tests {
     #[test]
     fn long_names_lose_their_brackets() {
         let arguments = "std::vector<int, std::allocator<int>>, ".repeat(9);
-        assert_eq!(
-            function(&format!("a::pool<{arguments}>::run({arguments})")),
-            "a::pool<…>::run(…)"
-        );
-        assert_eq!(
-            function(&format!("{}->x", "y".repeat(60))),
-            format!("{}…", "y".repeat(SYMBOL - 1))
-        );
+        assert_eq!(function(&format!("a::pool<{arguments}>::run({arguments})")), "a::pool<…>::run(…)");
+        assert_eq!(function(&format!("{}->x", "y".repeat(60))), format!("{}…", "y".repeat(SYMBOL - 1)));
         assert_eq!(function("short<int>(char)"), "short<int>(char)");
     }
 }

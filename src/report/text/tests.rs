@@ -11,10 +11,7 @@ fn text(report: &Report) -> String {
     write(report, &mut out, Style::Plain).unwrap();
     let text = String::from_utf8(out).unwrap();
     for line in text.lines() {
-        assert!(
-            super::super::layout::width(line) <= COLUMNS,
-            "wider than {COLUMNS}: {line}"
-        );
+        assert!(super::super::layout::width(line) <= COLUMNS, "wider than {COLUMNS}: {line}");
     }
     text
 }
@@ -65,16 +62,11 @@ fn no_finding_at_the_end() {
 fn no_finding_so_far() {
     let mut report = clean();
     report.verify = None;
-    let text_of = "clone failed 3 times with EAGAIN: 32,768 of the 32,768 tasks that kernel.threads-max allows are in use";
+    let text_of =
+        "clone failed 3 times with EAGAIN: 32,768 of the 32,768 tasks that kernel.threads-max allows are in use";
     report.notes = vec![
-        note(
-            NoteKind::StackCache,
-            "the thread library keeps 4 stacks (38 MiB) for reuse",
-        ),
-        Note {
-            pid: Some(Pid(4711)),
-            ..note(NoteKind::MallocArenas, "malloc keeps 47 arenas of 64 MiB")
-        },
+        note(NoteKind::StackCache, "the thread library keeps 4 stacks (38 MiB) for reuse"),
+        Note { pid: Some(Pid(4711)), ..note(NoteKind::MallocArenas, "malloc keeps 47 arenas of 64 MiB") },
         note(NoteKind::LimitHit, text_of),
     ];
     insta::assert_snapshot!(text(&report), @r"
@@ -97,14 +89,7 @@ fn no_finding_so_far() {
 fn verdicts_keep_to_what_was_seen() {
     let verdict_with = |kind, lost| {
         let notes = vec![note(kind, "…")];
-        verdict(&Report {
-            notes,
-            counts: Counts {
-                lost,
-                ..clean().counts
-            },
-            ..clean()
-        })
+        verdict(&Report { notes, counts: Counts { lost, ..clean().counts }, ..clean() })
     };
     insta::assert_snapshot!(verdict_with(NoteKind::StackCache, 0), @r"
     No leak found so far: none of the 15 threads that ended left address space that is lost.
@@ -124,16 +109,8 @@ fn verdicts_keep_to_what_was_seen() {
 #[test]
 fn no_thread_has_ended() {
     let mut report = clean();
-    report.counts = Counts {
-        threads_seen: 1,
-        threads_live: 1,
-        events: 1,
-        ..report.counts
-    };
-    report.verify = Some(Verify {
-        checks: 1,
-        mismatches: 0,
-    });
+    report.counts = Counts { threads_seen: 1, threads_live: 1, events: 1, ..report.counts };
+    report.verify = Some(Verify { checks: 1, mismatches: 0 });
     report.memory = Memory::default();
     insta::assert_snapshot!(text(&report), @r"
     vmtrace: app_server (pid 31108), followed for 15 min 2 s with ptrace: 1 thread, 1 event,
@@ -150,10 +127,7 @@ fn no_thread_has_ended() {
 fn doubts_come_first() {
     let mut report = documented();
     report.counts.lost = 1;
-    report.verify = Some(Verify {
-        checks: 41,
-        mismatches: 2,
-    });
+    report.verify = Some(Verify { checks: 41, mismatches: 2 });
     report.findings[0].confidence = Confidence::Possible;
     insta::assert_snapshot!(text(&report), @r"
     vmtrace: app_server (pid 31108), followed for 15 min 2 s with ptrace: 24 threads, 12,391 events,
@@ -214,14 +188,7 @@ fn several_findings() {
     report.at_end = true;
     let left = |minute| {
         let range = Range::of_len(member(minute).range.start(), 4096).unwrap();
-        Member {
-            range,
-            virtual_bytes: 4096,
-            evidence: vec![],
-            born_at: None,
-            mapped_at: None,
-            ..member(minute)
-        }
+        Member { range, virtual_bytes: 4096, evidence: vec![], born_at: None, mapped_at: None, ..member(minute) }
     };
     report.findings = vec![
         Finding {
@@ -230,35 +197,16 @@ fn several_findings() {
             created: Some(12),
             ..finding((0..3).map(member).collect())
         },
-        Finding {
-            reason: Reason::PartlyUnmapped,
-            ..finding(vec![
-                left(1),
-                Member {
-                    creator: Tid(9),
-                    ..left(2)
-                },
-            ])
-        },
+        Finding { reason: Reason::PartlyUnmapped, ..finding(vec![left(1), Member { creator: Tid(9), ..left(2) }]) },
         Finding {
             rule: Rule::OrphanedMapping,
             reason: Reason::NeverUnmapped,
             confidence: Confidence::Probable,
             guard_bytes: 0,
             site: vec![],
-            ..finding(
-                (0..5)
-                    .map(|minute| Member {
-                        creator: Tid(minute as i32),
-                        ..member(minute)
-                    })
-                    .collect(),
-            )
+            ..finding((0..5).map(|minute| Member { creator: Tid(minute as i32), ..member(minute) }).collect())
         },
-        Finding {
-            confidence: Confidence::Possible,
-            ..finding(vec![member(9)])
-        },
+        Finding { confidence: Confidence::Possible, ..finding(vec![member(9)]) },
     ];
     insta::assert_snapshot!(text(&report), @r"
     vmtrace: app_server (pid 31108), followed for 15 min 2 s with ptrace to its end: 24 threads,
@@ -315,23 +263,11 @@ fn long_evidence_is_cut() {
     let mut report = documented();
     let mut long = member(0);
     let last = long.evidence.pop().unwrap();
-    long.evidence
-        .extend((0..9).map(|_| long.evidence[1].clone()).collect::<Vec<_>>());
-    long.evidence.push(Evidence {
-        at: Time(Duration::from_secs(90_000)),
-        ..last
-    });
-    let site = (1..30).map(|line| {
-        frame(
-            "/app",
-            &format!("app::scheduler::worker_pool<{}>::spawn", "T, ".repeat(20)),
-            line,
-        )
-    });
-    report.findings = vec![Finding {
-        site: site.collect(),
-        ..finding(vec![long])
-    }];
+    long.evidence.extend((0..9).map(|_| long.evidence[1].clone()).collect::<Vec<_>>());
+    long.evidence.push(Evidence { at: Time(Duration::from_secs(90_000)), ..last });
+    let site =
+        (1..30).map(|line| frame("/app", &format!("app::scheduler::worker_pool<{}>::spawn", "T, ".repeat(20)), line));
+    report.findings = vec![Finding { site: site.collect(), ..finding(vec![long]) }];
     insta::assert_snapshot!(text(&report), @r"
     vmtrace: app_server (pid 31108), followed for 15 min 2 s with ptrace: 24 threads, 12,391 events,
              model verified 41 times
@@ -363,19 +299,10 @@ fn long_evidence_is_cut() {
 fn hostile_names_are_harmless() {
     let mut report = documented();
     report.target.command = vec!["/tmp/\x1b]0;owned\x07\u{202e}x".to_owned()];
-    report.findings[0].site = vec![Frame {
-        file: Some("/x/\x1b[2J.c".to_owned()),
-        ..frame("/tmp/a\nb", "f\x1b[31m\u{9b}", 1)
-    }];
-    report.findings[0].thread_function = Some(Frame {
-        symbol: None,
-        file: None,
-        ..frame("/tmp/a\r\nb", "", 1)
-    });
-    report.notes = vec![note(
-        NoteKind::Incomplete,
-        "symbols of /tmp/\x07x could not be read",
-    )];
+    report.findings[0].site =
+        vec![Frame { file: Some("/x/\x1b[2J.c".to_owned()), ..frame("/tmp/a\nb", "f\x1b[31m\u{9b}", 1) }];
+    report.findings[0].thread_function = Some(Frame { symbol: None, file: None, ..frame("/tmp/a\r\nb", "", 1) });
+    report.notes = vec![note(NoteKind::Incomplete, "symbols of /tmp/\x07x could not be read")];
     insta::assert_snapshot!(text(&report), @r"
     vmtrace: \x1b]0;owned\x07\u{202e}x (pid 31108), followed for 15 min 2 s with ptrace: 24 threads,
              12,391 events, model verified 41 times
@@ -407,11 +334,7 @@ fn colours_only_dress_the_text() {
     assert!(coloured.contains("\x1b[1;31mLEAK\x1b[0m"));
     let mut plain = String::new();
     for part in coloured.split('\x1b') {
-        plain.push_str(
-            part.strip_prefix('[')
-                .and_then(|part| part.split_once('m'))
-                .map_or(part, |(_, text)| text),
-        );
+        plain.push_str(part.strip_prefix('[').and_then(|part| part.split_once('m')).map_or(part, |(_, text)| text));
     }
     assert_eq!(plain, text(&documented()));
 }
@@ -440,11 +363,5 @@ proptest! {
 }
 
 fn note(kind: NoteKind, text: &str) -> Note {
-    Note {
-        kind,
-        pid: None,
-        regions: 4,
-        virtual_bytes: 4096,
-        text: text.to_owned(),
-    }
+    Note { kind, pid: None, regions: 4, virtual_bytes: 4096, text: text.to_owned() }
 }

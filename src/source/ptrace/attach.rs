@@ -104,9 +104,7 @@ pub enum AttachError {
 
 fn yama_help(scope: u64) -> &'static str {
     match scope {
-        1 => {
-            " (only ancestors may trace): run vmtrace as root, launch the program with vmtrace, or set it to 0"
-        }
+        1 => " (only ancestors may trace): run vmtrace as root, launch the program with vmtrace, or set it to 0",
         2 => " (only CAP_SYS_PTRACE may trace): run vmtrace as root",
         _ => " (nobody may trace until the next boot)",
     }
@@ -129,10 +127,7 @@ impl Ptrace {
     pub fn attach(pid: Pid) -> Result<Ptrace, AttachError> {
         let status = task::status(pid.into()).map_err(|_| AttachError::NoSuchProcess(pid))?;
         if status.pid != pid {
-            return Err(AttachError::IsThread {
-                tid: pid.into(),
-                pid: status.pid,
-            });
+            return Err(AttachError::IsThread { tid: pid.into(), pid: status.pid });
         }
         if status.state == 'Z' && task::threads(pid).is_ok_and(|threads| threads.len() <= 1) {
             return Err(AttachError::Zombie(pid));
@@ -140,16 +135,10 @@ impl Ptrace {
         if std::process::id() == pid.0 as u32 {
             return Err(AttachError::Itself(pid));
         }
-        let attaching = Attaching {
-            began: Instant::now(),
-            waiting: HashSet::new(),
-            seen: HashMap::new(),
-        };
+        let attaching = Attaching { began: Instant::now(), waiting: HashSet::new(), seen: HashMap::new() };
         let mut source = Ptrace::new(pid, false, Phase::Attaching(attaching));
         let gate = source.new_gate();
-        source
-            .seize_all(pid, gate)
-            .map_err(|errno| explain(pid, status, errno))?;
+        source.seize_all(pid, gate).map_err(|errno| explain(pid, status, errno))?;
         if source.tracees.is_empty() {
             return Err(AttachError::Vanished(pid));
         }
@@ -184,8 +173,7 @@ impl Ptrace {
                     // It has just ended; or it is already ours, being the child of one that is, or a zombie.
                     Err(Errno::ESRCH) => {}
                     Err(Errno::EPERM) if self.is_ours(tid) => {}
-                    Err(Errno::EPERM)
-                        if task::status(tid).is_ok_and(|status| status.state == 'Z') => {}
+                    Err(Errno::EPERM) if task::status(tid).is_ok_and(|status| status.state == 'Z') => {}
                     Err(errno) => return Err(errno),
                 }
             }
@@ -212,23 +200,13 @@ impl Ptrace {
             && let Some(registers) = gone(sys::registers(tid))
         {
             let (sp, tls) = decode::stack_and_tls(&registers);
-            attaching.seen.insert(
-                tid,
-                AttachedTask {
-                    tid,
-                    pid: tracee.pid,
-                    sp: Some(sp),
-                    tls,
-                },
-            );
+            attaching.seen.insert(tid, AttachedTask { tid, pid: tracee.pid, sp: Some(sp), tls });
         }
         let is_birth = stop == Stop::NewTask;
         if is_birth {
             // Made by one that we have, on a stack that the maps will show.
             let (pid, gate) = (tracee.pid, tracee.gate);
-            if let Some(child) =
-                gone(sys::event_message(tid)).and_then(|child| i32::try_from(child).ok())
-            {
+            if let Some(child) = gone(sys::event_message(tid)).and_then(|child| i32::try_from(child).ok()) {
                 self.new_while_attaching(Tid(child), pid, gate);
             }
             self.restart(tid, 0);
@@ -250,15 +228,7 @@ impl Ptrace {
         }
         if let (true, Some(registers)) = (shares, gone(sys::registers(child))) {
             let (sp, tls) = decode::stack_and_tls(&registers);
-            attaching.seen.insert(
-                child,
-                AttachedTask {
-                    tid: child,
-                    pid,
-                    sp: Some(sp),
-                    tls,
-                },
-            );
+            attaching.seen.insert(child, AttachedTask { tid: child, pid, sp: Some(sp), tls });
         }
         self.after.push_back(After::Resume(child));
     }
@@ -290,25 +260,13 @@ impl Ptrace {
         if waited < UNSTOPPABLE_AFTER {
             return;
         }
-        let excused: Vec<Tid> = attaching
-            .waiting
-            .iter()
-            .copied()
-            .filter(|tid| waited > GIVE_UP_AFTER || sleeps_harmlessly(*tid))
-            .collect();
+        let excused: Vec<Tid> =
+            attaching.waiting.iter().copied().filter(|tid| waited > GIVE_UP_AFTER || sleeps_harmlessly(*tid)).collect();
         for tid in excused {
             attaching.waiting.remove(&tid);
             if let Some(tracee) = self.tracees.get(&tid) {
                 let sp = task::blocked_in(tid).and_then(|blocked| blocked.sp);
-                attaching.seen.insert(
-                    tid,
-                    AttachedTask {
-                        tid,
-                        pid: tracee.pid,
-                        sp,
-                        tls: None,
-                    },
-                );
+                attaching.seen.insert(tid, AttachedTask { tid, pid: tracee.pid, sp, tls: None });
             }
         }
         self.attached_if_complete();
@@ -323,11 +281,7 @@ impl Ptrace {
                 return;
             }
         };
-        let main_gate = self
-            .tracees
-            .values()
-            .find(|tracee| tracee.pid == self.main.pid)
-            .map(|tracee| tracee.gate);
+        let main_gate = self.tracees.values().find(|tracee| tracee.pid == self.main.pid).map(|tracee| tracee.gate);
         let gates: Vec<u64> = self.gates.keys().copied().collect();
         for gate in gates {
             self.tell_attached(gate, main_gate, &attaching);
@@ -345,12 +299,7 @@ impl Ptrace {
             .iter()
             .filter(|(_, tracee)| tracee.gate == gate && !tracee.ended)
             .map(|(tid, tracee)| {
-                let unseen = AttachedTask {
-                    tid: *tid,
-                    pid: tracee.pid,
-                    sp: None,
-                    tls: None,
-                };
+                let unseen = AttachedTask { tid: *tid, pid: tracee.pid, sp: None, tls: None };
                 attaching.seen.get(tid).copied().unwrap_or(unseen)
             })
             .collect();
@@ -358,15 +307,8 @@ impl Ptrace {
         let Some(first) = tasks.first().copied() else {
             return;
         };
-        let maps = tasks
-            .iter()
-            .filter_map(|task| procfs::maps::read(task.tid).ok())
-            .find(|maps| !maps.is_empty());
-        let pid = if Some(gate) == main_gate {
-            self.main.pid
-        } else {
-            first.pid
-        };
+        let maps = tasks.iter().filter_map(|task| procfs::maps::read(task.tid).ok()).find(|maps| !maps.is_empty());
+        let pid = if Some(gate) == main_gate { self.main.pid } else { first.pid };
         self.tell(
             first.tid,
             EventKind::Attached(Box::new(Attached {
@@ -384,12 +326,7 @@ impl Ptrace {
         let until = Instant::now() + DETACH_WITHIN;
         self.after.clear();
         self.events.clear();
-        let mut left: HashSet<Tid> = self
-            .tracees
-            .keys()
-            .chain(self.unborn.keys())
-            .copied()
-            .collect();
+        let mut left: HashSet<Tid> = self.tracees.keys().chain(self.unborn.keys()).copied().collect();
         for tid in left.clone() {
             // Those that are held, or wait for their parent's event, are stopped already.
             if sys::restart(tid, Restart::Detach, 0).is_ok() {
@@ -404,8 +341,7 @@ impl Ptrace {
                     let signal = match Stop::from_status(status) {
                         Stop::Signal(signal) => signal,
                         Stop::NewTask => {
-                            let child = gone(sys::event_message(tid))
-                                .and_then(|child| i32::try_from(child).ok());
+                            let child = gone(sys::event_message(tid)).and_then(|child| i32::try_from(child).ok());
                             left.extend(child.map(Tid));
                             0
                         }
@@ -453,10 +389,7 @@ fn sleeps_harmlessly(tid: Tid) -> bool {
         return true;
     };
     use decode::Followed::{Clone, Clone3, Vfork};
-    matches!(
-        decode::followed(decode::Abi::X86_64, nr),
-        None | Some(Clone | Clone3 | Vfork)
-    )
+    matches!(decode::followed(decode::Abi::X86_64, nr), None | Some(Clone | Clone3 | Vfork))
 }
 
 /// Finds out why the kernel refused, as a person would.
@@ -465,24 +398,15 @@ fn explain(pid: Pid, status: task::TaskStatus, errno: Errno) -> AttachError {
         return AttachError::Other { pid, errno };
     }
     if let Some(tracer) = status.tracer {
-        let name = task::command_line(tracer)
-            .into_iter()
-            .next()
-            .unwrap_or_else(|| "unknown".to_owned());
+        let name = task::command_line(tracer).into_iter().next().unwrap_or_else(|| "unknown".to_owned());
         return AttachError::AlreadyTraced { pid, tracer, name };
     }
-    if procfs::read(pid.into(), "cmdline").is_ok_and(|line| line.is_empty())
-        && task::size(pid.into()) == Some((0, 0))
-    {
+    if procfs::read(pid.into(), "cmdline").is_ok_and(|line| line.is_empty()) && task::size(pid.into()) == Some((0, 0)) {
         return AttachError::KernelThread(pid);
     }
     let own = nix::unistd::geteuid().as_raw();
     if own != 0 && own != status.uid {
-        return AttachError::OtherUser {
-            pid,
-            target: status.uid,
-            own,
-        };
+        return AttachError::OtherUser { pid, target: status.uid, own };
     }
     match task::ptrace_scope() {
         Some(scope) if scope > 0 && own != 0 || scope == 3 => AttachError::Yama { pid, scope },

@@ -115,23 +115,14 @@ pub const I386: &[(x86::Sysno, Followed)] = {
 /// The followed call with this number, if it is one.
 pub fn followed(abi: Abi, nr: u64) -> Option<Followed> {
     match abi {
-        Abi::X86_64 => X86_64
-            .iter()
-            .find(|(sysno, _)| sysno.id() as u64 == nr)
-            .map(|(_, followed)| *followed),
-        Abi::I386 => I386
-            .iter()
-            .find(|(sysno, _)| sysno.id() as u64 == nr)
-            .map(|(_, followed)| *followed),
+        Abi::X86_64 => X86_64.iter().find(|(sysno, _)| sysno.id() as u64 == nr).map(|(_, followed)| *followed),
+        Abi::I386 => I386.iter().find(|(sysno, _)| sysno.id() as u64 == nr).map(|(_, followed)| *followed),
     }
 }
 
 /// Stack pointer and base of thread-local storage.
 pub fn stack_and_tls(registers: &Registers) -> (Addr, Option<Addr>) {
-    (
-        Addr(registers.rsp),
-        Some(Addr(registers.fs_base)).filter(|base| base.0 != 0),
-    )
+    (Addr(registers.rsp), Some(Addr(registers.fs_base)).filter(|base| base.0 != 0))
 }
 
 /// What a returned call has returned.
@@ -141,11 +132,7 @@ pub fn result(abi: Abi, registers: &Registers) -> Result<u64, Errno> {
         Abi::I386 => (i64::from(registers.rax as i32), registers.rax & 0xffff_ffff),
     };
     // MAX_ERRNO of linux/err.h.
-    if (-4095..0).contains(&signed) {
-        Err(Errno::new((-signed) as i32))
-    } else {
-        Ok(unsigned)
-    }
+    if (-4095..0).contains(&signed) { Err(Errno::new((-signed) as i32)) } else { Ok(unsigned) }
 }
 
 /// The argument of exit and exit_group, as the parent will see it.
@@ -157,9 +144,7 @@ fn arguments(abi: Abi, registers: &Registers) -> [u64; 6] {
     let r = registers;
     match abi {
         Abi::X86_64 => [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9],
-        Abi::I386 => {
-            [r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp].map(|register| register & 0xffff_ffff)
-        }
+        Abi::I386 => [r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp].map(|register| register & 0xffff_ffff),
     }
 }
 
@@ -179,64 +164,20 @@ pub fn call(tid: Tid, abi: Abi, followed: Followed, registers: &Registers) -> Op
     let (addr, len) = (Addr(a), b);
     let mut result_at = None;
     let call = match followed {
-        Followed::Mmap => Call::Mmap {
-            addr,
-            len,
-            prot: c as u32,
-            flags: d as u32,
-            fd: e as i32,
-            offset: f,
-        },
-        Followed::Mmap2 => Call::Mmap {
-            addr,
-            len,
-            prot: c as u32,
-            flags: d as u32,
-            fd: e as i32,
-            offset: f * PAGE,
-        },
+        Followed::Mmap => Call::Mmap { addr, len, prot: c as u32, flags: d as u32, fd: e as i32, offset: f },
+        Followed::Mmap2 => Call::Mmap { addr, len, prot: c as u32, flags: d as u32, fd: e as i32, offset: f * PAGE },
         Followed::OldMmap => {
             let [addr, len, prot, flags, fd, offset] = read_words::<6>(tid, addr)?;
             let (addr, len, offset) = (Addr(addr.into()), len.into(), offset.into());
-            Call::Mmap {
-                addr,
-                len,
-                prot,
-                flags,
-                fd: fd as i32,
-                offset,
-            }
+            Call::Mmap { addr, len, prot, flags, fd: fd as i32, offset }
         }
         Followed::Munmap => Call::Munmap { addr, len },
-        Followed::Mprotect => Call::Mprotect {
-            addr,
-            len,
-            prot: c as u32,
-        },
-        Followed::PkeyMprotect => Call::PkeyMprotect {
-            addr,
-            len,
-            prot: c as u32,
-            pkey: d as i32,
-        },
-        Followed::Mremap => Call::Mremap {
-            old: addr,
-            old_len: len,
-            new_len: c,
-            flags: d as u32,
-            new: Addr(e),
-        },
-        Followed::Madvise => Call::Madvise {
-            addr,
-            len,
-            advice: c as i32,
-        },
+        Followed::Mprotect => Call::Mprotect { addr, len, prot: c as u32 },
+        Followed::PkeyMprotect => Call::PkeyMprotect { addr, len, prot: c as u32, pkey: d as i32 },
+        Followed::Mremap => Call::Mremap { old: addr, old_len: len, new_len: c, flags: d as u32, new: Addr(e) },
+        Followed::Madvise => Call::Madvise { addr, len, advice: c as i32 },
         Followed::Brk => Call::Brk { addr },
-        Followed::Shmat => Call::Shmat {
-            id: a as i32,
-            addr: Addr(b),
-            flags: c as i32,
-        },
+        Followed::Shmat => Call::Shmat { id: a as i32, addr: Addr(b), flags: c as i32 },
         Followed::Shmdt => Call::Shmdt { addr },
         Followed::Ipc => {
             // ipc(2): the upper half is a version; SHMAT (21) stores its result at the fourth argument.
@@ -245,52 +186,27 @@ pub fn call(tid: Tid, abi: Abi, followed: Followed, registers: &Registers) -> Op
             match a & 0xffff {
                 SHMAT => {
                     result_at = Some(Addr(d));
-                    Call::Shmat {
-                        id: b as i32,
-                        addr: Addr(e),
-                        flags: c as i32,
-                    }
+                    Call::Shmat { id: b as i32, addr: Addr(e), flags: c as i32 }
                 }
                 SHMDT => Call::Shmdt { addr: Addr(e) },
                 _ => return None,
             }
         }
-        Followed::RemapFilePages => Call::RemapFilePages {
-            addr,
-            len,
-            prot: c as u32,
-            pgoff: d,
-            flags: e as u32,
-        },
+        Followed::RemapFilePages => Call::RemapFilePages { addr, len, prot: c as u32, pgoff: d, flags: e as u32 },
         Followed::IoSetup => {
             result_at = Some(Addr(b));
-            Call::IoSetup {
-                nr_events: a as u32,
-                ctxp: Addr(b),
-            }
+            Call::IoSetup { nr_events: a as u32, ctxp: Addr(b) }
         }
         Followed::IoDestroy => Call::IoDestroy { ctx: addr },
-        Followed::MapShadowStack => Call::MapShadowStack {
-            addr,
-            len,
-            flags: c as u32,
-        },
+        Followed::MapShadowStack => Call::MapShadowStack { addr, len, flags: c as u32 },
         Followed::Personality => Call::Personality { persona: a as u32 },
         Followed::Clone | Followed::Clone3 | Followed::Fork | Followed::Vfork => {
             Call::Clone(clone_args(tid, abi, followed, arguments)?)
         }
-        Followed::Execve => Call::Execve {
-            path: addr,
-            argv: Addr(b),
-            envp: Addr(c),
-        },
-        Followed::Execveat => Call::Execveat {
-            dirfd: a as i32,
-            path: Addr(b),
-            argv: Addr(c),
-            envp: Addr(d),
-            flags: e as u32,
-        },
+        Followed::Execve => Call::Execve { path: addr, argv: Addr(b), envp: Addr(c) },
+        Followed::Execveat => {
+            Call::Execveat { dirfd: a as i32, path: Addr(b), argv: Addr(c), envp: Addr(d), flags: e as u32 }
+        }
         Followed::Exit | Followed::ExitGroup => return None,
     };
     Some(Decoded { call, result_at })
@@ -350,11 +266,7 @@ fn clone_args(tid: Tid, abi: Abi, followed: Followed, arguments: [u64; 6]) -> Op
                 child_tid: Addr(child_tid),
             }
         }
-        Followed::Vfork => CloneArgs {
-            call: CloneCall::Vfork,
-            flags: clone::VM | clone::VFORK,
-            ..none
-        },
+        Followed::Vfork => CloneArgs { call: CloneCall::Vfork, flags: clone::VM | clone::VFORK, ..none },
         _ => none,
     })
 }

@@ -4,8 +4,8 @@
 //! at the entry. A filter is inherited and outlives its tracer, whose absence makes its calls fail: launch only.
 
 use nix::libc::{
-    self, BPF_ABS, BPF_ALU, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JUMP, BPF_K, BPF_LD, BPF_OR, BPF_RET,
-    BPF_STMT, BPF_W, sock_filter,
+    self, BPF_ABS, BPF_ALU, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JUMP, BPF_K, BPF_LD, BPF_OR, BPF_RET, BPF_STMT, BPF_W,
+    sock_filter,
 };
 
 use super::decode::{Abi, I386, X86_64};
@@ -32,12 +32,7 @@ pub fn program() -> Vec<sock_filter> {
     let numbers_32: Vec<u32> = I386.iter().map(|(sysno, _)| sysno.id() as u32).collect();
     let mut program = vec![load(ARCH)];
     // i386's part comes behind that of x86-64: two loads and tests, its numbers, and the two exits.
-    program.push(jump(
-        BPF_JEQ,
-        AUDIT_ARCH_I386,
-        (numbers_64.len() + 7) as u8,
-        0,
-    ));
+    program.push(jump(BPF_JEQ, AUDIT_ARCH_I386, (numbers_64.len() + 7) as u8, 0));
     program.push(jump(BPF_JEQ, AUDIT_ARCH_X86_64, 1, 0));
     program.push(allow());
     program.push(load(NR));
@@ -54,20 +49,13 @@ fn table(program: &mut Vec<sock_filter>, numbers: &[u32], mark: u32) {
         program.push(jump(BPF_JEQ, *number, (numbers.len() - index) as u8, 0));
     }
     program.push(allow());
-    program.push(statement(
-        BPF_ALU | BPF_OR | BPF_K,
-        libc::SECCOMP_RET_TRACE | mark,
-    ));
+    program.push(statement(BPF_ALU | BPF_OR | BPF_K, libc::SECCOMP_RET_TRACE | mark));
     program.push(statement(BPF_RET | BPF_A, 0));
 }
 
 /// What a stop's message says: the table and the number.
 pub fn from_message(message: u64) -> (Abi, u64) {
-    let abi = if message & u64::from(I386_MARK) != 0 {
-        Abi::I386
-    } else {
-        Abi::X86_64
-    };
+    let abi = if message & u64::from(I386_MARK) != 0 { Abi::I386 } else { Abi::X86_64 };
     (abi, message & u64::from(I386_MARK - 1))
 }
 
@@ -103,13 +91,7 @@ mod tests {
             let instruction = program[pc];
             pc += 1;
             let code = u32::from(instruction.code);
-            let take = |condition: bool| {
-                usize::from(if condition {
-                    instruction.jt
-                } else {
-                    instruction.jf
-                })
-            };
+            let take = |condition: bool| usize::from(if condition { instruction.jt } else { instruction.jf });
             if code == BPF_LD | BPF_W | BPF_ABS {
                 accumulator = if instruction.k == NR { nr } else { arch };
             } else if code == BPF_JMP | BPF_JEQ | BPF_K {
@@ -131,18 +113,11 @@ mod tests {
     #[test]
     fn exactly_the_followed_calls_stop() {
         let program = program();
-        for (arch, abi) in [
-            (AUDIT_ARCH_X86_64, Abi::X86_64),
-            (AUDIT_ARCH_I386, Abi::I386),
-        ] {
+        for (arch, abi) in [(AUDIT_ARCH_X86_64, Abi::X86_64), (AUDIT_ARCH_I386, Abi::I386)] {
             for nr in 0..1000 {
                 let verdict = run(&program, arch, nr);
                 if followed(abi, nr.into()).is_some() {
-                    assert_eq!(
-                        verdict & 0xffff_0000,
-                        libc::SECCOMP_RET_TRACE,
-                        "{abi:?} {nr}"
-                    );
+                    assert_eq!(verdict & 0xffff_0000, libc::SECCOMP_RET_TRACE, "{abi:?} {nr}");
                     assert_eq!(from_message(u64::from(verdict & 0xffff)), (abi, nr.into()));
                 } else {
                     assert_eq!(verdict, libc::SECCOMP_RET_ALLOW, "{abi:?} {nr}");
@@ -155,10 +130,7 @@ mod tests {
     #[test]
     fn x32_and_foreign_machines_run_free() {
         let program = program();
-        assert_eq!(
-            run(&program, AUDIT_ARCH_X86_64, X32_BIT | 9),
-            libc::SECCOMP_RET_ALLOW
-        );
+        assert_eq!(run(&program, AUDIT_ARCH_X86_64, X32_BIT | 9), libc::SECCOMP_RET_ALLOW);
         assert_eq!(run(&program, 0xc000_00b7, 9), libc::SECCOMP_RET_ALLOW);
     }
 

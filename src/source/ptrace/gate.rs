@@ -50,10 +50,7 @@ pub enum Left {
 impl Gate {
     /// A gate that lets nobody in.
     pub fn closed() -> Gate {
-        Gate {
-            mode: Mode::Closed,
-            ..Gate::default()
-        }
+        Gate { mode: Mode::Closed, ..Gate::default() }
     }
 
     /// A task wants to make a call that changes mappings: true if it may, otherwise it is to be held.
@@ -99,10 +96,7 @@ impl Gate {
 
     /// Opens for all if somebody has been held for too long.
     pub fn lose_patience(&mut self, now: Instant) {
-        let late = self
-            .inside
-            .iter()
-            .any(|(_, since)| now.duration_since(*since) > PATIENCE);
+        let late = self.inside.iter().any(|(_, since)| now.duration_since(*since) > PATIENCE);
         if self.mode == Mode::Serial && !self.held.is_empty() && late {
             self.mode = Mode::Open;
         }

@@ -65,11 +65,7 @@ impl Ptrace {
     /// Launches `command`, and follows it from its first instruction on.
     ///
     /// `mask` is the signal mask that it is to start with. No other thread may exist yet.
-    pub fn launch(
-        command: &[OsString],
-        leash: Leash,
-        mask: &SigSet,
-    ) -> Result<Ptrace, LaunchError> {
+    pub fn launch(command: &[OsString], leash: Leash, mask: &SigSet) -> Result<Ptrace, LaunchError> {
         let argv: Vec<CString> = command
             .iter()
             .map(|arg| CString::new(arg.clone().into_vec()))
@@ -88,11 +84,7 @@ impl Ptrace {
         };
         let pid = child.pid;
         let filtered = report == Some(ChildReport::Filtered);
-        let launching = Launching {
-            child,
-            filtered,
-            unfiltered,
-        };
+        let launching = Launching { child, filtered, unfiltered };
         let mut source = Ptrace::new(pid, true, Phase::Launching(launching));
         source.add_child(pid.into(), pid, None);
         Ok(source)

@@ -18,9 +18,7 @@ use nix::errno::Errno;
 
 use super::Next;
 use super::control::Control;
-use crate::event::{
-    Birth, Call, CloneArgs, Event, EventKind, Exec, Exit, ExitScope, Exiting, Syscall, Vma,
-};
+use crate::event::{Birth, Call, CloneArgs, Event, EventKind, Exec, Exit, ExitScope, Exiting, Syscall, Vma};
 use crate::procfs;
 use crate::sys::{self, Restart, Status, SyscallStop, Wait};
 use crate::units::{Addr, Pid, Tid, Time};
@@ -118,11 +116,7 @@ impl Ptrace {
             after: VecDeque::new(),
             filtered,
             start: Instant::now(),
-            main: Main {
-                pid,
-                exit: None,
-                group_stopped: false,
-            },
+            main: Main { pid, exit: None, group_stopped: false },
             phase,
             stops: 0,
             overlaps: 0,
@@ -192,18 +186,13 @@ impl Ptrace {
 
     /// Whether all changes of the task's address space up to the event just told are in the kernel's maps, and no more.
     pub fn is_settled(&self, tid: Tid) -> bool {
-        let gate = self
-            .tracees
-            .get(&tid)
-            .and_then(|tracee| self.gates.get(&tracee.gate));
+        let gate = self.tracees.get(&tid).and_then(|tracee| self.gates.get(&tracee.gate));
         gate.is_some_and(|gate| gate.is_settled(Some(tid)))
     }
 
     /// Lets no more calls in; `next` will say when those under way are over.
     pub fn close(&mut self) {
-        self.phase = Phase::Closing {
-            deadline: Instant::now() + Duration::from_millis(500),
-        };
+        self.phase = Phase::Closing { deadline: Instant::now() + Duration::from_millis(500) };
         for gate in self.gates.values_mut() {
             gate.close();
         }
@@ -215,12 +204,7 @@ impl Ptrace {
         for gate in self.gates.values_mut() {
             gate.lose_patience(now);
         }
-        self.after.extend(
-            self.gates
-                .iter()
-                .filter(|(_, gate)| gate.holds())
-                .map(|(id, _)| After::Grant(*id)),
-        );
+        self.after.extend(self.gates.iter().filter(|(_, gate)| gate.holds()).map(|(id, _)| After::Grant(*id)));
         self.adopt_strays(now);
         self.excuse_unstoppable(now);
     }
@@ -326,19 +310,15 @@ impl Ptrace {
             Followed::Vfork | Followed::Personality => false,
             // It ends all siblings: none may be halfway through a change when the last look is taken.
             Followed::ExitGroup | Followed::Fork => true,
-            Followed::Madvise | Followed::Clone | Followed::Clone3 | Followed::Ipc => self
-                .call_at(tid, abi, followed)
-                .is_some_and(|decoded| decoded.call.changes_mappings()),
+            Followed::Madvise | Followed::Clone | Followed::Clone3 | Followed::Ipc => {
+                self.call_at(tid, abi, followed).is_some_and(|decoded| decoded.call.changes_mappings())
+            }
             _ => true,
         };
         let Some(tracee) = self.tracees.get_mut(&tid) else {
             return;
         };
-        tracee.inside = Some(Inside {
-            abi,
-            followed,
-            exec,
-        });
+        tracee.inside = Some(Inside { abi, followed, exec });
         let Some(gate) = self.gates.get_mut(&tracee.gate) else {
             return;
         };
@@ -357,11 +337,7 @@ impl Ptrace {
         };
         tracee.held = false;
         match tracee.inside {
-            Some(Inside {
-                abi,
-                followed: Followed::ExitGroup,
-                ..
-            }) => {
+            Some(Inside { abi, followed: Followed::ExitGroup, .. }) => {
                 tracee.inside = None;
                 self.say_exiting(tid, abi, ExitScope::Group);
                 self.after.push_back(After::Resume(tid));
@@ -412,47 +388,24 @@ impl Ptrace {
                 result = Ok(addr.0);
             }
         }
-        self.tell(
-            tid,
-            EventKind::Syscall(Syscall {
-                call: decoded.call,
-                result,
-                mapped,
-            }),
-        );
+        self.tell(tid, EventKind::Syscall(Syscall { call: decoded.call, result, mapped }));
     }
 
     /// fork, vfork or clone has made a task, which has not run yet.
     fn new_task(&mut self, tid: Tid) {
         self.after.push_back(After::Resume(tid));
-        let Some(child) = gone(sys::event_message(tid))
-            .and_then(|message| i32::try_from(message).ok())
-            .map(Tid)
-        else {
+        let Some(child) = gone(sys::event_message(tid)).and_then(|message| i32::try_from(message).ok()).map(Tid) else {
             return;
         };
-        let args = self
-            .inside(tid)
-            .and_then(|Inside { abi, followed, .. }| self.call_at(tid, abi, followed));
-        let Some(decode::Decoded {
-            call: Call::Clone(args),
-            ..
-        }) = args
-        else {
+        let args = self.inside(tid).and_then(|Inside { abi, followed, .. }| self.call_at(tid, abi, followed));
+        let Some(decode::Decoded { call: Call::Clone(args), .. }) = args else {
             // Attached to in the middle of the call: what the new task is, /proc knows.
             return self.adopt(child);
         };
         let Some(parent) = self.tracees.get(&tid) else {
             return;
         };
-        let (pid, gate) = (
-            if args.is_thread() {
-                parent.pid
-            } else {
-                Pid(child.0)
-            },
-            parent.gate,
-        );
+        let (pid, gate) = (if args.is_thread() { parent.pid } else { Pid(child.0) }, parent.gate);
         self.add_child(child, pid, args.shares_memory().then_some(gate));
         self.say_born(tid, child, pid, args);
     }
@@ -470,17 +423,7 @@ impl Ptrace {
         if let Some(gate) = self.gates.get_mut(&gate) {
             gate.members += 1;
         }
-        self.tracees.insert(
-            child,
-            Tracee {
-                pid,
-                gate,
-                inside: None,
-                exiting: false,
-                ended: false,
-                held: false,
-            },
-        );
+        self.tracees.insert(child, Tracee { pid, gate, inside: None, exiting: false, ended: false, held: false });
     }
 
     fn new_gate(&mut self) -> GateId {
@@ -499,31 +442,15 @@ impl Ptrace {
         // (kernel/ptrace.c, looks_like_a_spurious_pid).
         take(tid);
         self.after.push_back(After::Resume(tid));
-        let former = gone(sys::event_message(tid))
-            .and_then(|message| i32::try_from(message).ok())
-            .map_or(tid, Tid);
+        let former = gone(sys::event_message(tid)).and_then(|message| i32::try_from(message).ok()).map_or(tid, Tid);
         let call = self.inside(former).and_then(|inside| inside.exec);
         let attaching = matches!(self.phase, Phase::Attaching(_));
         if let (Some(call), false) = (call, attaching) {
-            self.tell(
-                former,
-                EventKind::Syscall(Syscall {
-                    call,
-                    result: Ok(0),
-                    mapped: None,
-                }),
-            );
+            self.tell(former, EventKind::Syscall(Syscall { call, result: Ok(0), mapped: None }));
         }
-        let pid = self
-            .tracees
-            .get(&former)
-            .map_or(Pid(tid.0), |tracee| tracee.pid);
-        let siblings: Vec<Tid> = self
-            .tracees
-            .iter()
-            .filter(|(_, tracee)| tracee.pid == pid)
-            .map(|(tid, _)| *tid)
-            .collect();
+        let pid = self.tracees.get(&former).map_or(Pid(tid.0), |tracee| tracee.pid);
+        let siblings: Vec<Tid> =
+            self.tracees.iter().filter(|(_, tracee)| tracee.pid == pid).map(|(tid, _)| *tid).collect();
         for sibling in siblings {
             self.remove(sibling);
         }
@@ -585,14 +512,7 @@ impl Ptrace {
         let cut_off = tracee.inside.take().is_some();
         // A sibling's execve kills with a code of 0, as if the thread had ended by itself (kernel/signal.c, get_signal).
         let superseded = exit == Exit::Code(0) && !exiting && self.has_exec_under_way(pid);
-        self.tell(
-            tid,
-            if superseded {
-                EventKind::Superseded
-            } else {
-                EventKind::Ended(exit)
-            },
-        );
+        self.tell(tid, if superseded { EventKind::Superseded } else { EventKind::Ended(exit) });
         self.after.push_back(After::Leave(tid, gate));
         if cut_off {
             // Whether the call in which it was killed had any effect, those who share its memory can tell.
@@ -601,9 +521,9 @@ impl Ptrace {
     }
 
     fn has_exec_under_way(&self, pid: Pid) -> bool {
-        self.tracees.values().any(|tracee| {
-            tracee.pid == pid && tracee.inside.is_some_and(|inside| inside.exec.is_some())
-        })
+        self.tracees
+            .values()
+            .any(|tracee| tracee.pid == pid && tracee.inside.is_some_and(|inside| inside.exec.is_some()))
     }
 
     fn remove(&mut self, tid: Tid) {
@@ -680,20 +600,13 @@ impl Ptrace {
         let Ok(status) = procfs::task::status(tid) else {
             return;
         };
-        let relative = self
-            .tracees
-            .iter()
-            .find(|(other, _)| sys::share_memory(tid, **other).unwrap_or(false));
+        let relative = self.tracees.iter().find(|(other, _)| sys::share_memory(tid, **other).unwrap_or(false));
         let Some((&relative, gate)) = relative.map(|(other, tracee)| (other, tracee.gate)) else {
             self.add_child(tid, status.pid, None);
             return;
         };
         self.add_child(tid, status.pid, Some(gate));
-        let thread = if status.pid.0 == tid.0 {
-            0
-        } else {
-            crate::abi::clone::THREAD
-        };
+        let thread = if status.pid.0 == tid.0 { 0 } else { crate::abi::clone::THREAD };
         let args = CloneArgs {
             call: crate::event::CloneCall::Clone,
             flags: crate::abi::clone::VM | thread,
@@ -704,14 +617,7 @@ impl Ptrace {
             parent_tid: Addr(0),
             child_tid: Addr(0),
         };
-        self.tell(
-            relative,
-            EventKind::Born(Birth {
-                child: tid,
-                pid: status.pid,
-                args,
-            }),
-        );
+        self.tell(relative, EventKind::Born(Birth { child: tid, pid: status.pid, args }));
     }
 
     fn inside(&self, tid: Tid) -> Option<Inside> {
@@ -729,15 +635,8 @@ impl Ptrace {
 
     /// Lets a stopped task run on, to the next stop that it has to make.
     fn restart(&mut self, tid: Tid, signal: i32) {
-        let in_call = self
-            .tracees
-            .get(&tid)
-            .is_some_and(|tracee| tracee.inside.is_some());
-        let how = if self.filtered && !in_call {
-            Restart::Cont
-        } else {
-            Restart::Syscall
-        };
+        let in_call = self.tracees.get(&tid).is_some_and(|tracee| tracee.inside.is_some());
+        let how = if self.filtered && !in_call { Restart::Cont } else { Restart::Syscall };
         let _ = gone(sys::restart(tid, how, signal));
     }
 }
@@ -748,10 +647,7 @@ fn gone<T>(result: Result<T, Errno>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
         Err(errno) => {
-            debug_assert!(
-                matches!(errno, Errno::ESRCH | Errno::EIO),
-                "ptrace failed with {errno}"
-            );
+            debug_assert!(matches!(errno, Errno::ESRCH | Errno::EIO), "ptrace failed with {errno}");
             None
         }
     }
@@ -764,8 +660,5 @@ fn take(tid: Tid) {
 }
 
 fn region_at(tid: Tid, addr: Addr) -> Option<Vma> {
-    procfs::maps::read(tid)
-        .ok()?
-        .into_iter()
-        .find(|vma| vma.range.contains(addr))
+    procfs::maps::read(tid).ok()?.into_iter().find(|vma| vma.range.contains(addr))
 }

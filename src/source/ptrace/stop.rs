@@ -34,9 +34,7 @@ impl Stop {
             0 => Stop::Signal(signal),
             libc::PTRACE_EVENT_STOP if signal == libc::SIGTRAP => Stop::Trap,
             libc::PTRACE_EVENT_STOP => Stop::GroupStop,
-            libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => {
-                Stop::NewTask
-            }
+            libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => Stop::NewTask,
             libc::PTRACE_EVENT_EXEC => Stop::Exec,
             libc::PTRACE_EVENT_EXIT => Stop::Exit,
             libc::PTRACE_EVENT_SECCOMP => Stop::Seccomp,
@@ -52,32 +50,17 @@ mod tests {
     /// SIGTRAP means four things, and only the bits around it tell which.
     #[test]
     fn sigtrap_is_told_apart() {
-        assert_eq!(
-            Stop::from_status(libc::SIGTRAP),
-            Stop::Signal(libc::SIGTRAP)
-        );
+        assert_eq!(Stop::from_status(libc::SIGTRAP), Stop::Signal(libc::SIGTRAP));
         assert_eq!(Stop::from_status(libc::SIGTRAP | 0x80), Stop::Syscall);
-        assert_eq!(
-            Stop::from_status(libc::SIGTRAP | libc::PTRACE_EVENT_EXEC << 8),
-            Stop::Exec
-        );
-        assert_eq!(
-            Stop::from_status(libc::SIGTRAP | libc::PTRACE_EVENT_STOP << 8),
-            Stop::Trap
-        );
+        assert_eq!(Stop::from_status(libc::SIGTRAP | libc::PTRACE_EVENT_EXEC << 8), Stop::Exec);
+        assert_eq!(Stop::from_status(libc::SIGTRAP | libc::PTRACE_EVENT_STOP << 8), Stop::Trap);
     }
 
     /// A real-time signal is one like any other, and SIGSTOP on its way is not yet a group-stop.
     #[test]
     fn signals_and_group_stops() {
         assert_eq!(Stop::from_status(64), Stop::Signal(64));
-        assert_eq!(
-            Stop::from_status(libc::SIGSTOP),
-            Stop::Signal(libc::SIGSTOP)
-        );
-        assert_eq!(
-            Stop::from_status(libc::SIGSTOP | libc::PTRACE_EVENT_STOP << 8),
-            Stop::GroupStop
-        );
+        assert_eq!(Stop::from_status(libc::SIGSTOP), Stop::Signal(libc::SIGSTOP));
+        assert_eq!(Stop::from_status(libc::SIGSTOP | libc::PTRACE_EVENT_STOP << 8), Stop::GroupStop);
     }
 }

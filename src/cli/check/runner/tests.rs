@@ -51,20 +51,14 @@ fn runner(manifest: &Manifest) -> Runner<'_> {
 /// What is wrong with the first case.
 fn problems(report: &str, case: &str) -> Vec<String> {
     let (_folder, manifest) = folder(report, &format!("[[case]]\nname = 'a'\n{case}"));
-    runner(&manifest)
-        .run(&manifest.cases[0], manifest.cases[0].modes[0])
-        .unwrap()
-        .problems
+    runner(&manifest).run(&manifest.cases[0], manifest.cases[0].modes[0]).unwrap().problems
 }
 
 /// A report that is as expected passes, notes among others included.
 #[test]
 fn as_expected() {
     assert_eq!(
-        problems(
-            REPORT,
-            "run = 'true'\nexpect = [{ regions = 15 }]\nnotes = [{ kind = 'stack-cache' }]"
-        ),
+        problems(REPORT, "run = 'true'\nexpect = [{ regions = 15 }]\nnotes = [{ kind = 'stack-cache' }]"),
         [""; 0]
     );
 }
@@ -89,26 +83,15 @@ fn all_that_is_wrong() {
 #[test]
 fn the_end_counts() {
     let ended = |exit: &str| {
-        let report = format!(
-            r#"{{"target": {{"exit": {exit}}}, "verify": null, "findings": [], "notes": []}}"#
-        );
+        let report = format!(r#"{{"target": {{"exit": {exit}}}, "verify": null, "findings": [], "notes": []}}"#);
         move |case: &str| problems(&report, &format!("run = 'true'\nverify = false\n{case}"))
     };
-    assert_eq!(
-        ended(r#"{"signal": "SIGSEGV"}"#)(""),
-        [r#"exit: expected {"code":0}, found {"signal":"SIGSEGV"}"#]
-    );
+    assert_eq!(ended(r#"{"signal": "SIGSEGV"}"#)(""), [r#"exit: expected {"code":0}, found {"signal":"SIGSEGV"}"#]);
     assert_eq!(ended(r#"{"signal": "SIGSEGV"}"#)("exit = 139"), [""; 0]);
-    assert_eq!(
-        ended(r#"{"signal": "SIGSEGV"}"#)("exit = 'SIGSEGV'"),
-        [""; 0]
-    );
+    assert_eq!(ended(r#"{"signal": "SIGSEGV"}"#)("exit = 'SIGSEGV'"), [""; 0]);
     assert_eq!(ended(r#"{"code": 139}"#)("exit = 139"), [""; 0]);
     assert_eq!(ended("null")(""), [""; 0]);
-    assert_eq!(
-        ended("null")("exit = 0"),
-        [r#"exit: expected {"code":0}, found null"#]
-    );
+    assert_eq!(ended("null")("exit = 0"), [r#"exit: expected {"code":0}, found null"#]);
 }
 
 /// A model that was never compared is no proof.
@@ -125,10 +108,7 @@ fn verification_must_happen() {
 #[test]
 fn no_report_is_a_failure() {
     assert_eq!(problems("{", "run = 'true'").len(), 1);
-    assert_eq!(
-        problems("{}", "run = 'true'"),
-        ["the report has no findings array"]
-    );
+    assert_eq!(problems("{}", "run = 'true'"), ["the report has no findings array"]);
     assert_eq!(
         problems(REPORT, "run = 'true'\nmodes = ['attach']"),
         ["vmtrace ended before it had attached (exit status: 125)"]
@@ -142,34 +122,23 @@ fn no_report_is_a_failure() {
 /// A program that hangs is ended, and its case fails.
 #[test]
 fn a_hanging_program_fails() {
-    assert_eq!(
-        problems(REPORT, "run = 'sleep 1000'\ntimeout = '200ms'"),
-        ["did not end within 200 ms"]
-    );
+    assert_eq!(problems(REPORT, "run = 'sleep 1000'\ntimeout = '200ms'"), ["did not end within 200 ms"]);
 }
 
 /// A build is run once for all that need it, and its failure is theirs.
 #[test]
 fn builds_are_shared() {
     let case = |name: &str| {
-        format!(
-            "[[case]]\nname = '{name}'\nbuild = 'echo built >> log; echo oops; false'\nrun = 'true'\n"
-        )
+        format!("[[case]]\nname = '{name}'\nbuild = 'echo built >> log; echo oops; false'\nrun = 'true'\n")
     };
     let (folder, manifest) = folder(REPORT, &(case("a") + &case("b")));
     let runner = runner(&manifest);
     for case in &manifest.cases {
         let outcome = runner.run(case, Mode::Launch).unwrap();
-        assert_eq!(
-            outcome.problems,
-            ["build failed (exit status: 1): sh -c echo built >> log; echo oops; false"]
-        );
+        assert_eq!(outcome.problems, ["build failed (exit status: 1): sh -c echo built >> log; echo oops; false"]);
         assert_eq!(outcome.output, ["oops"]);
     }
-    assert_eq!(
-        fs::read_to_string(folder.path().join("log")).unwrap(),
-        "built\n"
-    );
+    assert_eq!(fs::read_to_string(folder.path().join("log")).unwrap(), "built\n");
 }
 
 /// The whole of what a user sees.
@@ -189,11 +158,7 @@ fn the_table() {
         expect = [{ regions = 14, thread_function = { symbol = 'minute_job' } }]
     ";
     let (_folder, manifest) = folder(REPORT, cases);
-    let runs: Vec<(&Case, Mode)> = manifest
-        .cases
-        .iter()
-        .map(|case| (case, Mode::Launch))
-        .collect();
+    let runs: Vec<(&Case, Mode)> = manifest.cases.iter().map(|case| (case, Mode::Launch)).collect();
     let mut out = Vec::new();
     let jobs = std::num::NonZeroUsize::new(2).unwrap();
     let outcome = super::super::run_all(&runner(&manifest), &runs, jobs, &mut out).unwrap();
@@ -202,9 +167,7 @@ fn the_table() {
     // Durations, in the last column, differ from run to run.
     let mut lines: Vec<&str> = text.lines().collect();
     let last_column = lines[0].len() - "time".len();
-    lines[1..4]
-        .iter_mut()
-        .for_each(|row| *row = row[..last_column - 6].trim_end());
+    lines[1..4].iter_mut().for_each(|row| *row = row[..last_column - 6].trim_end());
     insta::assert_snapshot!(lines.join("\n"), @r#"
     case              mode    verdict  findings        time
     clean             launch  FAIL            1
