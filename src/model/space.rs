@@ -167,11 +167,26 @@ impl AddressSpace {
     }
 
     /// mmap(2) and its kin: a new mapping, over whatever was there.
+    ///
+    /// Pages that are put into a stack with MAP_FIXED stay part of it: the JVM arms and disarms its guards so, and
+    /// whoever unmaps the stack unmaps them too.
     pub fn map(&mut self, range: Range, mapping: Mapping, area: impl FnOnce(MappingId) -> Area) -> MappingId {
+        if let Some(stack) = self.stack_around(range) {
+            self.areas.set(range, area(stack));
+            return stack;
+        }
         self.unmap(range);
         let id = self.mappings.insert(Mapping { bytes: range.bytes(), made_bytes: range.bytes(), ..mapping });
         self.areas.set(range, area(id));
         id
+    }
+
+    /// The stack of which `range` is an inner part.
+    fn stack_around(&self, range: Range) -> Option<MappingId> {
+        let stack = self.mapping_at(range.start())?;
+        let mapping = self.mappings.get(stack)?;
+        let inside = mapping.stack.is_some() && range.bytes() < mapping.bytes && self.areas.first_hole(range).is_none();
+        (inside && self.areas.overlapping(range).all(|(_, area)| area.mapping == stack)).then_some(stack)
     }
 
     /// A mapping of which only the kernel's maps tell.
