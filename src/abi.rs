@@ -50,6 +50,8 @@ pub mod clone {
     pub const VM: u64 = 0x100;
     pub const VFORK: u64 = 0x4000;
     pub const THREAD: u64 = 0x1_0000;
+    /// The child is not to be traced by the parent's tracer.
+    pub const UNTRACED: u64 = 0x80_0000;
     pub const SETTLS: u64 = 0x8_0000;
     pub const CHILD_CLEARTID: u64 = 0x20_0000;
     /// Ignored by the kernel since 2.6; musl's pthread_create still passes it, glibc never does.

@@ -301,6 +301,11 @@ impl<'a> Follower<'a> {
         if let Some(tid) = reader {
             measure(&mut diagnosis.findings, tid);
         }
+        if reader.is_some_and(has_leak_sanitizer) {
+            let text = "LeakSanitizer is part of this program and cannot run under ptrace: if it fails, set \
+                        ASAN_OPTIONS=detect_leaks=0 for it";
+            diagnosis.notes.push(incomplete(Some(pid), 1, text.to_owned()));
+        }
         if pid == self.source.main_pid() {
             self.last_counts = Some(counts);
             if let Some(tid) = reader {
@@ -337,13 +342,7 @@ impl<'a> Follower<'a> {
         let known = self.finished_notes.iter_mut().find(|note| note.kind == NoteKind::Incomplete && note.text == text);
         match known {
             Some(note) => note.regions += 1,
-            None => self.finished_notes.push(Note {
-                kind: NoteKind::Incomplete,
-                pid: Some(pid),
-                regions: 1,
-                virtual_bytes: 0,
-                text: text.to_owned(),
-            }),
+            None => self.finished_notes.push(incomplete(Some(pid), 1, text.to_owned())),
         }
     }
 
@@ -442,11 +441,9 @@ impl<'a> Follower<'a> {
 
     /// What is to be said of the following itself.
     fn own_notes(&self) -> Vec<Note> {
-        let incomplete =
-            |regions, text| Note { kind: NoteKind::Incomplete, pid: None, regions, virtual_bytes: 0, text };
         let mut notes = Vec::new();
         if self.began.is_none() {
-            notes.push(incomplete(0, "following had not begun when it ended".to_owned()));
+            notes.push(incomplete(None, 0, "following had not begun when it ended".to_owned()));
         }
         let overlaps = self.source.overlaps();
         if overlaps > 0 {
@@ -454,14 +451,26 @@ impl<'a> Follower<'a> {
                 "the order of mapping calls was lost {overlaps} times behind one that blocked; the model was put right \
                  from the kernel's maps"
             );
-            notes.push(incomplete(overlaps, text));
+            notes.push(incomplete(None, overlaps, text));
         }
         if self.beyond_finished > 0 {
             let text = format!("{} more findings in processes that have ended are not listed", self.beyond_finished);
-            notes.push(incomplete(self.beyond_finished, text));
+            notes.push(incomplete(None, self.beyond_finished, text));
         }
         notes
     }
+}
+
+/// A note on something that could not be seen.
+fn incomplete(pid: Option<Pid>, regions: u64, text: String) -> Note {
+    Note { kind: NoteKind::Incomplete, pid, regions, virtual_bytes: 0, text }
+}
+
+/// Whether the sanitizer's library is loaded.
+fn has_leak_sanitizer(tid: Tid) -> bool {
+    let maps = procfs::maps::read(tid).unwrap_or_default();
+    let named = |name: &[u8], part: &[u8]| name.windows(part.len()).any(|window| window == part);
+    maps.iter().any(|vma| named(&vma.name, b"/libasan.so") || named(&vma.name, b"/liblsan.so"))
 }
 
 /// Fills in how much of the findings lies in physical memory; it stays 0 where that cannot be read.

@@ -76,6 +76,11 @@ pub fn registers(tid: Tid) -> Result<libc::user_regs_struct, Errno> {
     Ok(unsafe { registers.assume_init() })
 }
 
+/// Sets the general registers of a stopped task.
+pub fn set_registers(tid: Tid, registers: &libc::user_regs_struct) -> Result<(), Errno> {
+    ptrace(libc::PTRACE_SETREGS, tid, 0, std::ptr::from_ref(registers) as usize).map(drop)
+}
+
 /// PTRACE_GETEVENTMSG: what belongs to the event: a child's tid, an exit status, a filter's data.
 pub fn event_message(tid: Tid) -> Result<u64, Errno> {
     let mut message: libc::c_ulong = 0;

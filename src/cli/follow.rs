@@ -37,7 +37,7 @@ fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
     output.check()?;
     block_signals()?;
     let mut control = Control::new(Manners::Attached);
-    let options = options(args, Mode::Attach, task::command_line(pid))?;
+    let options = options(args, Mode::Attach, task::command_line(pid), Stream::Out)?;
     control.start(timers(args, Watch::wants_status(false)))?;
     let source = Ptrace::attach(pid)?;
     let (report, _, watch) = follow(source, &control, options, output);
@@ -51,7 +51,7 @@ pub(super) fn launch(args: &FollowArgs, stream: Stream) -> Result<u8, anyhow::Er
     output.check()?;
     let mask = block_signals()?;
     let command: Vec<String> = args.program.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let options = options(args, Mode::Launch, command)?;
+    let options = options(args, Mode::Launch, command, stream)?;
     // A program that is to be left alone after a while must be able to live without us.
     let leash = if args.stop_after.is_some() { Leash::None } else { Leash::Filter };
     // Before the control's thread exists, because it forks.
@@ -81,19 +81,23 @@ fn why_not_executed(errno: Errno) -> String {
     }
 }
 
-fn options(args: &FollowArgs, mode: Mode, command: Vec<String>) -> Result<Options, anyhow::Error> {
+fn options(args: &FollowArgs, mode: Mode, command: Vec<String>, stream: Stream) -> Result<Options, anyhow::Error> {
     Ok(Options {
         mode,
         command,
         verify_every: args.verify,
         min_confidence: args.report.min_confidence.into(),
-        events: args.events.as_deref().map(events_file).transpose()?,
+        events: args.events.as_deref().map(|path| events_file(path, stream)).transpose()?,
     })
 }
 
-fn events_file(path: &Path) -> Result<Box<dyn Write>, anyhow::Error> {
+/// Opens the file for events; `-` is the stream that reports go to.
+fn events_file(path: &Path, stream: Stream) -> Result<Box<dyn Write>, anyhow::Error> {
     if path == Path::new("-") {
-        return Ok(Box::new(BufWriter::new(io::stderr())));
+        return Ok(match stream {
+            Stream::Out => Box::new(BufWriter::new(io::stdout())),
+            Stream::Err => Box::new(BufWriter::new(io::stderr())),
+        });
     }
     let file =
         File::create(path).map_err(|error| anyhow::anyhow!("cannot write events to {}: {error}", path.display()))?;

@@ -90,7 +90,7 @@ pub struct FollowArgs {
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "100")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub verify: Option<u64>,
-    /// Write the followed system calls as they happen, one line each ("-" is standard error)
+    /// Write the followed system calls as they happen, one line each ("-": where reports go)
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
     /// How the report looks.

@@ -24,8 +24,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    fn prot(self, bits: u32) -> Prot {
-        let prot = Prot::from_bits(bits);
+    fn prot(self, prot: Prot) -> Prot {
         if self.read_implies_exec && prot.contains(Prot::READ) { prot.with(Prot::EXEC) } else { prot }
     }
 }
@@ -51,11 +50,12 @@ impl AddressSpace {
                 let anonymous = flags & map::ANONYMOUS != 0;
                 let backing = match (anonymous, sharing) {
                     (true, Sharing::Private) if flags & map::HUGETLB == 0 => Backing::Anonymous,
-                    (true, _) => Backing::file(0, addr),
-                    (false, _) => Backing::file(offset, addr),
+                    (true, Sharing::Shared) if flags & map::HUGETLB == 0 => Backing::file(0, addr),
+                    // Anonymous huge pages have a file of the kernel's, and keep the offset.
+                    _ => Backing::file(offset, addr),
                 };
                 let kind = if anonymous { Kind::Anonymous } else { Kind::File };
-                let prot = caller.prot(prot);
+                let prot = caller.prot(Prot::from_bits(prot));
                 let marks = Marks { grows_down: flags & map::GROWSDOWN != 0, ..Marks::default() };
                 self.map(range, Mapping::new(kind, Some(made)), |mapping| Area {
                     mapping,
@@ -81,7 +81,7 @@ impl AddressSpace {
             }
             Call::Brk { .. } => {
                 // VM_DATA_DEFAULT_FLAGS: executable only where reading implies it.
-                let prot = caller.prot(3);
+                let prot = caller.prot(Prot::READ.with(Prot::WRITE));
                 if !self.set_break(Addr(result), prot) && self.brk.is_some() {
                     return Err(Unclear);
                 }
@@ -95,7 +95,7 @@ impl AddressSpace {
             Call::RemapFilePages { addr, len, pgoff, .. } => {
                 let start = Addr(page_down(addr.0));
                 let range = Range::of_len(start, page_down(len)).ok_or(Unclear)?;
-                self.remap_file_pages(range, pgoff.wrapping_mul(crate::units::PAGE));
+                self.remap_file_pages(range, pgoff.wrapping_mul(crate::units::PAGE), |prot| caller.prot(prot));
             }
             Call::IoSetup { .. } => {
                 let vma = syscall.mapped.as_ref().ok_or(Unclear)?;
@@ -123,23 +123,25 @@ impl AddressSpace {
             return Err(Unclear);
         }
         // A length of 0 succeeds and does nothing (do_mprotect_pkey).
-        if let Some(range) = Range::of_len(addr, len) {
-            self.protect(range, caller.prot(bits));
-        }
-        Ok(())
+        let Some(range) = Range::of_len(addr, len) else {
+            return Ok(());
+        };
+        // The kernel had no hole there: a stack may have grown without a call.
+        let hole = self.protect(range, caller.prot(Prot::from_bits(bits)));
+        if hole.is_some() { Err(Unclear) } else { Ok(()) }
     }
 
     fn apply_mremap(&mut self, old: Addr, old_len: u64, new_len: u64, flags: u32, made: Made) -> Result<(), Unclear> {
         let to = Range::of_len(Addr(made.result), new_len).ok_or(Unclear)?;
+        if self.areas.at(old).is_none() {
+            return Err(Unclear);
+        }
         if old_len == 0 {
-            let from = Range::of_len(old, new_len).ok_or(Unclear)?;
-            // Beyond the region that holds `old` lies something else, which is not copied.
-            let (piece, _) = self.areas.at(old).ok_or(Unclear)?;
-            self.remap_copy(piece.intersection(from).ok_or(Unclear)?, to, made);
+            self.remap_again(old, to, made);
         } else {
             let from = Range::of_len(old, old_len).ok_or(Unclear)?;
             if flags & mremap::DONTUNMAP != 0 {
-                self.remap_copy(from, to, made);
+                self.remap_copy(from, to.start(), made);
             } else {
                 self.remap(from, to);
             }
@@ -179,19 +181,21 @@ impl AddressSpace {
                     return Ok(());
                 };
                 if bits & (prot::GROWSDOWN | prot::GROWSUP) != 0 {
-                    return Ok(());
+                    return if errno == Errno::EINVAL { Ok(()) } else { Err(Unclear) };
                 }
                 match self.areas.first_hole(range) {
                     // With ENOMEM because of a hole, the pages before it have been changed.
                     Some(hole) if errno == Errno::ENOMEM => {
                         if let Some(before) = Range::new(addr, hole) {
-                            self.protect(before, caller.prot(bits));
+                            self.protect(before, caller.prot(Prot::from_bits(bits)));
                         }
                         Ok(())
                     }
                     // Refused somewhere in the middle: what comes before has been changed (mprotect goes on region
-                    // by region). Of a single region nothing has.
-                    _ if errno == Errno::EINVAL || self.areas.overlapping(range).nth(1).is_none() => {
+                    // by region). Of a single region nothing has; but mseal(2) makes several of what is one here.
+                    _ if errno == Errno::EINVAL
+                        || errno != Errno::EPERM && self.areas.overlapping(range).nth(1).is_none() =>
+                    {
                         self.refused(call, errno);
                         Ok(())
                     }

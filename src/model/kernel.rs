@@ -94,6 +94,17 @@ impl AddressSpace {
                 self.unmap(gap);
             }
             position = vma.range.end();
+            let (prot, sharing, backing) = (vma.prot, vma.sharing, vma.backing());
+            // Rights may have changed unseen; what lies behind the pages changes only with the mapping.
+            let replaced: Vec<Range> = self
+                .areas
+                .overlapping(vma.range)
+                .filter(|(_, area)| area.sharing != sharing || area.backing != backing)
+                .map(|(range, _)| range)
+                .collect();
+            for range in replaced {
+                self.unmap(range);
+            }
             while let Some(hole) = self.areas.first_hole(vma.range) {
                 let next = Range::new(hole, vma.range.end())
                     .and_then(|rest| self.areas.overlapping(rest).next().map(|(range, _)| range.start()));
@@ -102,8 +113,7 @@ impl AddressSpace {
                 };
                 self.map_seen(missing, vma);
             }
-            let (prot, sharing, backing) = (vma.prot, vma.sharing, vma.backing());
-            self.areas.update(vma.range, |area| Area { prot, sharing, backing, ..area });
+            self.areas.update(vma.range, |area| Area { prot, ..area });
         }
         if let Some(rest) = Range::new(position, Addr(!(crate::units::PAGE - 1))) {
             self.unmap(rest);
@@ -127,7 +137,7 @@ impl AddressSpace {
             };
             let alike = area.marks.grows_down && area.is_like(vma);
             if let (true, Some(growth)) = (alike, Range::new(vma.range.start(), first.start())) {
-                self.areas.set(growth, area);
+                self.areas.set(growth, Area { marks: area.marks.unguarded(), ..area });
                 let mapping: Option<&mut Mapping> = self.mappings.get_mut(area.mapping);
                 if let Some(mapping) = mapping {
                     mapping.bytes += growth.bytes();

@@ -65,6 +65,13 @@ pub struct Marks {
     pub grows_down: bool,
 }
 
+impl Marks {
+    /// Those of the region, without those of its pages.
+    pub fn unguarded(self) -> Marks {
+        Marks { guard: false, ..self }
+    }
+}
+
 /// The break of brk(2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Break {
@@ -248,13 +255,10 @@ impl AddressSpace {
         });
     }
 
-    /// remap_file_pages(2): other parts of the file, in the rights of the first page.
-    pub fn remap_file_pages(&mut self, range: Range, offset: u64) {
-        let Some((_, &Area { prot, .. })) = self.areas.at(range.start()) else {
-            return;
-        };
+    /// remap_file_pages(2): other parts of the file, mapped anew, so that advice is gone.
+    pub fn remap_file_pages(&mut self, range: Range, offset: u64, prot: impl Fn(Prot) -> Prot) {
         let backing = Backing::file(offset, range.start());
-        self.areas.update(range, |area| Area { backing, prot, ..area });
+        self.areas.update(range, |area| Area { backing, prot: prot(area.prot), marks: Marks::default(), ..area });
     }
 
     /// mremap(2) that moves or resizes: `from` becomes `to`.
@@ -271,49 +275,52 @@ impl AddressSpace {
         if let Some(tail) = from.start().checked_add(kept).and_then(|start| Range::new(start, from.end())) {
             self.unmap(tail);
         }
-        if from.start() != to.start() {
-            if let Some(source) = Range::of_len(from.start(), kept) {
-                let pieces: Vec<(Range, Area)> = self.areas.cut(source).collect();
-                for (piece, area) in pieces {
-                    self.put_moved(piece, area, from.start(), to.start());
-                }
-            }
+        let source = Range::of_len(from.start(), kept).filter(|_| from.start() != to.start());
+        let pieces: Vec<(Range, Area)> = source.map(|source| self.areas.cut(source).collect()).unwrap_or_default();
+        for (piece, area) in pieces {
+            self.put_moved(piece, area, from.start(), to.start());
         }
         let grown = to.start().checked_add(kept).and_then(|start| Range::new(start, to.end()));
         let last = grown.and_then(|grown| self.areas.at(Addr(grown.start().0 - 1)).map(|(_, area)| *area));
         if let (Some(grown), Some(last)) = (grown, last) {
             self.unmap(grown);
-            self.areas.set(grown, last);
+            self.areas.set(grown, Area { marks: last.marks.unguarded(), ..last });
             if let Some(mapping) = self.mappings.get_mut(last.mapping) {
                 mapping.bytes += grown.bytes();
             }
         }
     }
 
-    /// mremap(2) that leaves the source mapped: MREMAP_DONTUNMAP, or a shared mapping with an old size of 0.
-    ///
-    /// The copy has the attributes of the source, page by page; beyond its end, those of its first page.
-    pub fn remap_copy(&mut self, from: Range, to: Range, made: Made) {
-        let Some(kind) = self.areas.at(from.start()).and_then(|(_, area)| Some(self.mappings.get(area.mapping)?.kind))
-        else {
+    /// mremap(2) with an old size of 0: `to` shows what a shared mapping shows from `from` on.
+    pub fn remap_again(&mut self, from: Addr, to: Range, made: Made) {
+        let Some(first) = self.areas.at(from).map(|(_, area)| *area) else {
             return;
         };
-        let pieces: Vec<(Range, Area)> = self.areas.overlapping(from).map(|(range, area)| (range, *area)).collect();
-        let Some(first) = pieces.first().map(|(_, area)| *area) else {
+        let Some(kind) = self.mappings.get(first.mapping).map(|mapping| mapping.kind) else {
             return;
         };
-        let moved = |area: Area, mapping| Area {
+        self.map(to, Mapping::new(kind, Some(made)), |mapping| Area {
             mapping,
-            backing: area.backing.moved(from.start(), to.start()),
-            marks: Marks { guard: false, ..area.marks },
-            ..area
+            backing: first.backing.moved(from, to.start()),
+            marks: first.marks.unguarded(),
+            ..first
+        });
+    }
+
+    /// mremap(2) with MREMAP_DONTUNMAP: the source stays mapped, but its contents move, guards among them.
+    pub fn remap_copy(&mut self, from: Range, to: Addr, made: Made) {
+        let pieces: Vec<(Range, Area)> = self.areas.overlapping(from).map(|(range, area)| (range, *area)).collect();
+        let first = pieces.first().and_then(|(_, area)| self.mappings.get(area.mapping));
+        let Some(kind) = first.map(|mapping| mapping.kind) else {
+            return;
         };
-        let id = self.map(to, Mapping::new(kind, Some(made)), |mapping| moved(first, mapping));
+        let bytes = pieces.iter().map(|(piece, _)| piece.bytes()).sum();
+        let copy = Mapping { bytes, made_bytes: bytes, ..Mapping::new(kind, Some(made)) };
+        let mapping = self.mappings.insert(copy);
         for (piece, area) in pieces {
-            if let Some(target) = piece.moved(from.start(), to.start()).and_then(|target| target.intersection(to)) {
-                self.areas.set(target, moved(area, id));
-            }
+            self.put_moved(piece, Area { mapping, ..area }, from.start(), to);
         }
+        self.advise(from, |marks| *marks = marks.unguarded());
     }
 
     /// brk(2) that has moved the break to `new`; false where the old one was not known.

@@ -140,6 +140,14 @@ pub fn exit_code(abi: Abi, registers: &Registers) -> i32 {
     (arguments(abi, registers)[0] & 0xff) as i32
 }
 
+/// The register that holds clone's flags.
+pub fn clone_flags(abi: Abi, registers: &mut Registers) -> &mut u64 {
+    match abi {
+        Abi::X86_64 => &mut registers.rdi,
+        Abi::I386 => &mut registers.rbx,
+    }
+}
+
 fn arguments(abi: Abi, registers: &Registers) -> [u64; 6] {
     let r = registers;
     match abi {

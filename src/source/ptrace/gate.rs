@@ -85,7 +85,7 @@ impl Gate {
     }
 
     /// The next held task that may go now. It is inside from here on.
-    pub fn next(&mut self) -> Option<Tid> {
+    pub fn admit(&mut self) -> Option<Tid> {
         if !self.may_enter() {
             return None;
         }
@@ -138,10 +138,10 @@ mod tests {
         assert!(gate.enter(A));
         assert!(!gate.enter(B));
         assert!(!gate.enter(C));
-        assert_eq!(gate.next(), None);
+        assert_eq!(gate.admit(), None);
         assert_eq!(gate.leave(A), Some(Left::InOrder));
-        assert_eq!(gate.next(), Some(B));
-        assert_eq!(gate.next(), None);
+        assert_eq!(gate.admit(), Some(B));
+        assert_eq!(gate.admit(), None);
     }
 
     /// A task that dies while it is held is not let in.
@@ -153,7 +153,7 @@ mod tests {
         assert!(!gate.enter(C));
         assert_eq!(gate.leave(B), None);
         assert_eq!(gate.leave(A), Some(Left::InOrder));
-        assert_eq!(gate.next(), Some(C));
+        assert_eq!(gate.admit(), Some(C));
     }
 
     /// Behind a call that blocks all go, and once the last has returned the kernel is asked.
@@ -163,9 +163,9 @@ mod tests {
         assert!(gate.enter(A));
         assert!(!gate.enter(B));
         gate.lose_patience(Instant::now());
-        assert_eq!(gate.next(), None);
+        assert_eq!(gate.admit(), None);
         gate.lose_patience(Instant::now() + 2 * PATIENCE);
-        assert_eq!(gate.next(), Some(B));
+        assert_eq!(gate.admit(), Some(B));
         assert!(gate.enter(C));
         assert!(!gate.is_settled(Some(A)));
         assert_eq!(gate.leave(B), Some(Left::InOrder));
@@ -179,8 +179,8 @@ mod tests {
     fn closed_and_opened_again() {
         let mut gate = Gate::closed();
         assert!(!gate.enter(A));
-        assert_eq!(gate.next(), None);
+        assert_eq!(gate.admit(), None);
         gate.open();
-        assert_eq!(gate.next(), Some(A));
+        assert_eq!(gate.admit(), Some(A));
     }
 }

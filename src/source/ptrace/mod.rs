@@ -5,11 +5,13 @@
 //! hands: see [`crate::sys::peek_status`].
 
 pub mod attach;
+mod calls;
 pub mod decode;
 pub mod filter;
 pub mod gate;
 pub mod launch;
 pub mod stop;
+mod tasks;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,10 +20,10 @@ use nix::errno::Errno;
 
 use super::Next;
 use super::control::Control;
-use crate::event::{Birth, Call, CloneArgs, Event, EventKind, Exec, Exit, ExitScope, Exiting, Syscall, Vma};
+use crate::event::{Call, Event, EventKind, Exit};
 use crate::procfs;
-use crate::sys::{self, Restart, Status, SyscallStop, Wait};
-use crate::units::{Addr, Pid, Tid, Time};
+use crate::sys::{self, Restart, Status, Wait};
+use crate::units::{Pid, Tid, Time};
 use decode::{Abi, Followed};
 use gate::{Gate, Left};
 use stop::Stop;
@@ -93,6 +95,8 @@ struct Inside {
     followed: Followed,
     /// execve's arguments, which are gone when it has succeeded.
     exec: Option<Call>,
+    /// clone's CLONE_UNTRACED was withheld from the kernel.
+    untraced: bool,
 }
 
 /// What is to be done with a stopped task once its events have been taken.
@@ -275,273 +279,6 @@ impl Ptrace {
         }
     }
 
-    fn syscall_stop(&mut self, tid: Tid) {
-        let known = self.tracees.get(&tid).and_then(|tracee| tracee.inside);
-        if self.filtered && known.is_some() {
-            return self.exit(tid);
-        }
-        match gone(sys::syscall_info(tid)) {
-            Some(SyscallStop::Entry { arch, nr }) => match arch {
-                filter::AUDIT_ARCH_X86_64 => self.entry(tid, Abi::X86_64, nr),
-                filter::AUDIT_ARCH_I386 => self.entry(tid, Abi::I386, nr),
-                _ => self.restart(tid, 0),
-            },
-            Some(SyscallStop::Exit) if known.is_some() => self.exit(tid),
-            Some(_) => self.restart(tid, 0),
-            None => {}
-        }
-    }
-
-    /// A system call is about to be made.
-    fn entry(&mut self, tid: Tid, abi: Abi, nr: u64) {
-        let Some(followed) = decode::followed(abi, nr) else {
-            return self.restart(tid, 0);
-        };
-        let mut exec = None;
-        let serial = match followed {
-            Followed::Exit => {
-                self.say_exiting(tid, abi, ExitScope::Thread);
-                return self.after.push_back(After::Resume(tid));
-            }
-            Followed::Execve | Followed::Execveat => {
-                exec = self.call_at(tid, abi, followed).map(|decoded| decoded.call);
-                false
-            }
-            Followed::Vfork | Followed::Personality => false,
-            // It ends all siblings: none may be halfway through a change when the last look is taken.
-            Followed::ExitGroup | Followed::Fork => true,
-            Followed::Madvise | Followed::Clone | Followed::Clone3 | Followed::Ipc => {
-                self.call_at(tid, abi, followed).is_some_and(|decoded| decoded.call.changes_mappings())
-            }
-            _ => true,
-        };
-        let Some(tracee) = self.tracees.get_mut(&tid) else {
-            return;
-        };
-        tracee.inside = Some(Inside { abi, followed, exec });
-        let Some(gate) = self.gates.get_mut(&tracee.gate) else {
-            return;
-        };
-        if !serial || gate.enter(tid) {
-            self.proceed(tid);
-        } else {
-            tracee.held = true;
-            take(tid);
-        }
-    }
-
-    /// A task may make its call.
-    fn proceed(&mut self, tid: Tid) {
-        let Some(tracee) = self.tracees.get_mut(&tid) else {
-            return;
-        };
-        tracee.held = false;
-        match tracee.inside {
-            Some(Inside { abi, followed: Followed::ExitGroup, .. }) => {
-                tracee.inside = None;
-                self.say_exiting(tid, abi, ExitScope::Group);
-                self.after.push_back(After::Resume(tid));
-            }
-            _ => self.restart(tid, 0),
-        }
-    }
-
-    fn say_exiting(&mut self, tid: Tid, abi: Abi, scope: ExitScope) {
-        if let Some(tracee) = self.tracees.get_mut(&tid) {
-            tracee.exiting = true;
-        }
-        let Some(registers) = gone(sys::registers(tid)) else {
-            return;
-        };
-        let code = decode::exit_code(abi, &registers);
-        self.tell(tid, EventKind::Exiting(Exiting { scope, code }));
-    }
-
-    /// A followed call has returned.
-    fn exit(&mut self, tid: Tid) {
-        let Some(tracee) = self.tracees.get_mut(&tid) else {
-            return;
-        };
-        let Some(Inside { abi, followed, .. }) = tracee.inside.take() else {
-            return;
-        };
-        let gate = tracee.gate;
-        self.after.push_back(After::Resume(tid));
-        self.after.push_back(After::Leave(tid, gate));
-        let Some(registers) = gone(sys::registers(tid)) else {
-            return;
-        };
-        let Some(decoded) = decode::call(tid, abi, followed, &registers) else {
-            return;
-        };
-        let mut result = decode::result(abi, &registers);
-        let mut mapped = None;
-        if let Ok(returned) = result
-            && matches!(decoded.call, Call::Shmat { .. } | Call::IoSetup { .. })
-        {
-            let addr = match decoded.result_at {
-                Some(at) => decode::stored_address(tid, abi, at),
-                None => Some(Addr(returned)),
-            };
-            mapped = addr.and_then(|addr| region_at(tid, addr));
-            if let (Some(addr), Call::Shmat { .. }) = (addr, decoded.call) {
-                result = Ok(addr.0);
-            }
-        }
-        self.tell(tid, EventKind::Syscall(Syscall { call: decoded.call, result, mapped }));
-    }
-
-    /// fork, vfork or clone has made a task, which has not run yet.
-    fn new_task(&mut self, tid: Tid) {
-        self.after.push_back(After::Resume(tid));
-        let Some(child) = gone(sys::event_message(tid)).and_then(|message| i32::try_from(message).ok()).map(Tid) else {
-            return;
-        };
-        let args = self.inside(tid).and_then(|Inside { abi, followed, .. }| self.call_at(tid, abi, followed));
-        let Some(decode::Decoded { call: Call::Clone(args), .. }) = args else {
-            // Attached to in the middle of the call: what the new task is, /proc knows.
-            return self.adopt(child);
-        };
-        let Some(parent) = self.tracees.get(&tid) else {
-            return;
-        };
-        let (pid, gate) = (if args.is_thread() { parent.pid } else { Pid(child.0) }, parent.gate);
-        self.add_child(child, pid, args.shares_memory().then_some(gate));
-        self.say_born(tid, child, pid, args);
-    }
-
-    fn say_born(&mut self, parent: Tid, child: Tid, pid: Pid, args: CloneArgs) {
-        self.tell(parent, EventKind::Born(Birth { child, pid, args }));
-        if self.unborn.remove(&child).is_some() {
-            self.after.push_back(After::Resume(child));
-        }
-    }
-
-    /// Files a new task under the gate of its address space, or a gate of its own.
-    fn add_child(&mut self, child: Tid, pid: Pid, gate: Option<GateId>) {
-        let gate = gate.unwrap_or_else(|| self.new_gate());
-        if let Some(gate) = self.gates.get_mut(&gate) {
-            gate.members += 1;
-        }
-        self.tracees.insert(child, Tracee { pid, gate, inside: None, exiting: false, ended: false, held: false });
-    }
-
-    fn new_gate(&mut self) -> GateId {
-        self.next_gate += 1;
-        let gate = match self.phase {
-            Phase::Attaching(_) | Phase::Closing { .. } => Gate::closed(),
-            Phase::Launching(_) | Phase::Following => Gate::default(),
-        };
-        self.gates.insert(self.next_gate, gate);
-        self.next_gate
-    }
-
-    /// execve has succeeded: `tid` is the leader now, whoever called.
-    fn exec(&mut self, tid: Tid) {
-        // The kernel refuses every request as long as this status stands, lest it be meant for the former leader
-        // (kernel/ptrace.c, looks_like_a_spurious_pid).
-        take(tid);
-        self.after.push_back(After::Resume(tid));
-        let former = gone(sys::event_message(tid)).and_then(|message| i32::try_from(message).ok()).map_or(tid, Tid);
-        let call = self.inside(former).and_then(|inside| inside.exec);
-        let attaching = matches!(self.phase, Phase::Attaching(_));
-        if let (Some(call), false) = (call, attaching) {
-            self.tell(former, EventKind::Syscall(Syscall { call, result: Ok(0), mapped: None }));
-        }
-        let pid = self.tracees.get(&former).map_or(Pid(tid.0), |tracee| tracee.pid);
-        let siblings: Vec<Tid> =
-            self.tracees.iter().filter(|(_, tracee)| tracee.pid == pid).map(|(tid, _)| *tid).collect();
-        for sibling in siblings {
-            self.remove(sibling);
-        }
-        self.add_child(tid, pid, None);
-        if let Phase::Launching(launching) = &mut self.phase {
-            self.filtered = launching.program_runs();
-            self.phase = Phase::Following;
-        }
-        if attaching {
-            // The picture that following begins with will show the new image.
-            return self.former_is_gone(former, tid);
-        }
-        self.tell(
-            tid,
-            EventKind::Exec(Box::new(Exec {
-                former,
-                maps: procfs::maps::read(tid).unwrap_or_default(),
-                start_brk: procfs::task::start_brk(tid),
-                read_implies_exec: procfs::task::read_implies_exec(tid),
-            })),
-        );
-    }
-
-    /// A task is about to end, with its memory still there.
-    fn exiting(&mut self, tid: Tid) {
-        self.after.push_back(After::Resume(tid));
-        let Some(status) = gone(sys::event_message(tid)) else {
-            return;
-        };
-        let status = status as i32;
-        let exit = match status & 0x7f {
-            0 => Exit::Code(status >> 8 & 0xff),
-            signal => Exit::Signal(signal),
-        };
-        self.say_ended(tid, exit);
-    }
-
-    /// A task is gone, and its status has to be taken.
-    fn reaped(&mut self, tid: Tid, exit: Exit) {
-        take(tid);
-        self.unborn.remove(&tid);
-        self.say_ended(tid, exit);
-        if tid == self.main.pid.into() {
-            self.main.exit = Some(exit);
-        }
-        self.remove(tid);
-        self.no_longer_attaching(tid);
-    }
-
-    /// Tells an end once, be it by its event or, when a SIGKILL was faster, by its status alone.
-    fn say_ended(&mut self, tid: Tid, exit: Exit) {
-        let Some(tracee) = self.tracees.get_mut(&tid) else {
-            return;
-        };
-        if std::mem::replace(&mut tracee.ended, true) {
-            return;
-        }
-        let (gate, pid, exiting) = (tracee.gate, tracee.pid, tracee.exiting);
-        let cut_off = tracee.inside.take().is_some();
-        // A sibling's execve kills with a code of 0, as if the thread had ended by itself (kernel/signal.c, get_signal).
-        let superseded = exit == Exit::Code(0) && !exiting && self.has_exec_under_way(pid);
-        self.tell(tid, if superseded { EventKind::Superseded } else { EventKind::Ended(exit) });
-        self.after.push_back(After::Leave(tid, gate));
-        if cut_off {
-            // Whether the call in which it was killed had any effect, those who share its memory can tell.
-            self.look_at_maps(gate, Some(tid));
-        }
-    }
-
-    fn has_exec_under_way(&self, pid: Pid) -> bool {
-        self.tracees
-            .values()
-            .any(|tracee| tracee.pid == pid && tracee.inside.is_some_and(|inside| inside.exec.is_some()))
-    }
-
-    fn remove(&mut self, tid: Tid) {
-        let Some(tracee) = self.tracees.remove(&tid) else {
-            return;
-        };
-        let Some(gate) = self.gates.get_mut(&tracee.gate) else {
-            return;
-        };
-        gate.members = gate.members.saturating_sub(1);
-        gate.leave(tid);
-        if gate.members == 0 {
-            self.gates.remove(&tracee.gate);
-        } else {
-            self.after.push_back(After::Grant(tracee.gate));
-        }
-    }
-
     /// Does what the last stop left to do.
     fn finish(&mut self, after: After) {
         match after {
@@ -558,7 +295,7 @@ impl Ptrace {
                 }
             }
             After::Grant(gate) => {
-                while let Some(tid) = self.gates.get_mut(&gate).and_then(Gate::next) {
+                while let Some(tid) = self.gates.get_mut(&gate).and_then(Gate::admit) {
                     self.proceed(tid);
                 }
             }
@@ -578,46 +315,6 @@ impl Ptrace {
         {
             self.tell(tid, EventKind::Maps(maps));
         }
-    }
-
-    /// New tasks whose parent was killed before it could tell of them.
-    fn adopt_strays(&mut self, now: Instant) {
-        let strays: Vec<Tid> = self
-            .unborn
-            .iter()
-            .filter(|(_, since)| now.duration_since(**since) > STRAY_AFTER)
-            .map(|(tid, _)| *tid)
-            .collect();
-        for tid in strays {
-            self.adopt(tid);
-            self.unborn.remove(&tid);
-            self.after.push_back(After::Resume(tid));
-        }
-    }
-
-    /// Files a task of which only /proc can tell whose it is. Its stack stays unknown.
-    fn adopt(&mut self, tid: Tid) {
-        let Ok(status) = procfs::task::status(tid) else {
-            return;
-        };
-        let relative = self.tracees.iter().find(|(other, _)| sys::share_memory(tid, **other).unwrap_or(false));
-        let Some((&relative, gate)) = relative.map(|(other, tracee)| (other, tracee.gate)) else {
-            self.add_child(tid, status.pid, None);
-            return;
-        };
-        self.add_child(tid, status.pid, Some(gate));
-        let thread = if status.pid.0 == tid.0 { 0 } else { crate::abi::clone::THREAD };
-        let args = CloneArgs {
-            call: crate::event::CloneCall::Clone,
-            flags: crate::abi::clone::VM | thread,
-            exit_signal: 0,
-            stack: Addr(0),
-            stack_size: 0,
-            tls: Addr(0),
-            parent_tid: Addr(0),
-            child_tid: Addr(0),
-        };
-        self.tell(relative, EventKind::Born(Birth { child: tid, pid: status.pid, args }));
     }
 
     fn inside(&self, tid: Tid) -> Option<Inside> {
@@ -657,8 +354,4 @@ fn gone<T>(result: Result<T, Errno>) -> Option<T> {
 fn take(tid: Tid) {
     // ECHILD: it is gone, and somebody else has taken its status.
     let _ = sys::take_status(tid);
-}
-
-fn region_at(tid: Tid, addr: Addr) -> Option<Vma> {
-    procfs::maps::read(tid).ok()?.into_iter().find(|vma| vma.range.contains(addr))
 }

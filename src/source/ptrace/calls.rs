@@ -1,0 +1,141 @@
+//! From a stop in a system call to an event: the entry, where a call may have to wait, and the exit, where it is read.
+
+use super::decode::{self, Abi, Followed};
+use super::{After, Inside, Ptrace, filter, gone, take};
+use crate::abi::clone::UNTRACED;
+use crate::event::{Call, EventKind, ExitScope, Exiting, Syscall, Vma};
+use crate::procfs;
+use crate::sys::{self, SyscallStop};
+use crate::units::{Addr, Tid};
+
+impl Ptrace {
+    pub(super) fn syscall_stop(&mut self, tid: Tid) {
+        let known = self.tracees.get(&tid).and_then(|tracee| tracee.inside);
+        if self.filtered && known.is_some() {
+            return self.exit(tid);
+        }
+        match gone(sys::syscall_info(tid)) {
+            Some(SyscallStop::Entry { arch, nr }) => match arch {
+                filter::AUDIT_ARCH_X86_64 => self.entry(tid, Abi::X86_64, nr),
+                filter::AUDIT_ARCH_I386 => self.entry(tid, Abi::I386, nr),
+                _ => self.restart(tid, 0),
+            },
+            Some(SyscallStop::Exit) if known.is_some() => self.exit(tid),
+            Some(_) => self.restart(tid, 0),
+            None => {}
+        }
+    }
+
+    /// A system call is about to be made.
+    pub(super) fn entry(&mut self, tid: Tid, abi: Abi, nr: u64) {
+        let Some(followed) = decode::followed(abi, nr) else {
+            return self.restart(tid, 0);
+        };
+        let mut exec = None;
+        let serial = match followed {
+            Followed::Exit => {
+                self.say_exiting(tid, abi, ExitScope::Thread);
+                return self.after.push_back(After::Resume(tid));
+            }
+            Followed::Execve | Followed::Execveat => {
+                exec = self.call_at(tid, abi, followed).map(|decoded| decoded.call);
+                false
+            }
+            Followed::Vfork | Followed::Personality => false,
+            // It ends all siblings: none may be halfway through a change when the last look is taken.
+            Followed::ExitGroup | Followed::Fork => true,
+            Followed::Madvise | Followed::Clone | Followed::Clone3 | Followed::Ipc => {
+                self.call_at(tid, abi, followed).is_some_and(|decoded| decoded.call.changes_mappings())
+            }
+            _ => true,
+        };
+        let untraced = followed == Followed::Clone && self.filtered && withhold_untraced(tid, abi);
+        let Some(tracee) = self.tracees.get_mut(&tid) else { return };
+        tracee.inside = Some(Inside { abi, followed, exec, untraced });
+        let Some(gate) = self.gates.get_mut(&tracee.gate) else { return };
+        if !serial || gate.enter(tid) {
+            self.proceed(tid);
+        } else {
+            tracee.held = true;
+            take(tid);
+        }
+    }
+
+    /// A task may make its call.
+    pub(super) fn proceed(&mut self, tid: Tid) {
+        let Some(tracee) = self.tracees.get_mut(&tid) else { return };
+        tracee.held = false;
+        match tracee.inside {
+            Some(Inside { abi, followed: Followed::ExitGroup, .. }) => {
+                tracee.inside = None;
+                self.say_exiting(tid, abi, ExitScope::Group);
+                self.after.push_back(After::Resume(tid));
+            }
+            _ => self.restart(tid, 0),
+        }
+    }
+
+    pub(super) fn say_exiting(&mut self, tid: Tid, abi: Abi, scope: ExitScope) {
+        if let Some(tracee) = self.tracees.get_mut(&tid) {
+            tracee.exiting = true;
+        }
+        let Some(registers) = gone(sys::registers(tid)) else { return };
+        let code = decode::exit_code(abi, &registers);
+        self.tell(tid, EventKind::Exiting(Exiting { scope, code }));
+    }
+
+    /// A followed call has returned.
+    pub(super) fn exit(&mut self, tid: Tid) {
+        let Some(tracee) = self.tracees.get_mut(&tid) else { return };
+        let Some(Inside { abi, followed, untraced, .. }) = tracee.inside.take() else { return };
+        let gate = tracee.gate;
+        if untraced {
+            restore_untraced(tid, abi);
+        }
+        self.after.push_back(After::Resume(tid));
+        self.after.push_back(After::Leave(tid, gate));
+        let Some(registers) = gone(sys::registers(tid)) else { return };
+        let Some(decoded) = decode::call(tid, abi, followed, &registers) else { return };
+        let mut result = decode::result(abi, &registers);
+        let mut mapped = None;
+        if let Ok(returned) = result
+            && matches!(decoded.call, Call::Shmat { .. } | Call::IoSetup { .. })
+        {
+            let addr = match decoded.result_at {
+                Some(at) => decode::stored_address(tid, abi, at),
+                None => Some(Addr(returned)),
+            };
+            mapped = addr.and_then(|addr| region_at(tid, addr));
+            if let (Some(addr), Call::Shmat { .. }) = (addr, decoded.call) {
+                result = Ok(addr.0);
+            }
+        }
+        self.tell(tid, EventKind::Syscall(Syscall { call: decoded.call, result, mapped }));
+    }
+}
+
+/// Keeps CLONE_UNTRACED from the kernel while clone runs; true if it was there to be withheld.
+///
+/// The filter is inherited, and without a tracer its calls fail with ENOSYS: an untraced child could not even map
+/// memory. LeakSanitizer makes such a child.
+fn withhold_untraced(tid: Tid, abi: Abi) -> bool {
+    let Some(mut registers) = gone(sys::registers(tid)) else { return false };
+    let flags = decode::clone_flags(abi, &mut registers);
+    if *flags & UNTRACED == 0 {
+        return false;
+    }
+    *flags &= !UNTRACED;
+    gone(sys::set_registers(tid, &registers)).is_some()
+}
+
+/// Gives the caller its argument back, since a call leaves the registers of its arguments alone.
+fn restore_untraced(tid: Tid, abi: Abi) {
+    if let Some(mut registers) = gone(sys::registers(tid)) {
+        *decode::clone_flags(abi, &mut registers) |= UNTRACED;
+        let _ = gone(sys::set_registers(tid, &registers));
+    }
+}
+
+fn region_at(tid: Tid, addr: Addr) -> Option<Vma> {
+    procfs::maps::read(tid).ok()?.into_iter().find(|vma| vma.range.contains(addr))
+}

@@ -1,0 +1,191 @@
+//! The births, ends and replacements of tasks.
+
+use std::time::Instant;
+
+use super::gate::Gate;
+use super::{After, GateId, Inside, Phase, Ptrace, STRAY_AFTER, Tracee, decode, gone, take};
+use crate::event::{Birth, Call, CloneArgs, EventKind, Exec, Exit, Syscall};
+use crate::procfs;
+use crate::sys;
+use crate::units::{Addr, Pid, Tid};
+
+impl Ptrace {
+    /// fork, vfork or clone has made a task, which has not run yet.
+    pub(super) fn new_task(&mut self, tid: Tid) {
+        self.after.push_back(After::Resume(tid));
+        let Some(child) = gone(sys::event_message(tid)).and_then(|message| i32::try_from(message).ok()).map(Tid) else {
+            return;
+        };
+        let args = self.inside(tid).and_then(|Inside { abi, followed, .. }| self.call_at(tid, abi, followed));
+        let Some(decode::Decoded { call: Call::Clone(args), .. }) = args else {
+            // Attached to in the middle of the call: what the new task is, /proc knows.
+            return self.adopt(child);
+        };
+        let Some(parent) = self.tracees.get(&tid) else { return };
+        let (pid, gate) = (if args.is_thread() { parent.pid } else { Pid(child.0) }, parent.gate);
+        self.add_child(child, pid, args.shares_memory().then_some(gate));
+        self.say_born(tid, child, pid, args);
+    }
+
+    pub(super) fn say_born(&mut self, parent: Tid, child: Tid, pid: Pid, args: CloneArgs) {
+        self.tell(parent, EventKind::Born(Birth { child, pid, args }));
+        if self.unborn.remove(&child).is_some() {
+            self.after.push_back(After::Resume(child));
+        }
+    }
+
+    /// Files a new task under the gate of its address space, or a gate of its own.
+    pub(super) fn add_child(&mut self, child: Tid, pid: Pid, gate: Option<GateId>) {
+        let gate = gate.unwrap_or_else(|| self.new_gate());
+        if let Some(gate) = self.gates.get_mut(&gate) {
+            gate.members += 1;
+        }
+        self.tracees.insert(child, Tracee { pid, gate, inside: None, exiting: false, ended: false, held: false });
+    }
+
+    pub(super) fn new_gate(&mut self) -> GateId {
+        self.next_gate += 1;
+        let gate = match self.phase {
+            Phase::Attaching(_) | Phase::Closing { .. } => Gate::closed(),
+            Phase::Launching(_) | Phase::Following => Gate::default(),
+        };
+        self.gates.insert(self.next_gate, gate);
+        self.next_gate
+    }
+
+    /// execve has succeeded: `tid` is the leader now, whoever called.
+    pub(super) fn exec(&mut self, tid: Tid) {
+        // The kernel refuses every request as long as this status stands, lest it be meant for the former leader
+        // (kernel/ptrace.c, looks_like_a_spurious_pid).
+        take(tid);
+        self.after.push_back(After::Resume(tid));
+        let former = gone(sys::event_message(tid)).and_then(|message| i32::try_from(message).ok()).map_or(tid, Tid);
+        let call = self.inside(former).and_then(|inside| inside.exec);
+        let attaching = matches!(self.phase, Phase::Attaching(_));
+        if let (Some(call), false) = (call, attaching) {
+            self.tell(former, EventKind::Syscall(Syscall { call, result: Ok(0), mapped: None }));
+        }
+        let pid = self.tracees.get(&former).map_or(Pid(tid.0), |tracee| tracee.pid);
+        let siblings: Vec<Tid> =
+            self.tracees.iter().filter(|(_, tracee)| tracee.pid == pid).map(|(tid, _)| *tid).collect();
+        for sibling in siblings {
+            self.remove(sibling);
+        }
+        self.add_child(tid, pid, None);
+        if let Phase::Launching(launching) = &mut self.phase {
+            self.filtered = launching.program_runs();
+            self.phase = Phase::Following;
+        }
+        if attaching {
+            // The picture that following begins with will show the new image.
+            return self.former_is_gone(former, tid);
+        }
+        self.tell(
+            tid,
+            EventKind::Exec(Box::new(Exec {
+                former,
+                maps: procfs::maps::read(tid).unwrap_or_default(),
+                start_brk: procfs::task::start_brk(tid),
+                read_implies_exec: procfs::task::read_implies_exec(tid),
+            })),
+        );
+    }
+
+    /// A task is about to end, with its memory still there.
+    pub(super) fn exiting(&mut self, tid: Tid) {
+        self.after.push_back(After::Resume(tid));
+        let Some(status) = gone(sys::event_message(tid)) else { return };
+        let status = status as i32;
+        let exit = match status & 0x7f {
+            0 => Exit::Code(status >> 8 & 0xff),
+            signal => Exit::Signal(signal),
+        };
+        self.say_ended(tid, exit);
+    }
+
+    /// A task is gone, and its status has to be taken.
+    pub(super) fn reaped(&mut self, tid: Tid, exit: Exit) {
+        take(tid);
+        self.unborn.remove(&tid);
+        self.say_ended(tid, exit);
+        if tid == self.main.pid.into() {
+            self.main.exit = Some(exit);
+        }
+        self.remove(tid);
+        self.no_longer_attaching(tid);
+    }
+
+    /// Tells an end once, be it by its event or, when a SIGKILL was faster, by its status alone.
+    pub(super) fn say_ended(&mut self, tid: Tid, exit: Exit) {
+        let Some(tracee) = self.tracees.get_mut(&tid) else { return };
+        if std::mem::replace(&mut tracee.ended, true) {
+            return;
+        }
+        let (gate, pid, exiting) = (tracee.gate, tracee.pid, tracee.exiting);
+        let cut_off = tracee.inside.take().is_some();
+        // A sibling's execve kills with a code of 0, as if the thread had ended by itself (kernel/signal.c, get_signal).
+        let superseded = exit == Exit::Code(0) && !exiting && self.has_exec_under_way(pid);
+        self.tell(tid, if superseded { EventKind::Superseded } else { EventKind::Ended(exit) });
+        self.after.push_back(After::Leave(tid, gate));
+        if cut_off {
+            // Whether the call in which it was killed had any effect, those who share its memory can tell.
+            self.look_at_maps(gate, Some(tid));
+        }
+    }
+
+    pub(super) fn has_exec_under_way(&self, pid: Pid) -> bool {
+        self.tracees
+            .values()
+            .any(|tracee| tracee.pid == pid && tracee.inside.is_some_and(|inside| inside.exec.is_some()))
+    }
+
+    pub(super) fn remove(&mut self, tid: Tid) {
+        let Some(tracee) = self.tracees.remove(&tid) else { return };
+        let Some(gate) = self.gates.get_mut(&tracee.gate) else { return };
+        gate.members = gate.members.saturating_sub(1);
+        gate.leave(tid);
+        if gate.members == 0 {
+            self.gates.remove(&tracee.gate);
+        } else {
+            self.after.push_back(After::Grant(tracee.gate));
+        }
+    }
+
+    /// New tasks whose parent was killed before it could tell of them.
+    pub(super) fn adopt_strays(&mut self, now: Instant) {
+        let strays: Vec<Tid> = self
+            .unborn
+            .iter()
+            .filter(|(_, since)| now.duration_since(**since) > STRAY_AFTER)
+            .map(|(tid, _)| *tid)
+            .collect();
+        for tid in strays {
+            self.adopt(tid);
+            self.unborn.remove(&tid);
+            self.after.push_back(After::Resume(tid));
+        }
+    }
+
+    /// Files a task of which only /proc can tell whose it is. Its stack stays unknown.
+    pub(super) fn adopt(&mut self, tid: Tid) {
+        let Ok(status) = procfs::task::status(tid) else { return };
+        let relative = self.tracees.iter().find(|(other, _)| sys::share_memory(tid, **other).unwrap_or(false));
+        let Some((&relative, gate)) = relative.map(|(other, tracee)| (other, tracee.gate)) else {
+            self.add_child(tid, status.pid, None);
+            return;
+        };
+        self.add_child(tid, status.pid, Some(gate));
+        let thread = if status.pid.0 == tid.0 { 0 } else { crate::abi::clone::THREAD };
+        let args = CloneArgs {
+            call: crate::event::CloneCall::Clone,
+            flags: crate::abi::clone::VM | thread,
+            exit_signal: 0,
+            stack: Addr(0),
+            stack_size: 0,
+            tls: Addr(0),
+            parent_tid: Addr(0),
+            child_tid: Addr(0),
+        };
+        self.tell(relative, EventKind::Born(Birth { child: tid, pid: status.pid, args }));
+    }
+}
