@@ -1,5 +1,5 @@
 /* Receives real-time signals, each with a number of its own, in three threads, and counts each number. A
-   child sends them until its input ends: the receiver then has had each exactly once, and none is left.
+   child sends a thousand, and more until its input ends: the receiver then has had each exactly once, and none is left.
    Prints "ready", and at the end how many there were.
    Must be found: nothing. */
 #include "testprog.h"
@@ -46,7 +46,7 @@ static bool input_ended(void)
 static void send_to(pid_t receiver)
 {
     unsigned number = 0;
-    for (; !input_ended(); number++) {
+    for (; number < 1000 || !input_ended(); number++) {
         require(number < MOST);
         await(number - book->received < AT_ONCE);
         int signal = SIGRTMIN + (int)(number % 3);

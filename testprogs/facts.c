@@ -14,7 +14,7 @@ extern char **environ;
 static void print_status(void)
 {
     static const char *const kept[] = {
-        "Umask:", "Uid:", "Gid:", "Groups:", "Threads:", "SigQ:", "SigPnd:", "ShdPnd:", "SigBlk:", "SigIgn:",
+        "Umask:", "Uid:", "Gid:", "Groups:", "Threads:", "SigPnd:", "ShdPnd:", "SigBlk:", "SigIgn:",
         "SigCgt:", "CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "Cpus_allowed:", "CoreDumping:",
         "THP_enabled:",
     };
