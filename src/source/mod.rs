@@ -11,7 +11,7 @@ use crate::event::Event;
 pub enum Next {
     /// Something happened. The task that it happened to stays stopped until the source is asked again.
     Event(Event),
-    /// A request has come in: see [`control::Control::take`].
+    /// A request has come in, see [`control::Control::take`], or job control has stopped the target.
     Woken,
     /// After [`ptrace::Ptrace::close`]: no call that changes mappings is under way, and none can begin.
     Quiet,

@@ -57,7 +57,10 @@ pub struct Ptrace {
 struct Main {
     pid: Pid,
     exit: Option<Exit>,
+    /// Job control has stopped it.
     group_stopped: bool,
+    /// It has been stopped since this was last told.
+    stop_is_news: bool,
 }
 
 #[derive(Debug)]
@@ -120,7 +123,7 @@ impl Ptrace {
             after: VecDeque::new(),
             filtered,
             start: Instant::now(),
-            main: Main { pid, exit: None, group_stopped: false },
+            main: Main { pid, exit: None, group_stopped: false, stop_is_news: false },
             phase,
             stops: 0,
             overlaps: 0,
@@ -137,7 +140,7 @@ impl Ptrace {
                 self.finish(after);
                 continue;
             }
-            if control.pending() {
+            if control.pending() || std::mem::take(&mut self.main.stop_is_news) {
                 return Ok(Next::Woken);
             }
             if self.is_quiet() {
@@ -263,6 +266,7 @@ impl Ptrace {
             Stop::GroupStop => {
                 if tid == self.main.pid.into() {
                     self.main.group_stopped = true;
+                    self.main.stop_is_news = true;
                 }
                 let _ = gone(sys::restart(tid, Restart::Listen, 0));
             }
