@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{self, Signal};
 
 use crate::diagnose::finding::{Confidence, Finding, Note, NoteKind};
-use crate::diagnose::{self, Moment, Phase};
+use crate::diagnose::{self, Library, Moment, Phase};
 use crate::event::{Event, EventKind, Syscall};
 use crate::model::kernel::Mismatch;
 use crate::model::{Model, SpaceId};
@@ -17,6 +17,7 @@ use crate::report::{Clock, Counts, Engine, Memory, Mode, Report, Target, Verify,
 use crate::source::Next;
 use crate::source::control::Control;
 use crate::source::ptrace::Ptrace;
+use crate::threadlib::{Libraries, ThreadLists, Unavailable};
 use crate::units::{Pid, Tid, Time};
 
 /// Findings of processes that have ended are kept up to this number; what is beyond is counted.
@@ -87,6 +88,7 @@ pub struct Follower<'a> {
     /// From the moment that all threads are followed.
     began: Option<Time>,
     limits_seen: Option<Instant>,
+    libraries: Libraries,
     suspend_until: Option<Instant>,
     at_end: bool,
 }
@@ -116,6 +118,7 @@ impl<'a> Follower<'a> {
             last_counts: None,
             began: None,
             limits_seen: None,
+            libraries: Libraries::default(),
             suspend_until: None,
             at_end: false,
         }
@@ -297,7 +300,9 @@ impl<'a> Follower<'a> {
         };
         let pid = space.pid;
         let counts = (u64::from(space.tasks), space.mappings.len() as u64);
-        let mut diagnosis = diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some());
+        let lists = reader.and_then(|tid| self.libraries.lists(id, space, tid));
+        let mut diagnosis =
+            diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some(), Library::from(&lists));
         if let Some(tid) = reader {
             measure(&mut diagnosis.findings, tid);
         }
@@ -320,6 +325,7 @@ impl<'a> Follower<'a> {
         }
         self.finished_notes.truncate(MOST_FINISHED);
         self.model.finish(id);
+        self.libraries.forget(id);
     }
 
     /// Whether a call failed for lack of something, and it is time to see of what.
@@ -378,7 +384,7 @@ impl<'a> Follower<'a> {
         let is_live = |tid| self.model.task(tid).is_some();
         let listed = |finding: &Finding| finding.confidence >= self.options.min_confidence;
         let living = self.model.unfinished().map(|(_, space)| {
-            diagnose::diagnose(space, moment, &is_live).findings.iter().filter(|finding| listed(finding)).count()
+            diagnose::diagnose(space, moment, &is_live, Library::NotAsked).findings.iter().filter(|finding| listed(finding)).count()
         });
         Status {
             followed: self.followed(),
@@ -396,8 +402,11 @@ impl<'a> Follower<'a> {
         let mut notes = self.finished_notes.clone();
         let main = self.source.main_pid();
         for (id, space) in self.model.unfinished() {
-            let mut diagnosis = diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some());
-            if let Some(tid) = self.model.any_task_of(id) {
+            let reader = self.model.any_task_of(id);
+            let lists = reader.and_then(|tid| self.libraries.lists(id, space, tid));
+            let is_live = |tid| self.model.task(tid).is_some();
+            let mut diagnosis = diagnose::diagnose(space, moment, &is_live, Library::from(&lists));
+            if let Some(tid) = reader {
                 measure(&mut diagnosis.findings, tid);
                 if space.pid == main {
                     self.memory = memory(tid);
@@ -458,6 +467,16 @@ impl<'a> Follower<'a> {
             notes.push(incomplete(None, self.beyond_finished, text));
         }
         notes
+    }
+}
+
+impl<'a> From<&'a Option<Result<ThreadLists, Unavailable>>> for Library<'a> {
+    fn from(lists: &'a Option<Result<ThreadLists, Unavailable>>) -> Library<'a> {
+        match lists {
+            Some(Ok(lists)) => Library::Lists(lists),
+            Some(Err(why)) => Library::Unavailable(why),
+            None => Library::NotAsked,
+        }
     }
 }
 

@@ -14,4 +14,5 @@ pub mod procfs;
 pub mod report;
 pub mod source;
 pub mod sys;
+pub mod threadlib;
 pub mod units;

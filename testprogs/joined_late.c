@@ -1,6 +1,6 @@
 /* Threads that end early and are joined at the very end: a join of a dead thread makes no system call.
-   Must be found: nothing, once the thread library's lists are read at the end. From system calls alone
-   it equals four threads that are never joined: one orphaned-stack, unjoined, probable, 4 regions. */
+   Must be found: nothing, by the thread library's lists. Where these cannot be read it equals four threads
+   that are never joined: one orphaned-stack, unjoined, probable, 4 regions. */
 #include "testprog.h"
 
 int main(void)

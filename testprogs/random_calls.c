@@ -95,10 +95,11 @@ static void keep_loose(struct worker *self, char *start, size_t bytes)
     *place = (struct block){start, bytes};
 }
 
-/* A length that is rounded up by the kernel. */
+/* A length that the kernel rounds up to as many pages. */
 static size_t unrounded(struct worker *self, size_t bytes)
 {
-    return one_in(self, 4) ? bytes - below(self, PAGE - 1) : bytes;
+    size_t whole = (bytes + PAGE - 1) / PAGE * PAGE;
+    return one_in(self, 4) ? whole - below(self, PAGE - 1) : whole;
 }
 
 static void call_mmap(struct worker *self)

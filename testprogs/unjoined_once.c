@@ -1,6 +1,6 @@
 /* One joinable pthread that nobody joins, and none after it that would show whether its stack is reused.
-   Must be found: with glibc nothing, as no system call tells it from a cached stack; with musl, which
-   keeps no stacks, one orphaned-stack, unjoined, definite, 1 region. */
+   Must be found: one orphaned-stack, unjoined, definite, 1 region; by glibc's lists, and with musl because it
+   keeps no stacks. Where the lists cannot be read, nothing: no system call tells it from a cached stack. */
 #include "testprog.h"
 
 int main(void)

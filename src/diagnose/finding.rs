@@ -117,10 +117,10 @@ pub struct Member {
     pub virtual_bytes: u64,
     /// The pieces that are still mapped, lowest first.
     pub pieces: Vec<Range>,
-    /// The thread whose stack it was, or which mapped it.
-    pub owner: Tid,
-    /// The thread that created the owner.
-    pub creator: Tid,
+    /// The thread whose stack it was, or which mapped it; none where it ended before we came.
+    pub owner: Option<Tid>,
+    /// The thread that created the owner; none where that was before we came.
+    pub creator: Option<Tid>,
     /// When it was mapped; none where that was before we came.
     pub mapped_at: Option<Time>,
     /// When its last owner was created; none where that was before we came.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::model::mapping::{Made, MappingId};
 use crate::model::space::AddressSpace;
+use crate::threadlib::{ThreadLists, Unavailable};
 use crate::units::{Range, Tid, Time};
 use finding::{Diagnosis, Evidence, EvidenceCall, Note, NoteKind};
 
@@ -39,9 +40,25 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Arenas from this number on are worth a note: they explain VIRT.
 const MANY_ARENAS: usize = 8;
 
+/// What the thread library says of its stacks.
+#[derive(Clone, Copy, Debug)]
+pub enum Library<'a> {
+    /// Its lists, read at this moment.
+    Lists(&'a ThreadLists),
+    /// It has none that can be read: system calls are the only evidence.
+    Unavailable(&'a Unavailable),
+    /// It was not asked.
+    NotAsked,
+}
+
 /// All that the rules have to say of one address space. `is_live` tells whether a task still runs.
-pub fn diagnose(space: &AddressSpace, moment: Moment, is_live: &dyn Fn(Tid) -> bool) -> Diagnosis {
-    let mut diagnosis = orphaned_stack::diagnose(space, moment);
+pub fn diagnose(
+    space: &AddressSpace,
+    moment: Moment,
+    is_live: &dyn Fn(Tid) -> bool,
+    library: Library<'_>,
+) -> Diagnosis {
+    let mut diagnosis = orphaned_stack::diagnose(space, moment, is_live, library);
     diagnosis.findings.extend(orphaned_mapping::findings(space, is_live));
     diagnosis.findings.sort_by_key(|finding| (Reverse(finding.confidence), Reverse(finding.virtual_bytes())));
     diagnosis.notes.extend(malloc_arenas(space));

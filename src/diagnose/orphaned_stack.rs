@@ -3,6 +3,8 @@
 //! | what is known of an idle stack | verdict |
 //! |---|---|
 //! | a part is gone, the rest stayed | `partly-unmapped`, definite |
+//! | on the thread library's list of used stacks | `unjoined`, definite |
+//! | on its list of cached ones | cached |
 //! | musl's, and still there | `unjoined`, definite: musl unmaps at the join, or at a detached thread's end |
 //! | glibc's, and a fresh one was mapped for which this one would have served | `unjoined`, probable; definite once such are more than the cache can hold |
 //! | glibc's, otherwise | unproven |
@@ -18,11 +20,12 @@ use indexmap::IndexMap;
 use super::finding::{
     Confidence, Diagnosis, Evidence, EvidenceCall, Finding, Member, Note, NoteKind, Reason, Recurrence, Rule,
 };
-use super::{GRACE, Moment, Phase, bytes_for_people, pieces_of};
+use super::{GRACE, Library, Moment, Phase, bytes_for_people, pieces_of};
 use crate::event::Call;
 use crate::model::mapping::{Ended, Maker, Mapping, MappingId, Stack};
 use crate::model::sites::{Site, SiteKey};
 use crate::model::space::AddressSpace;
+use crate::threadlib::{List, ThreadLists};
 use crate::units::{Range, Tid};
 
 /// What glibc keeps of ended threads' stacks at most (nptl/nptl-stack.c, `__nptl_stack_cache_maxsize`).
@@ -35,6 +38,7 @@ struct Idle<'a> {
     mapping: &'a Mapping,
     stack: &'a Stack,
     ended: Ended,
+    listed: Option<List>,
 }
 
 /// What is to be said of an idle stack.
@@ -43,6 +47,8 @@ enum Verdict {
     Leak(Reason, Confidence),
     /// The thread library's, and nothing more is known.
     Unproven,
+    /// The thread library's, for reuse.
+    Cached,
     Pool,
 }
 
@@ -57,6 +63,8 @@ struct Group {
 struct Leaks<'a> {
     confidence: Confidence,
     maker: Maker,
+    /// Whether the thread library's list names one of them.
+    listed: bool,
     members: Vec<Idle<'a>>,
 }
 
@@ -71,9 +79,14 @@ struct Others {
     undecided: u64,
 }
 
-/// Findings and notes about the stacks of one address space.
-pub fn diagnose(space: &AddressSpace, moment: Moment) -> Diagnosis {
-    let (idle, others) = survey(space, moment);
+/// Findings and notes about the stacks of one address space. `is_live` tells whether a task still runs.
+pub fn diagnose(
+    space: &AddressSpace,
+    moment: Moment,
+    is_live: &dyn Fn(Tid) -> bool,
+    library: Library<'_>,
+) -> Diagnosis {
+    let (idle, others) = survey(space, moment, &listed(space, library));
     let passed_over: u64 = idle
         .iter()
         .filter(|idle| idle.stack.maker == Maker::Glibc && idle.stack.passed_over.is_some())
@@ -83,6 +96,7 @@ pub fn diagnose(space: &AddressSpace, moment: Moment) -> Diagnosis {
 
     let mut groups: IndexMap<Group, Leaks> = IndexMap::new();
     let mut unproven = Vec::new();
+    let mut cached = Vec::new();
     let mut pool = Vec::new();
     for idle in idle {
         let key = AddressSpace::site_key(idle.stack.region_bytes);
@@ -90,12 +104,14 @@ pub fn diagnose(space: &AddressSpace, moment: Moment) -> Diagnosis {
         match verdict(&idle, site, others.get(&key).copied().unwrap_or_default(), beyond_cache) {
             Verdict::Leak(reason, confidence) => {
                 let maker = idle.stack.maker;
-                let new = Leaks { confidence, maker, members: Vec::new() };
+                let new = Leaks { confidence, maker, listed: false, members: Vec::new() };
                 let leaks = groups.entry(Group { reason, site: key }).or_insert(new);
+                leaks.listed |= idle.listed == Some(List::Used);
                 leaks.confidence = confidence.max(leaks.confidence);
                 leaks.members.push(idle);
             }
             Verdict::Unproven => unproven.push(idle),
+            Verdict::Cached => cached.push(idle),
             Verdict::Pool => pool.push(idle),
         }
     }
@@ -103,19 +119,102 @@ pub fn diagnose(space: &AddressSpace, moment: Moment) -> Diagnosis {
 
     let ids = groups.values().flat_map(|leaks| leaks.members.iter().map(|idle| idle.id));
     let pieces = pieces_of(space, ids);
-    let findings = groups
+    let mut findings: Vec<Finding> = groups
         .into_iter()
         .map(|(group, leaks)| {
             let others = others.get(&group.site).copied().unwrap_or_default();
             finding(space, group, leaks, others, &pieces)
         })
         .collect();
-    let notes = unproven_note(space, &unproven).into_iter().chain(pool_note(space, &pool)).collect();
-    Diagnosis { findings, notes }
+    if let Library::Lists(lists) = library {
+        add_forgotten(space, lists, is_live, &mut findings);
+    }
+    let notes = [unproven_note(space, &unproven, library), cached_note(space, &cached), pool_note(space, &pool)];
+    Diagnosis { findings, notes: notes.into_iter().flatten().collect() }
 }
 
+/// Which list each mapping's stack is on.
+fn listed(space: &AddressSpace, library: Library<'_>) -> HashMap<MappingId, List> {
+    let Library::Lists(lists) = library else { return HashMap::new() };
+    lists
+        .threads
+        .iter()
+        // A thread that is being created on a cached stack is on the list of used ones before it exists: glibc up to
+        // 2.42 leaves the −1 of a joined thread in its number till then.
+        .filter(|thread| thread.list != List::Used || thread.tid.0 >= 0)
+        .filter_map(|thread| Some((space.mapping_at(thread.descriptor)?, thread.list)))
+        .collect()
+}
+
+/// Adds what was never joined before we came: on the list of used stacks, with no task, and not known to the model.
+fn add_forgotten(
+    space: &AddressSpace,
+    lists: &ThreadLists,
+    is_live: &dyn Fn(Tid) -> bool,
+    findings: &mut Vec<Finding>,
+) {
+    let mut sizes: IndexMap<(u64, u64), Vec<Member>> = IndexMap::new();
+    for thread in lists.threads.iter().filter(|thread| thread.list == List::Used && !is_live(thread.tid)) {
+        let Some(block) = thread.stack else { continue };
+        let mapping = space.mapping_at(thread.descriptor).and_then(|id| space.mappings.get(id));
+        // A mapping whose birth was seen, and that is no stack yet, is that of a thread which is being created.
+        let unknown = mapping.is_some_and(|mapping| {
+            let known = mapping.stack.as_deref().is_some_and(|stack| stack.maker != Maker::Unknown);
+            !known && mapping.made.is_none() && !mapping.inherited
+        });
+        if unknown && thread.tid.0 >= 0 {
+            let member = Member {
+                range: block.range,
+                virtual_bytes: block.range.bytes(),
+                pieces: vec![block.range],
+                owner: None,
+                creator: None,
+                mapped_at: None,
+                born_at: None,
+                exited_at: None,
+                evidence: Vec::new(),
+            };
+            sizes.entry((block.range.bytes(), block.guard_bytes)).or_default().push(member);
+        }
+    }
+    for ((region_bytes, guard_bytes), members) in sizes {
+        let same = |finding: &&mut Finding| {
+            finding.reason == Reason::Unjoined && finding.region_bytes == region_bytes && finding.pid == space.pid
+        };
+        if let Some(finding) = findings.iter_mut().find(same) {
+            finding.members.splice(0..0, members);
+            (finding.confidence, finding.created, finding.recurrence) = (Confidence::Definite, None, None);
+            (finding.proof, finding.advice) = (LISTED.to_owned(), JOIN.to_owned());
+        } else {
+            findings.push(Finding {
+                rule: Rule::OrphanedStack,
+                reason: Reason::Unjoined,
+                confidence: Confidence::Definite,
+                recurrence: None,
+                pid: space.pid,
+                created: None,
+                region_bytes,
+                guard_bytes,
+                resident_bytes: 0,
+                thread_function: None,
+                site: Vec::new(),
+                proof: LISTED.to_owned(),
+                advice: JOIN.to_owned(),
+                members,
+            });
+        }
+    }
+}
+
+const LISTED: &str = "never joined: on the thread library's list of used stacks, its task is gone";
+const JOIN: &str = "call pthread_join or pthread_detach for each of these threads";
+
 /// All idle stacks that count, oldest end first, and what else their sites have made.
-fn survey(space: &AddressSpace, moment: Moment) -> (Vec<Idle<'_>>, HashMap<SiteKey, Others>) {
+fn survey<'a>(
+    space: &'a AddressSpace,
+    moment: Moment,
+    listed: &HashMap<MappingId, List>,
+) -> (Vec<Idle<'a>>, HashMap<SiteKey, Others>) {
     let mut idle = Vec::new();
     let mut sites: HashMap<SiteKey, Others> = HashMap::new();
     for (id, mapping) in space.mappings.iter().filter(|(_, mapping)| !mapping.inherited) {
@@ -133,7 +232,7 @@ fn survey(space: &AddressSpace, moment: Moment) -> (Vec<Idle<'_>>, HashMap<SiteK
         }
         let program_made = stack.maker == Maker::Program && stack.owners == 1;
         site.undecided += u64::from(program_made && stack.passed_over.is_none());
-        idle.push(Idle { id, mapping, stack, ended });
+        idle.push(Idle { id, mapping, stack, ended, listed: listed.get(&id).copied() });
     }
     idle.sort_by_key(|idle| (idle.ended.at, idle.stack.last.tid));
     (idle, sites)
@@ -144,12 +243,14 @@ fn verdict(idle: &Idle, site: Site, others: Others, beyond_cache: bool) -> Verdi
     let stack = idle.stack;
     let passed_over = stack.passed_over.is_some();
     match stack.maker {
-        Maker::Unknown | Maker::Unsettled => Verdict::Unproven,
+        Maker::Unknown => Verdict::Unproven,
         _ if stack.cut => Verdict::Leak(Reason::PartlyUnmapped, Definite),
+        _ if idle.listed == Some(List::Used) => Verdict::Leak(Reason::Unjoined, Definite),
+        _ if idle.listed == Some(List::Cached) => Verdict::Cached,
         Maker::Musl => Verdict::Leak(Reason::Unjoined, Definite),
         Maker::Glibc if passed_over && beyond_cache => Verdict::Leak(Reason::Unjoined, Definite),
         Maker::Glibc if passed_over => Verdict::Leak(Reason::Unjoined, Probable),
-        Maker::Glibc => Verdict::Unproven,
+        Maker::Glibc | Maker::Unsettled => Verdict::Unproven,
         Maker::Program if stack.owners > 1 => Verdict::Pool,
         Maker::Program if passed_over => Verdict::Leak(Reason::Unmanaged, Definite),
         Maker::Program if site.reused > 0 => Verdict::Pool,
@@ -223,16 +324,17 @@ fn explain(reason: Reason, confidence: Confidence, leaks: &Leaks) -> (String, St
         ),
         (Reason::Unjoined, Maker::Musl, _) => (
             "never joined: musl unmaps a stack when its thread is joined, or when a detached one ends",
-            "call pthread_join or pthread_detach for each of these threads",
+            JOIN,
         ),
+        (Reason::Unjoined, ..) if leaks.listed => (LISTED, JOIN),
         (Reason::Unjoined, _, Confidence::Definite) => (
             "never joined: a fresh stack was mapped while these lay idle, and they are more than the thread library's \
              cache may hold (40 MiB)",
-            "call pthread_join or pthread_detach for each of these threads",
+            JOIN,
         ),
         (Reason::Unjoined, ..) => (
             "not joined by the time a fresh stack was mapped, which would have used this one had it been in the cache",
-            "call pthread_join or pthread_detach for each of these threads",
+            JOIN,
         ),
         (_, _, Confidence::Definite) => (
             "the program's own: its thread is gone, and the program mapped a fresh one rather than use it again",
@@ -261,8 +363,8 @@ fn member(idle: &Idle, pieces: &[Range]) -> Option<Member> {
         range: Range::new(pieces.first()?.start(), pieces.last()?.end())?,
         virtual_bytes: idle.mapping.bytes,
         pieces: pieces.to_vec(),
-        owner: owner.tid,
-        creator: owner.born.map_or(Tid(0), |born| born.creator),
+        owner: Some(owner.tid),
+        creator: owner.born.map(|born| born.creator),
         mapped_at: idle.mapping.made.map(|made| made.at),
         born_at: owner.born.map(|born| born.at),
         exited_at: Some(idle.ended.at),
@@ -270,12 +372,22 @@ fn member(idle: &Idle, pieces: &[Range]) -> Option<Member> {
     })
 }
 
-fn unproven_note(space: &AddressSpace, unproven: &[Idle]) -> Option<Note> {
+fn unproven_note(space: &AddressSpace, unproven: &[Idle], library: Library<'_>) -> Option<Note> {
+    let why = match library {
+        Library::Unavailable(why) => format!(" ({why})"),
+        Library::Lists(_) | Library::NotAsked => String::new(),
+    };
     note(space, NoteKind::UnprovenStacks, unproven, |count, size| {
         format!(
             "{count} of ended threads, {size}: kept by the thread library for reuse, or never joined; system calls \
-             alone do not tell which"
+             alone do not tell which{why}"
         )
+    })
+}
+
+fn cached_note(space: &AddressSpace, cached: &[Idle]) -> Option<Note> {
+    note(space, NoteKind::StackCache, cached, |count, size| {
+        format!("{count} in the thread library's cache, {size}: of threads that are done with, to be used again")
     })
 }
 

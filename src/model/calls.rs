@@ -91,7 +91,11 @@ impl AddressSpace {
                 let kind = Kind::Shm { inode: vma.inode };
                 self.map_observed(vma.range, vma, Mapping::new(kind, Some(made)));
             }
-            Call::Shmdt { addr } => self.detach_shm(addr),
+            Call::Shmdt { addr } => {
+                if !self.detach_shm(addr) {
+                    return Err(Unclear);
+                }
+            }
             Call::RemapFilePages { addr, len, pgoff, .. } => {
                 let start = Addr(page_down(addr.0));
                 let range = Range::of_len(start, page_down(len)).ok_or(Unclear)?;

@@ -12,6 +12,9 @@ pub mod space;
 pub mod stacks;
 pub mod waiting;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 
 use slotmap::SlotMap;
@@ -74,7 +77,12 @@ impl Model {
     /// That is the call of exit_group, the call of exit by the last task, death by a signal, or execve. Tasks that
     /// merely share the address space (vfork's child, raw clones) end without it.
     pub fn ends(&self, event: &Event) -> Option<SpaceId> {
-        let task = self.tasks.get(&event.tid)?;
+        let caller = match &event.kind {
+            // The leader, whose number the event has, may have ended long before.
+            EventKind::Exec(exec) if self.tasks.contains_key(&exec.former) => exec.former,
+            _ => event.tid,
+        };
+        let task = self.tasks.get(&caller)?;
         let space = self.spaces.get(task.space)?;
         if space.finished {
             return None;
@@ -111,7 +119,7 @@ impl Model {
                 self.events += 1;
                 self.ended(event.tid, event.at, Exit::Code(0));
             }
-            EventKind::Exec(exec) => self.exec(event.tid, exec),
+            EventKind::Exec(exec) => self.exec(event, exec),
             EventKind::Maps(maps) => {
                 if let Some(space) = self.space_of(event.tid).and_then(|id| self.spaces.get_mut(id)) {
                     space.adopt(maps);
@@ -186,6 +194,7 @@ impl Model {
 
     fn attached(&mut self, attached: &Attached) {
         let mut space = AddressSpace::new(attached.pid, &attached.maps, attached.start_brk);
+        space.was_attached = true;
         space.tasks = u32::try_from(attached.tasks.len()).unwrap_or(u32::MAX);
         let stacks: Vec<Option<MappingId>> = attached.tasks.iter().map(|task| space.stack_found(task)).collect();
         let id = self.spaces.insert(space);
@@ -278,22 +287,15 @@ impl Model {
         }
     }
 
-    fn exec(&mut self, tid: Tid, exec: &Exec) {
-        // The caller goes on under the leader's number, whose own task is gone, with all its siblings.
+    fn exec(&mut self, event: &Event, exec: &Exec) {
+        let tid = event.tid;
+        // The caller goes on under the leader's number, whose own task is gone, with all its siblings. Who shares the
+        // old address space without being one, such as the parent of a vfork, keeps it, and their stacks in it.
         let pid = self.tasks.get(&exec.former).map_or(Pid(tid.0), |caller| caller.pid);
         let siblings: Vec<Tid> = self.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(tid, _)| *tid).collect();
         self.tasks_seen += u64::from(siblings.is_empty());
         for sibling in siblings {
-            let Some(task) = self.tasks.remove(&sibling) else {
-                continue;
-            };
-            let Some(old) = self.spaces.get_mut(task.space) else {
-                continue;
-            };
-            old.tasks = old.tasks.saturating_sub(1);
-            if old.tasks == 0 {
-                self.spaces.remove(task.space);
-            }
+            self.ended(sibling, event.at, Exit::Code(0));
         }
         let mut space = AddressSpace::new(pid, &exec.maps, exec.start_brk);
         space.tasks = 1;

@@ -119,6 +119,8 @@ pub struct AddressSpace {
     pub waiting: Waiting,
     /// Whether a stack that showed no sure sign of its maker turned out to be glibc's own.
     pub glibc_confirmed: bool,
+    /// Whether it was there before us, so that threads may have ended that nothing was seen of.
+    pub was_attached: bool,
     /// Live tasks.
     pub tasks: u32,
     /// Whether its process is over as far as verdicts go; what happens now is only its end.
@@ -139,6 +141,7 @@ impl AddressSpace {
             growth: Vec::new(),
             waiting: Waiting::default(),
             glibc_confirmed: false,
+            was_attached: false,
             tasks: 0,
             finished: false,
         };
@@ -154,6 +157,7 @@ impl AddressSpace {
             pid: child,
             tasks: 0,
             finished: false,
+            was_attached: false,
             sites: Sites::default(),
             waiting: Waiting::default(),
             refusals: Vec::new(),
@@ -355,26 +359,39 @@ impl AddressSpace {
         below.unwrap_or_else(|| self.mappings.insert(Mapping::new(Kind::Heap, None)))
     }
 
-    /// shmdt(2): all that is left of the segment attached at `addr`, where shmat put it.
-    pub fn detach_shm(&mut self, addr: Addr) {
+    /// shmdt(2): all that is left of the segment attached at `addr`, where shmat put it. False where it cannot be told
+    /// what that is.
+    pub fn detach_shm(&mut self, addr: Addr) -> bool {
         // Later parts may stand although the first is unmapped (ipc/shm.c, ksys_shmdt).
         let Some(rest) = Range::new(addr, Addr(!(crate::units::PAGE - 1))) else {
-            return;
+            return true;
         };
         let attached = Backing::file(0, addr);
-        let mut segment = None;
+        let mut first = None;
+        let mut is_clear = true;
         let mut pieces = Vec::new();
         for (piece, area) in self.areas.overlapping(rest) {
-            let Some(Kind::Shm { inode }) = self.mappings.get(area.mapping).map(|mapping| mapping.kind) else {
+            let Some(mapping) = self.mappings.get(area.mapping) else {
                 continue;
             };
-            if area.backing == attached && *segment.get_or_insert(inode) == inode {
+            let Kind::Shm { inode } = mapping.kind else {
+                continue;
+            };
+            if area.backing != attached {
+                continue;
+            }
+            // The kernel goes by the file that shmat opened, and no further than the segment's size: neither is known
+            // of what mremap has put there.
+            let (attachment, segment) = *first.get_or_insert((area.mapping, inode));
+            is_clear &= area.mapping == attachment && piece.end().0 - addr.0 <= mapping.made_bytes;
+            if inode == segment {
                 pieces.push(piece);
             }
         }
         for piece in pieces {
             self.unmap(piece);
         }
+        is_clear
     }
 
     /// io_destroy(2) of the ring at `ctx`.
@@ -438,6 +455,8 @@ impl AddressSpace {
             return;
         };
         match mapping.idle_stack() {
+            // The parent's threads came from the parent's sites.
+            Some(_) if mapping.inherited => {}
             Some((stack, _)) => {
                 self.sites.entry(Self::site_key(stack.region_bytes)).unmapped_after_end += 1;
                 self.waiting.remove(id, stack.maker, stack.region_bytes);

@@ -180,7 +180,7 @@ fn lifetime(finding: &Finding) -> Option<String> {
 
 /// Who made the threads, where the call stacks do not tell.
 fn creators(finding: &Finding) -> String {
-    let mut creators: Vec<Tid> = finding.members.iter().map(|member| member.creator).collect();
+    let mut creators: Vec<Tid> = finding.members.iter().filter_map(|member| member.creator).collect();
     creators.sort_unstable();
     creators.dedup();
     match creators.as_slice() {
@@ -188,7 +188,7 @@ fn creators(finding: &Finding) -> String {
         [first, second] => format!("by threads {first} and {second}"),
         [first, second, third] => format!("by threads {first}, {second} and {third}"),
         [first, second, ..] => format!("by threads {first}, {second}, … ({} of them)", count(creators.len() as u64)),
-        [] => "by an unknown thread".to_owned(),
+        [] => "before vmtrace came".to_owned(),
     }
 }
 
@@ -294,8 +294,9 @@ fn example(page: &mut Page<'_>, finding: &Finding, clock: &Clock) -> io::Result<
     };
     if member.evidence.is_empty() {
         let (start, end) = (member.range.start(), member.range.end());
-        let was = if finding.rule == Rule::OrphanedStack { "the stack of thread" } else { "mapped by thread" };
-        return page.labelled("example", &format!("{start} to {end}, {was} {}", member.owner));
+        let was = if finding.rule == Rule::OrphanedStack { "the stack of" } else { "mapped by" };
+        let whom = member.owner.map_or("a thread that ended before vmtrace came".to_owned(), |tid| format!("thread {tid}"));
+        return page.labelled("example", &format!("{start} to {end}, {was} {whom}"));
     }
     let times = times(member, clock);
     let lead = times.iter().map(|time| width(time)).max().unwrap_or(0) + 2;

@@ -197,14 +197,14 @@ fn several_findings() {
             created: Some(12),
             ..finding((0..3).map(member).collect())
         },
-        Finding { reason: Reason::PartlyUnmapped, ..finding(vec![left(1), Member { creator: Tid(9), ..left(2) }]) },
+        Finding { reason: Reason::PartlyUnmapped, ..finding(vec![left(1), Member { creator: Some(Tid(9)), ..left(2) }]) },
         Finding {
             rule: Rule::OrphanedMapping,
             reason: Reason::NeverUnmapped,
             confidence: Confidence::Probable,
             guard_bytes: 0,
             site: vec![],
-            ..finding((0..5).map(|minute| Member { creator: Tid(minute as i32), ..member(minute) }).collect())
+            ..finding((0..5).map(|minute| Member { creator: Some(Tid(minute as i32)), ..member(minute) }).collect())
         },
         Finding { confidence: Confidence::Possible, ..finding(vec![member(9)]) },
     ];

@@ -6,7 +6,7 @@ use crate::abi::clone::UNTRACED;
 use crate::event::{Call, EventKind, ExitScope, Exiting, Syscall, Vma};
 use crate::procfs;
 use crate::sys::{self, SyscallStop};
-use crate::units::{Addr, Tid};
+use crate::units::{Addr, Range, Tid};
 
 impl Ptrace {
     pub(super) fn syscall_stop(&mut self, tid: Tid) {
@@ -136,6 +136,19 @@ fn restore_untraced(tid: Tid, abi: Abi) {
     }
 }
 
+/// What was mapped at `addr`, in one piece: another thread's madvise or mlock may have split it by now.
 fn region_at(tid: Tid, addr: Addr) -> Option<Vma> {
-    procfs::maps::read(tid).ok()?.into_iter().find(|vma| vma.range.contains(addr))
+    let mut lines = procfs::maps::read(tid).ok()?.into_iter().skip_while(|vma| !vma.range.contains(addr));
+    let mut region = lines.next()?;
+    for next in lines {
+        let goes_on = next.range.start() == region.range.end()
+            && (next.inode, next.device) == (region.inode, region.device)
+            && (next.prot, next.sharing) == (region.prot, region.sharing)
+            && next.offset == region.offset + region.range.bytes();
+        match Range::new(region.range.start(), next.range.end()) {
+            Some(whole) if goes_on => region.range = whole,
+            _ => break,
+        }
+    }
+    Some(region)
 }

@@ -1,0 +1,52 @@
+//! The thread libraries of the followed processes: found once for each address space, asked when there is a question.
+
+use std::collections::HashMap;
+
+use super::glibc::{self, Located};
+use super::{TaskMemory, ThreadLists, Unavailable};
+use crate::model::SpaceId;
+use crate::model::mapping::Maker;
+use crate::model::space::AddressSpace;
+use crate::procfs;
+use crate::units::Tid;
+
+/// Where each address space has its lists.
+#[derive(Debug, Default)]
+pub struct Libraries {
+    located: HashMap<SpaceId, Result<Located, Unavailable>>,
+}
+
+impl Libraries {
+    /// The lists as they are now, read through a live task; none where they could not tell anything.
+    pub fn lists(
+        &mut self,
+        id: SpaceId,
+        space: &AddressSpace,
+        tid: Tid,
+    ) -> Option<Result<ThreadLists, Unavailable>> {
+        if !has_question(space) {
+            return None;
+        }
+        let located = self.located.entry(id).or_insert_with(|| {
+            let maps = procfs::maps::read(tid).unwrap_or_default();
+            glibc::locate(tid, &maps)
+        });
+        Some(match located {
+            Ok(located) => located.read(&TaskMemory(tid)),
+            Err(why) => Err(why.clone()),
+        })
+    }
+
+    /// The address space is over.
+    pub fn forget(&mut self, id: SpaceId) {
+        self.located.remove(&id);
+    }
+}
+
+/// Whether there is an idle stack that may be the library's, or threads may have ended before we came.
+fn has_question(space: &AddressSpace) -> bool {
+    space.was_attached
+        || space.mappings.values().any(|mapping| {
+            mapping.idle_stack().is_some_and(|(stack, _)| !matches!(stack.maker, Maker::Musl))
+        })
+}
