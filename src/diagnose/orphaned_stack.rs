@@ -4,6 +4,7 @@
 //! |---|---|
 //! | a part is gone, the rest stayed | `partly-unmapped`, definite |
 //! | on the thread library's list of used stacks | `unjoined`, definite |
+//! | the same, but a single one, the latest of a site that lets go of all others, within the last second | `unjoined`, possible |
 //! | on its list of cached ones | cached |
 //! | musl's, and still there | `unjoined`, definite: musl unmaps at the join, or at a detached thread's end |
 //! | glibc's, and a fresh one was mapped for which this one would have served | `unjoined`, probable; definite once such are more than the cache can hold |
@@ -65,6 +66,8 @@ struct Leaks<'a> {
     maker: Maker,
     /// Whether the thread library's list names one of them.
     listed: bool,
+    /// Whether the join may only have been cut short by the process's end.
+    cut_short: bool,
     members: Vec<Idle<'a>>,
 }
 
@@ -104,7 +107,7 @@ pub fn diagnose(
         match verdict(&idle, site, others.get(&key).copied().unwrap_or_default(), beyond_cache) {
             Verdict::Leak(reason, confidence) => {
                 let maker = idle.stack.maker;
-                let new = Leaks { confidence, maker, listed: false, members: Vec::new() };
+                let new = Leaks { confidence, maker, listed: false, cut_short: false, members: Vec::new() };
                 let leaks = groups.entry(Group { reason, site: key }).or_insert(new);
                 leaks.listed |= idle.listed == Some(List::Used);
                 leaks.confidence = confidence.max(leaks.confidence);
@@ -116,6 +119,11 @@ pub fn diagnose(
         }
     }
     join_their_like(space, &mut groups, &mut unproven);
+    for (group, leaks) in &mut groups {
+        if moment.phase == Phase::Ending && is_cut_short(space.sites.get(group.site), leaks, moment) {
+            (leaks.confidence, leaks.cut_short) = (Confidence::Possible, true);
+        }
+    }
 
     let ids = groups.values().flat_map(|leaks| leaks.members.iter().map(|idle| idle.id));
     let pieces = pieces_of(space, ids);
@@ -259,6 +267,19 @@ fn verdict(idle: &Idle, site: Site, others: Others, beyond_cache: bool) -> Verdi
     }
 }
 
+/// Whether the process's end may have come between the end of the site's latest thread and its join: the site lets go
+/// of all its other threads' stacks, and this one had ended less than a second before. Loops that create and join are
+/// left so when a signal ends them (stress-ng's pthread stressor, one run in two).
+fn is_cut_short(site: Site, leaks: &Leaks, moment: Moment) -> bool {
+    let lets_go = site.reused > 0 || site.unmapped_after_end > 0;
+    match leaks.members.as_slice() {
+        [only] if leaks.listed && lets_go && site.created > 2 => {
+            site.latest == Some(only.stack.last.tid) && moment.now.since(only.ended.at) < GRACE
+        }
+        _ => false,
+    }
+}
+
 /// Stacks of which nothing is known go with those of their site that are proven, if the site never let one go.
 fn join_their_like<'a>(space: &AddressSpace, groups: &mut IndexMap<Group, Leaks<'a>>, unproven: &mut Vec<Idle<'a>>) {
     unproven.retain(|idle| {
@@ -324,6 +345,11 @@ fn explain(reason: Reason, confidence: Confidence, leaks: &Leaks) -> (String, St
         ),
         (Reason::Unjoined, Maker::Musl, _) => (
             "never joined: musl unmaps a stack when its thread is joined, or when a detached one ends",
+            JOIN,
+        ),
+        (Reason::Unjoined, ..) if leaks.cut_short => (
+            "not joined when the process ended, less than a second after the thread, the latest of a site that joins \
+             all others",
             JOIN,
         ),
         (Reason::Unjoined, ..) if leaks.listed => (LISTED, JOIN),

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use crate::units::Tid;
+
 /// Identifies the place in the program that created a thread.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SiteKey {
@@ -14,6 +16,8 @@ pub struct SiteKey {
 pub struct Site {
     /// Threads created.
     pub created: u64,
+    /// The latest of them.
+    pub latest: Option<Tid>,
     /// How many of them got the stack of an ended one.
     pub reused: u64,
     /// Stacks unmapped, whole, after their owner's end.

@@ -37,7 +37,9 @@ impl AddressSpace {
             let stack = self.first_stack(id, top, creator, owner)?;
             let (maker, region_bytes) = (stack.maker, stack.region_bytes);
             self.mappings[id].stack = Some(Box::new(stack));
-            self.sites.entry(Self::site_key(region_bytes)).created += 1;
+            let site = self.sites.entry(Self::site_key(region_bytes));
+            site.created += 1;
+            site.latest = Some(child);
             if maker != Maker::Unsettled {
                 self.fresh_stack(id);
             }
@@ -66,6 +68,7 @@ impl AddressSpace {
         stack.passed_over = None;
         let site = self.sites.entry(Self::site_key(stack.region_bytes));
         site.created += 1;
+        site.latest = Some(owner.tid);
         site.reused += u64::from(was_idle && !inherited);
     }
 

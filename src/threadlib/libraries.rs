@@ -47,6 +47,6 @@ impl Libraries {
 fn has_question(space: &AddressSpace) -> bool {
     space.was_attached
         || space.mappings.values().any(|mapping| {
-            mapping.idle_stack().is_some_and(|(stack, _)| !matches!(stack.maker, Maker::Musl))
+            !mapping.inherited && mapping.idle_stack().is_some_and(|(stack, _)| stack.maker != Maker::Musl)
         })
 }
