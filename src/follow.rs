@@ -8,7 +8,7 @@ use nix::sys::signal::{self, Signal};
 
 use crate::diagnose::finding::{Confidence, Finding, Note, NoteKind};
 use crate::diagnose::{self, Library, Moment, Phase};
-use crate::event::{Event, EventKind, Syscall};
+use crate::event::{Birth, Event, EventKind, Syscall};
 use crate::model::kernel::Mismatch;
 use crate::model::{Model, SpaceId};
 use crate::procfs;
@@ -206,6 +206,7 @@ impl<'a> Follower<'a> {
         match &event.kind {
             EventKind::Attached(_) | EventKind::Exec(_) if self.began.is_none() => self.begin(event.at),
             EventKind::Syscall(syscall) if self.ran_out(syscall) => self.look_at_limits(event),
+            EventKind::Born(birth) if !birth.args.shares_memory() => self.look_at_child(birth, event),
             _ => {}
         }
         if let Some(space) = applied.unclear {
@@ -237,6 +238,16 @@ impl<'a> Follower<'a> {
         } else if let Some(space) = self.model.space(space) {
             let pid = space.pid;
             self.note_incomplete(pid, "an address space could not be read after a call that failed halfway");
+        }
+    }
+
+    /// Takes over what a fork has left out by advice that was not seen.
+    fn look_at_child(&mut self, birth: &Birth, event: &Event) {
+        let parent = self.model.space_of(event.tid).and_then(|id| self.model.space(id));
+        if parent.is_some_and(|space| space.has_unseen)
+            && let Some(maps) = self.settled_maps(birth.child)
+        {
+            self.model.apply(&Event { tid: birth.child, kind: EventKind::Maps(maps), at: event.at });
         }
     }
 

@@ -81,6 +81,11 @@ pub fn set_registers(tid: Tid, registers: &libc::user_regs_struct) -> Result<(),
     ptrace(libc::PTRACE_SETREGS, tid, 0, std::ptr::from_ref(registers) as usize).map(drop)
 }
 
+/// PTRACE_POKEDATA: writes a word of a stopped task's memory.
+pub fn write_word(tid: Tid, at: Addr, word: u64) -> Result<(), Errno> {
+    ptrace(libc::PTRACE_POKEDATA, tid, at.0 as usize, word as usize).map(drop)
+}
+
 /// PTRACE_GETEVENTMSG: what belongs to the event: a child's tid, an exit status, a filter's data.
 pub fn event_message(tid: Tid) -> Result<u64, Errno> {
     let mut message: libc::c_ulong = 0;
@@ -148,15 +153,15 @@ pub fn peek_status(wait: Wait) -> Result<Option<(Tid, Status)>, Errno> {
     waitid(libc::P_ALL, 0, libc::WNOWAIT | poll)
 }
 
+/// Looks at the status of one task, and leaves it in place. None when it has none.
+pub fn peek_status_of(tid: Tid) -> Result<Option<Status>, Errno> {
+    let status = waitid(libc::P_PID, tid.0 as libc::id_t, libc::WNOWAIT | libc::WNOHANG)?;
+    Ok(status.map(|(_, status)| status))
+}
+
 /// Takes the status of one task, so that it is not told again. None when it has none.
 pub fn take_status(tid: Tid) -> Result<Option<Status>, Errno> {
     Ok(waitid(libc::P_PID, tid.0 as libc::id_t, libc::WNOHANG)?.map(|(_, status)| status))
-}
-
-/// Waits for the end of a child that is not traced any more.
-pub fn wait_for(child: Pid) -> Result<Status, Errno> {
-    let status = waitid_with(libc::P_PID, child.0 as libc::id_t, libc::WEXITED | libc::__WALL)?;
-    status.map(|(_, status)| status).ok_or(Errno::ECHILD)
 }
 
 fn waitid(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Result<Option<(Tid, Status)>, Errno> {

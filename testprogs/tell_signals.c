@@ -1,6 +1,5 @@
-/* Tells each signal that arrives as it arrives, a line each: tell_signals [STATUS]. SIGTERM ends it, with
-   STATUS or 0; so does the end of its input, and a time that no test needs. Not stopped by SIGTSTP unless it is
-   the default's doing, so that a terminal can stop it.
+/* Tells each signal that arrives as it arrives, a line each: tell_signals [STATUS]. SIGTERM ends it with STATUS;
+   without one, so does the end of its input. A terminal may stop it.
    Must be found: nothing. */
 #include "testprog.h"
 
@@ -28,21 +27,20 @@ static void tell(int signal)
 int main(int argc, char **argv)
 {
     struct sigaction action = {.sa_handler = tell};
-    check(sigfillset(&action.sa_mask));
+    check(sigemptyset(&action.sa_mask));
+    for (size_t i = 0; i < COUNT(told); i++)
+        check(sigaddset(&action.sa_mask, told[i].number));
     for (size_t i = 0; i < COUNT(told); i++)
         check(sigaction(told[i].number, &action, NULL));
     alarm(60);
     require(puts("ready") >= 0 && fflush(stdout) == 0);
-    /* SIGTERM is blocked between the look and the sleep, lest it be missed. */
-    sigset_t all, none;
-    check(sigfillset(&all));
-    check(sigdelset(&all, SIGALRM));
-    check(sigemptyset(&none));
-    check_zero(pthread_sigmask(SIG_BLOCK, &all, NULL));
+    /* They come in while it sleeps alone, so that no SIGTERM is missed between the look and the sleep. */
+    sigset_t before;
+    check_zero(pthread_sigmask(SIG_BLOCK, &action.sa_mask, &before));
     while (!finished) {
-        struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+        struct pollfd input = {.fd = argc > 1 ? -1 : STDIN_FILENO, .events = POLLIN};
         char line[256];
-        if (ppoll(&input, 1, NULL, &none) == 1 && read(STDIN_FILENO, line, sizeof line) <= 0)
+        if (ppoll(&input, 1, NULL, &before) == 1 && read(STDIN_FILENO, line, sizeof line) <= 0)
             break;
     }
     return argc > 1 ? atoi(argv[1]) : 0;

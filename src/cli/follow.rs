@@ -24,12 +24,24 @@ use crate::units::Pid;
 /// # Errors
 /// Why it could not be followed, in one line.
 pub fn run(args: &FollowArgs) -> Result<u8, anyhow::Error> {
+    check_proc()?;
     match (args.pid, args.program.is_empty()) {
         (Some(_), false) => super::usage_error("give either -p PID or a program to launch, not both"),
         (None, true) => super::usage_error("nothing to follow: give a program after --, or a process with -p PID"),
         (Some(pid), true) => attach(args, Pid(pid)),
         (None, false) => launch(args, Stream::Err),
     }
+}
+
+/// Refuses to look at others' numbers: in a PID namespace of its own, /proc may still be that of the host.
+fn check_proc() -> Result<(), anyhow::Error> {
+    let own = std::fs::read_link("/proc/self").map_err(|error| anyhow::anyhow!("cannot read /proc: {error}; mount it"))?;
+    let is_ours = own.to_str().is_some_and(|own| own == std::process::id().to_string());
+    anyhow::ensure!(
+        is_ours,
+        "/proc is that of another PID namespace: mount this one's (unshare --mount-proc does), or run vmtrace outside"
+    );
+    Ok(())
 }
 
 fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
@@ -58,7 +70,7 @@ pub(super) fn launch(args: &FollowArgs, stream: Stream) -> Result<u8, anyhow::Er
     let source = Ptrace::launch(&args.program, leash, &mask)?;
     let mut control = Control::new(Manners::Launched);
     control.start(timers(args, Watch::wants_status(true)))?;
-    let (report, source, watch) = follow(source, &control, options, output);
+    let (report, mut source, watch) = follow(source, &control, options, output);
     if let Some(errno) = source.not_executed() {
         let program = args.program[0].to_string_lossy();
         eprintln!("vmtrace: cannot run {program}: {}", why_not_executed(errno));

@@ -23,7 +23,7 @@ pub struct Idle {
 impl Finding {
     /// The steady interval at which members came, when there are three or more and it was steady.
     pub fn period(&self) -> Option<Duration> {
-        let times = self.birth_times()?;
+        let times = self.birth_times();
         if times.len() < 3 {
             return None;
         }
@@ -41,7 +41,7 @@ impl Finding {
 
     /// Address space lost per second, from the first member to the last; none with fewer than three.
     pub fn growth_bytes_per_second(&self) -> Option<f64> {
-        let times = self.birth_times()?;
+        let times = self.birth_times();
         let (first, last) = (times.first()?, times.last()?);
         let span = last.since(*first).as_secs_f64();
         (times.len() >= 3 && span > 0.0).then(|| {
@@ -58,11 +58,11 @@ impl Finding {
         Some(Idle { oldest: now.since(*first), youngest: now.since(*last) })
     }
 
-    /// When the members' owners were created, in order; none where one was created before we came.
-    fn birth_times(&self) -> Option<Vec<Time>> {
-        let mut times = self.members.iter().map(|member| member.born_at).collect::<Option<Vec<Time>>>()?;
+    /// When the members' owners were created, in order, as far as that was seen.
+    fn birth_times(&self) -> Vec<Time> {
+        let mut times: Vec<Time> = self.members.iter().filter_map(|member| member.born_at).collect();
         times.sort_unstable();
-        Some(times)
+        times
     }
 }
 

@@ -87,6 +87,7 @@ impl AddressSpace {
 
     /// Makes the model what the kernel says, keeping what is known of mappings that it still has.
     pub fn adopt(&mut self, maps: &[Vma]) {
+        self.has_unseen = true;
         self.grow_stacks(maps);
         let mut position = Addr(0);
         for vma in maps.iter().filter(|vma| is_modelled(vma)) {

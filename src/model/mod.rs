@@ -195,6 +195,7 @@ impl Model {
     fn attached(&mut self, attached: &Attached) {
         let mut space = AddressSpace::new(attached.pid, &attached.maps, attached.start_brk);
         space.was_attached = true;
+        space.has_unseen = true;
         space.tasks = u32::try_from(attached.tasks.len()).unwrap_or(u32::MAX);
         let stacks: Vec<Option<MappingId>> = attached.tasks.iter().map(|task| space.stack_found(task)).collect();
         let id = self.spaces.insert(space);

@@ -9,7 +9,7 @@ use super::mapping::{Kind, Made, Mapping, MappingId};
 use super::page_map::PageMap;
 use super::sites::{FreedSizes, SiteKey, Sites};
 use super::waiting::Waiting;
-use crate::event::{Limits, Prot, Sharing, Vma};
+use crate::event::{Call, Limits, Prot, Sharing, Vma};
 use crate::units::{Addr, Pid, Range, page_up};
 
 /// What a run of pages has in common.
@@ -121,6 +121,9 @@ pub struct AddressSpace {
     pub glibc_confirmed: bool,
     /// Whether it was there before us, so that threads may have ended that nothing was seen of.
     pub was_attached: bool,
+    /// Whether there may be what maps do not show and no call has told: MADV_DONTFORK, and to which attachment the pages
+    /// of a shared memory segment belong.
+    pub has_unseen: bool,
     /// Live tasks.
     pub tasks: u32,
     /// Whether its process is over as far as verdicts go; what happens now is only its end.
@@ -142,6 +145,7 @@ impl AddressSpace {
             waiting: Waiting::default(),
             glibc_confirmed: false,
             was_attached: false,
+            has_unseen: false,
             tasks: 0,
             finished: false,
         };
@@ -368,7 +372,7 @@ impl AddressSpace {
         };
         let attached = Backing::file(0, addr);
         let mut first = None;
-        let mut is_clear = true;
+        let mut is_clear = !self.has_unseen;
         let mut pieces = Vec::new();
         for (piece, area) in self.areas.overlapping(rest) {
             let Some(mapping) = self.mappings.get(area.mapping) else {
@@ -383,7 +387,8 @@ impl AddressSpace {
             // The kernel goes by the file that shmat opened, and no further than the segment's size: neither is known
             // of what mremap has put there.
             let (attachment, segment) = *first.get_or_insert((area.mapping, inode));
-            is_clear &= area.mapping == attachment && piece.end().0 - addr.0 <= mapping.made_bytes;
+            let by_shmat = mapping.made.is_some_and(|made| matches!(made.call, Call::Shmat { .. }));
+            is_clear &= by_shmat && area.mapping == attachment && piece.end().0 - addr.0 <= mapping.made_bytes;
             if inode == segment {
                 pieces.push(piece);
             }

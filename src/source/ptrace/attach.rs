@@ -23,6 +23,9 @@ const UNSTOPPABLE_AFTER: Duration = Duration::from_millis(200);
 /// Such a thread is waited for no longer than this when it may be changing mappings.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(5);
 
+/// So often the kernel has to refuse a thread before that is believed.
+const MOST_REFUSALS: u32 = 5;
+
 /// How long to try to stop a thread in order to leave it. The kernel detaches the rest when we end.
 const DETACH_WITHIN: Duration = Duration::from_secs(2);
 
@@ -156,6 +159,7 @@ impl Ptrace {
     ///
     /// Threads that seized ones create from now on are ours from their birth.
     fn seize_all(&mut self, pid: Pid, gate: u64) -> Result<(), Errno> {
+        let mut refusals = 0;
         loop {
             let mut found_new = false;
             for tid in task::threads(pid).unwrap_or_default() {
@@ -173,7 +177,12 @@ impl Ptrace {
                     // It has just ended; or it is already ours, being the child of one that is, or a zombie.
                     Err(Errno::ESRCH) => {}
                     Err(Errno::EPERM) if self.is_ours(tid) => {}
-                    Err(Errno::EPERM) if task::status(tid).is_ok_and(|status| status.state == 'Z') => {}
+                    Err(Errno::EPERM) if has_ended(tid) => {}
+                    // The tid may have been that of a leader whom execve has replaced this moment.
+                    Err(Errno::EPERM) if refusals < MOST_REFUSALS => {
+                        refusals += 1;
+                        found_new = true;
+                    }
                     Err(errno) => return Err(errno),
                 }
             }
@@ -324,12 +333,26 @@ impl Ptrace {
     /// Leaves all tasks: none stays stopped, and signals and group-stops go on as if we had never been there.
     pub fn detach(&mut self) {
         let until = Instant::now() + DETACH_WITHIN;
-        self.after.clear();
         self.events.clear();
         let mut left: HashSet<Tid> = self.tracees.keys().chain(self.unborn.keys()).copied().collect();
+        for (tid, status) in std::mem::take(&mut self.ready) {
+            left.remove(&tid);
+            if let Status::Stopped(status) = status {
+                left.extend(leave(tid, status));
+            }
+        }
+        for after in std::mem::take(&mut self.after) {
+            if let After::Resume(tid) = after
+                && sys::restart(tid, Restart::Detach, 0).is_ok()
+            {
+                left.remove(&tid);
+            }
+        }
         for tid in left.clone() {
-            // Those that are held, or wait for their parent's event, are stopped already.
-            if sys::restart(tid, Restart::Detach, 0).is_ok() {
+            // Those that are held, or wait for their parent's event, are stopped already. Any other may have stopped this
+            // moment with a signal on its way, which only its status tells of.
+            let is_ours = self.unborn.contains_key(&tid) || self.tracees.get(&tid).is_some_and(|tracee| tracee.held);
+            if is_ours && sys::restart(tid, Restart::Detach, 0).is_ok() {
                 left.remove(&tid);
             } else {
                 let _ = gone(sys::interrupt(tid));
@@ -338,21 +361,7 @@ impl Ptrace {
         while !left.is_empty() && Instant::now() < until {
             match sys::peek_status(Wait::Poll) {
                 Ok(Some((tid, Status::Stopped(status)))) => {
-                    let signal = match Stop::from_status(status) {
-                        Stop::Signal(signal) => signal,
-                        Stop::NewTask => {
-                            let child = gone(sys::event_message(tid)).and_then(|child| i32::try_from(child).ok());
-                            left.extend(child.map(Tid));
-                            0
-                        }
-                        // Nothing can be asked of it before, see `exec`.
-                        Stop::Exec => {
-                            super::take(tid);
-                            0
-                        }
-                        _ => 0,
-                    };
-                    let _ = gone(sys::restart(tid, Restart::Detach, signal));
+                    left.extend(leave(tid, status));
                     left.remove(&tid);
                 }
                 Ok(Some((tid, Status::Exited(_) | Status::Killed(_)))) => {
@@ -366,7 +375,28 @@ impl Ptrace {
         self.tracees.clear();
         self.unborn.clear();
         self.gates.clear();
+        self.stragglers = left;
     }
+}
+
+/// Detaches from a stopped task, and returns the one that it has just made.
+pub(super) fn leave(tid: Tid, status: i32) -> Option<Tid> {
+    let (mut signal, mut child) = (0, None);
+    match Stop::from_status(status) {
+        Stop::Signal(number) => signal = number,
+        Stop::NewTask => child = gone(sys::event_message(tid)).and_then(|child| i32::try_from(child).ok()).map(Tid),
+        // The kernel refuses every request as long as this status stands, lest it be meant for the former leader
+        // (kernel/ptrace.c, looks_like_a_spurious_pid).
+        Stop::Exec => super::take(tid),
+        _ => {}
+    }
+    let _ = gone(sys::restart(tid, Restart::Detach, signal));
+    child
+}
+
+/// Whether nothing is left of a thread but its status, if that.
+fn has_ended(tid: Tid) -> bool {
+    task::status(tid).map_or(true, |status| matches!(status.state, 'Z' | 'X'))
 }
 
 /// Processes other than `pid` that use its address space: made by clone with CLONE_VM and without CLONE_THREAD.

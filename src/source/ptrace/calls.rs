@@ -1,7 +1,7 @@
 //! From a stop in a system call to an event: the entry, where a call may have to wait, and the exit, where it is read.
 
 use super::decode::{self, Abi, Followed};
-use super::{After, Inside, Ptrace, filter, gone, take};
+use super::{After, Inside, Ptrace, filter, gone};
 use crate::abi::clone::UNTRACED;
 use crate::event::{Call, EventKind, ExitScope, Exiting, Syscall, Vma};
 use crate::procfs;
@@ -49,7 +49,7 @@ impl Ptrace {
             }
             _ => true,
         };
-        let untraced = followed == Followed::Clone && self.filtered && withhold_untraced(tid, abi);
+        let untraced = self.filtered && withhold_untraced(tid, abi, followed);
         let Some(tracee) = self.tracees.get_mut(&tid) else { return };
         tracee.inside = Some(Inside { abi, followed, exec, untraced });
         let Some(gate) = self.gates.get_mut(&tracee.gate) else { return };
@@ -57,7 +57,6 @@ impl Ptrace {
             self.proceed(tid);
         } else {
             tracee.held = true;
-            take(tid);
         }
     }
 
@@ -90,7 +89,7 @@ impl Ptrace {
         let Some(Inside { abi, followed, untraced, .. }) = tracee.inside.take() else { return };
         let gate = tracee.gate;
         if untraced {
-            restore_untraced(tid, abi);
+            restore_untraced(tid, abi, followed);
         }
         self.after.push_back(After::Resume(tid));
         self.after.push_back(After::Leave(tid, gate));
@@ -118,22 +117,33 @@ impl Ptrace {
 ///
 /// The filter is inherited, and without a tracer its calls fail with ENOSYS: an untraced child could not even map
 /// memory. LeakSanitizer makes such a child.
-fn withhold_untraced(tid: Tid, abi: Abi) -> bool {
-    let Some(mut registers) = gone(sys::registers(tid)) else { return false };
-    let flags = decode::clone_flags(abi, &mut registers);
-    if *flags & UNTRACED == 0 {
-        return false;
-    }
-    *flags &= !UNTRACED;
-    gone(sys::set_registers(tid, &registers)).is_some()
+fn withhold_untraced(tid: Tid, abi: Abi, followed: Followed) -> bool {
+    change_clone_flags(tid, abi, followed, |flags| flags & !UNTRACED)
 }
 
-/// Gives the caller its argument back, since a call leaves the registers of its arguments alone.
-fn restore_untraced(tid: Tid, abi: Abi) {
-    if let Some(mut registers) = gone(sys::registers(tid)) {
-        *decode::clone_flags(abi, &mut registers) |= UNTRACED;
-        let _ = gone(sys::set_registers(tid, &registers));
+/// Gives the caller its argument back, since a call leaves its arguments alone.
+fn restore_untraced(tid: Tid, abi: Abi, followed: Followed) {
+    change_clone_flags(tid, abi, followed, |flags| flags | UNTRACED);
+}
+
+/// Changes clone's flags, in their register, or clone3's, in memory; true if that made a difference.
+fn change_clone_flags(tid: Tid, abi: Abi, followed: Followed, change: impl Fn(u64) -> u64) -> bool {
+    if !matches!(followed, Followed::Clone | Followed::Clone3) {
+        return false;
     }
+    let Some(mut registers) = gone(sys::registers(tid)) else { return false };
+    let argument = decode::clone_flags(abi, &mut registers);
+    if followed == Followed::Clone {
+        let flags = std::mem::replace(argument, change(*argument));
+        return flags != *argument && gone(sys::set_registers(tid, &registers)).is_some();
+    }
+    let at = Addr(*argument);
+    let mut flags = [0; 8];
+    if sys::read_memory(tid, at, &mut flags).is_err() {
+        return false;
+    }
+    let flags = u64::from_ne_bytes(flags);
+    flags != change(flags) && sys::write_word(tid, at, change(flags)).is_ok()
 }
 
 /// What was mapped at `addr`, in one piece: another thread's madvise or mlock may have split it by now.

@@ -7,10 +7,11 @@ use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 use thiserror::Error;
 
-use super::{Phase, Ptrace, filter};
+use super::attach::leave;
+use super::{Phase, Ptrace, filter, take};
 use crate::event::Exit;
 use crate::source::control::Control;
-use crate::sys::{self, Child, ChildReport, Status};
+use crate::sys::{self, Child, ChildReport, Status, Wait};
 
 /// Why a program could not be launched.
 #[derive(Debug, Error)]
@@ -49,15 +50,20 @@ pub enum Leash {
 #[derive(Debug)]
 pub struct Launching {
     child: Child,
-    filtered: bool,
-    /// Why there is no filter, though one was wanted.
-    pub unfiltered: Option<Errno>,
+    /// Whether a filter was wanted.
+    wanted: bool,
 }
 
 impl Launching {
-    /// The program runs: whether a filter picks the calls that stop.
-    pub fn program_runs(&mut self) -> bool {
-        self.filtered
+    /// The program runs, so that its child has told: whether a filter picks the calls that stop, or why none does.
+    ///
+    /// Not to be asked before: a signal may stop the child on its way, and only the wait loop lets it go on.
+    pub fn program_runs(&self) -> Result<(), Option<Errno>> {
+        match self.child.report() {
+            Some(ChildReport::Filtered) => Ok(()),
+            Some(ChildReport::Unfiltered(errno)) if self.wanted => Err(Some(errno)),
+            _ => Err(None),
+        }
     }
 }
 
@@ -77,14 +83,8 @@ impl Ptrace {
         let kill = if wanted.is_some() { sys::EXITKILL } else { 0 };
         sys::seize(child.pid.into(), sys::TRACE_OPTIONS | kill).map_err(LaunchError::Trace)?;
         child.go().map_err(LaunchError::Fork)?;
-        let report = child.report();
-        let unfiltered = match report {
-            Some(ChildReport::Unfiltered(errno)) if wanted.is_some() => Some(errno),
-            _ => None,
-        };
         let pid = child.pid;
-        let filtered = report == Some(ChildReport::Filtered);
-        let launching = Launching { child, filtered, unfiltered };
+        let launching = Launching { child, wanted: wanted.is_some() };
         let mut source = Ptrace::new(pid, true, Phase::Launching(launching));
         source.add_child(pid.into(), pid, None);
         Ok(source)
@@ -92,17 +92,14 @@ impl Ptrace {
 
     /// Why a launched program runs without a filter, so that every call of it stops.
     pub fn unfiltered(&self) -> Option<Errno> {
-        match &self.phase {
-            Phase::Launching(launching) => launching.unfiltered,
-            _ => None,
-        }
+        self.unfiltered
     }
 
     /// Waits for the end of the launched process, which may have been left to itself before.
     ///
     /// # Errors
     /// When somebody else has taken its status.
-    pub fn wait_for_main(&self, control: &Control) -> Result<Exit, Errno> {
+    pub fn wait_for_main(&mut self, control: &Control) -> Result<Exit, Errno> {
         let main = self.main.pid;
         if let Some(exit) = self.main.exit {
             return Ok(exit);
@@ -114,10 +111,20 @@ impl Ptrace {
                     nix::sys::signal::Signal::try_from(signal).ok(),
                 );
             }
-            match sys::wait_for(main) {
-                Ok(Status::Exited(code)) => return Ok(Exit::Code(code)),
-                Ok(Status::Killed(signal)) => return Ok(Exit::Signal(signal)),
-                Ok(Status::Stopped(_)) | Err(Errno::EINTR) => {}
+            match sys::peek_status(Wait::Block) {
+                // It could not be left before, and has woken up.
+                Ok(Some((tid, Status::Stopped(status)))) if self.stragglers.remove(&tid) => {
+                    self.stragglers.extend(leave(tid, status));
+                }
+                Ok(Some((tid, status))) => {
+                    take(tid);
+                    match status {
+                        Status::Exited(code) if tid == main.into() => return Ok(Exit::Code(code)),
+                        Status::Killed(signal) if tid == main.into() => return Ok(Exit::Signal(signal)),
+                        _ => {}
+                    }
+                }
+                Ok(None) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno),
             }
         }
@@ -128,9 +135,9 @@ impl Ptrace {
         let Phase::Launching(launching) = &self.phase else {
             return None;
         };
-        match launching.child.report() {
-            Some(ChildReport::ExecFailed(errno)) => Some(errno),
-            _ => None,
-        }
+        std::iter::from_fn(|| launching.child.report()).find_map(|report| match report {
+            ChildReport::ExecFailed(errno) => Some(errno),
+            ChildReport::Filtered | ChildReport::Unfiltered(_) => None,
+        })
     }
 }

@@ -13,7 +13,7 @@ pub mod launch;
 pub mod stop;
 mod tasks;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -31,16 +31,25 @@ use stop::Stop;
 /// How long a new task may wait for the event of the one that made it; after that its parent has died before telling.
 const STRAY_AFTER: Duration = Duration::from_millis(200);
 
+/// So many statuses are collected before they are dispatched.
+const MOST_READY: usize = 256;
+
 /// All followed tasks.
 #[derive(Debug)]
 pub struct Ptrace {
     tracees: HashMap<Tid, Tracee>,
     /// New tasks whose first stop came before their parent's event.
     unborn: HashMap<Tid, Instant>,
+    /// Tasks that could not be stopped in order to leave them, and will stop when they wake up.
+    stragglers: HashSet<Tid>,
+    /// Why a launched program runs without the filter that was wanted.
+    unfiltered: Option<Errno>,
     gates: HashMap<GateId, Gate>,
     next_gate: GateId,
     /// Events that have not been asked for yet.
     events: VecDeque<Event>,
+    /// Statuses that have been taken and not been dispatched yet.
+    ready: VecDeque<(Tid, Status)>,
     /// What is to be done once they have been.
     after: VecDeque<After>,
     /// Whether a filter picks the calls that stop; without, every call does.
@@ -117,9 +126,12 @@ impl Ptrace {
         Ptrace {
             tracees: HashMap::new(),
             unborn: HashMap::new(),
+            stragglers: HashSet::new(),
+            unfiltered: None,
             gates: HashMap::new(),
             next_gate: 0,
             events: VecDeque::new(),
+            ready: VecDeque::new(),
             after: VecDeque::new(),
             filtered,
             start: Instant::now(),
@@ -147,13 +159,50 @@ impl Ptrace {
                 return Ok(Next::Quiet);
             }
             control.watch_held(self.needs_watching());
-            match sys::peek_status(Wait::Block) {
+            match self.next_status() {
                 Ok(Some((tid, status))) => self.dispatch(tid, status),
                 Ok(None) | Err(Errno::EINTR) => {}
                 Err(Errno::ECHILD) => return Ok(Next::Finished),
                 Err(errno) => return Err(errno),
             }
         }
+    }
+
+    /// The next status to be dispatched; none when it is out of date, or has been dealt with already.
+    ///
+    /// Wait always tells of the first task in the kernel's list that has something to tell: left to it, a few busy tasks
+    /// would keep all others stopped. So all that there is is collected first, and then dispatched in turn. A signal on
+    /// its way is not collected but passed on at once, for the status must not be taken while it holds the signal.
+    fn next_status(&mut self) -> Result<Option<(Tid, Status)>, Errno> {
+        if let Some((tid, status)) = self.ready.pop_front() {
+            // What has been killed since has something newer to tell, and is not where its status says.
+            let is_current =
+                !matches!(status, Status::Stopped(_)) || sys::peek_status_of(tid).is_ok_and(|newer| newer.is_none());
+            return Ok(is_current.then_some((tid, status)));
+        }
+        let mut wait = Wait::Block;
+        for _ in 0..MOST_READY {
+            match sys::peek_status(wait) {
+                Ok(Some((tid, status))) if self.is_signal_for(tid, status) => self.dispatch(tid, status),
+                Ok(Some((tid, status))) => {
+                    take(tid);
+                    self.ready.push_back((tid, status));
+                }
+                Ok(None) => break,
+                Err(errno) if self.ready.is_empty() => return Err(errno),
+                Err(_) => break,
+            }
+            if self.tracees.len() == 1 {
+                break;
+            }
+            wait = Wait::Poll;
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    fn is_signal_for(&self, tid: Tid, status: Status) -> bool {
+        let Status::Stopped(status) = status else { return false };
+        matches!(Stop::from_status(status), Stop::Signal(_)) && self.tracees.contains_key(&tid)
     }
 
     /// The time of an event that happens now.
@@ -240,7 +289,6 @@ impl Ptrace {
         let stop = Stop::from_status(status);
         let Some(tracee) = self.tracees.get_mut(&tid) else {
             // Its parent's event is still to come, and tells whose child it is.
-            take(tid);
             self.unborn.insert(tid, Instant::now());
             return;
         };
@@ -354,7 +402,7 @@ fn gone<T>(result: Result<T, Errno>) -> Option<T> {
     }
 }
 
-/// Takes the status of a task that will not be restarted at once, so that wait goes on to others.
+/// Takes the status of a task, so that wait goes on to others.
 fn take(tid: Tid) {
     // ECHILD: it is gone, and somebody else has taken its status.
     let _ = sys::take_status(tid);

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::gate::Gate;
-use super::{After, GateId, Inside, Phase, Ptrace, STRAY_AFTER, Tracee, decode, gone, take};
+use super::{After, GateId, Inside, Phase, Ptrace, STRAY_AFTER, Tracee, decode, gone};
 use crate::event::{Birth, Call, CloneArgs, EventKind, Exec, Exit, Syscall};
 use crate::procfs;
 use crate::sys;
@@ -55,9 +55,6 @@ impl Ptrace {
 
     /// execve has succeeded: `tid` is the leader now, whoever called.
     pub(super) fn exec(&mut self, tid: Tid) {
-        // The kernel refuses every request as long as this status stands, lest it be meant for the former leader
-        // (kernel/ptrace.c, looks_like_a_spurious_pid).
-        take(tid);
         self.after.push_back(After::Resume(tid));
         let former = gone(sys::event_message(tid)).and_then(|message| i32::try_from(message).ok()).map_or(tid, Tid);
         let call = self.inside(former).and_then(|inside| inside.exec);
@@ -72,8 +69,10 @@ impl Ptrace {
             self.remove(sibling);
         }
         self.add_child(tid, pid, None);
-        if let Phase::Launching(launching) = &mut self.phase {
-            self.filtered = launching.program_runs();
+        if let Phase::Launching(launching) = &self.phase {
+            let filtered = launching.program_runs();
+            self.filtered = filtered.is_ok();
+            self.unfiltered = filtered.err().flatten();
             self.phase = Phase::Following;
         }
         if attaching {
@@ -105,7 +104,6 @@ impl Ptrace {
 
     /// A task is gone, and its status has to be taken.
     pub(super) fn reaped(&mut self, tid: Tid, exit: Exit) {
-        take(tid);
         self.unborn.remove(&tid);
         self.say_ended(tid, exit);
         if tid == self.main.pid.into() {
@@ -169,7 +167,10 @@ impl Ptrace {
     /// Files a task of which only /proc can tell whose it is. Its stack stays unknown.
     pub(super) fn adopt(&mut self, tid: Tid) {
         let Ok(status) = procfs::task::status(tid) else { return };
-        let relative = self.tracees.iter().find(|(other, _)| sys::share_memory(tid, **other).unwrap_or(false));
+        // kcmp may be refused where the task is not dumpable; a thread shares its process's memory in any case.
+        let relative = self.tracees.iter().find(|(other, tracee)| {
+            tracee.pid == status.pid || sys::share_memory(tid, **other).unwrap_or(false)
+        });
         let Some((&relative, gate)) = relative.map(|(other, tracee)| (other, tracee.gate)) else {
             self.add_child(tid, status.pid, None);
             return;
