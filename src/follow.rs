@@ -395,7 +395,11 @@ impl<'a> Follower<'a> {
         let is_live = |tid| self.model.task(tid).is_some();
         let listed = |finding: &Finding| finding.confidence >= self.options.min_confidence;
         let living = self.model.unfinished().map(|(_, space)| {
-            diagnose::diagnose(space, moment, &is_live, Library::NotAsked).findings.iter().filter(|finding| listed(finding)).count()
+            diagnose::diagnose(space, moment, &is_live, Library::NotAsked)
+                .findings
+                .iter()
+                .filter(|finding| listed(finding))
+                .count()
         });
         Status {
             followed: self.followed(),

@@ -292,9 +292,49 @@ impl Child {
     }
 }
 
+/// Rust's runtime ignores SIGPIPE and opens /dev/null where a standard file is closed, both before `main`. A launched
+/// program is to find them as they were.
+mod before_runtime {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use nix::libc;
+
+    static SIGPIPE_IGNORED: AtomicBool = AtomicBool::new(false);
+    static CLOSED: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
+
+    /// Run by the dynamic loader, see elf(5).
+    #[used]
+    #[unsafe(link_section = ".init_array")]
+    static LOOK: extern "C" fn() = look;
+
+    extern "C" fn look() {
+        // SAFETY: both calls only look; zeroes are a value of sigaction.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(libc::SIGPIPE, std::ptr::null(), &raw mut action);
+            SIGPIPE_IGNORED.store(action.sa_sigaction == libc::SIG_IGN, Ordering::Relaxed);
+            for (fd, closed) in (0..).zip(&CLOSED) {
+                closed.store(libc::fcntl(fd, libc::F_GETFD) == -1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Puts both back, in a child that is about to execute a program.
+    pub fn restore() {
+        let sigpipe = if SIGPIPE_IGNORED.load(Ordering::Relaxed) { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: nobody writes to a pipe or uses the standard files from here on but the program.
+        unsafe {
+            libc::signal(libc::SIGPIPE, sigpipe);
+            for (fd, closed) in (0..).zip(&CLOSED) {
+                if closed.load(Ordering::Relaxed) {
+                    libc::close(fd);
+                }
+            }
+        }
+    }
+}
+
 /// Forks a child that will run `argv`, searched for in PATH, with the signal mask `mask` and the given filter.
-///
-/// SIGPIPE, which Rust's runtime ignores, is put back to its default, as for any child of a shell.
 pub fn fork_child(argv: &[CString], filter: Option<&[libc::sock_filter]>, mask: &SigSet) -> Result<Child, Errno> {
     let (go_read, go_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let (reports_read, reports_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
@@ -324,16 +364,14 @@ fn run_child(argv: &[*const libc::c_char], filter: Option<&[libc::sock_filter]>,
         bytes[1..].copy_from_slice(&(errno as i32).to_ne_bytes());
         let _ = nix::unistd::write(reports, &bytes);
     };
-    // SAFETY: plain calls; argv is null-terminated and its strings live in the parent's copy.
-    unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-        libc::sigprocmask(libc::SIG_SETMASK, mask.as_ref(), std::ptr::null_mut());
-    }
+    // SAFETY: a plain call.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, mask.as_ref(), std::ptr::null_mut()) };
+    before_runtime::restore();
     match filter.map_or(Err(Errno::UnknownErrno), install_filter) {
         Ok(()) => tell(b'F', Errno::UnknownErrno),
         Err(errno) => tell(b'U', errno),
     }
-    // SAFETY: as above.
+    // SAFETY: argv is null-terminated and its strings live in the parent's copy.
     unsafe { libc::execvp(argv[0], argv.as_ptr()) };
     tell(b'E', Errno::last());
 }

@@ -1,12 +1,9 @@
 //! `vmtrace -- PROGRAM` and `vmtrace -p PID`.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::path::Path;
-
 use jiff::Zoned;
 use nix::errno::Errno;
 
+use super::events;
 use super::output::{Output, Stream};
 use super::watch::{STATUS_EVERY, Watch};
 use super::{FAILED, FollowArgs, NOT_EXECUTABLE, NOT_FOUND};
@@ -35,7 +32,8 @@ pub fn run(args: &FollowArgs) -> Result<u8, anyhow::Error> {
 
 /// Refuses to look at others' numbers: in a PID namespace of its own, /proc may still be that of the host.
 fn check_proc() -> Result<(), anyhow::Error> {
-    let own = std::fs::read_link("/proc/self").map_err(|error| anyhow::anyhow!("cannot read /proc: {error}; mount it"))?;
+    let own =
+        std::fs::read_link("/proc/self").map_err(|error| anyhow::anyhow!("cannot read /proc: {error}; mount it"))?;
     let is_ours = own.to_str().is_some_and(|own| own == std::process::id().to_string());
     anyhow::ensure!(
         is_ours,
@@ -99,21 +97,8 @@ fn options(args: &FollowArgs, mode: Mode, command: Vec<String>, stream: Stream) 
         command,
         verify_every: args.verify,
         min_confidence: args.report.min_confidence.into(),
-        events: args.events.as_deref().map(|path| events_file(path, stream)).transpose()?,
+        events: args.events.as_deref().map(|path| events::open(path, stream)).transpose()?,
     })
-}
-
-/// Opens the file for events; `-` is the stream that reports go to.
-fn events_file(path: &Path, stream: Stream) -> Result<Box<dyn Write>, anyhow::Error> {
-    if path == Path::new("-") {
-        return Ok(match stream {
-            Stream::Out => Box::new(BufWriter::new(io::stdout())),
-            Stream::Err => Box::new(BufWriter::new(io::stderr())),
-        });
-    }
-    let file =
-        File::create(path).map_err(|error| anyhow::anyhow!("cannot write events to {}: {error}", path.display()))?;
-    Ok(Box::new(BufWriter::new(file)))
 }
 
 fn timers(args: &FollowArgs, status: bool) -> Timers {

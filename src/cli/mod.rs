@@ -3,6 +3,7 @@
 pub mod check;
 pub mod demo;
 pub mod duration;
+pub mod events;
 pub mod follow;
 pub mod manifest;
 pub mod output;

@@ -343,10 +343,9 @@ fn explain(reason: Reason, confidence: Confidence, leaks: &Leaks) -> (String, St
             "a part of the stack was unmapped, the rest is still mapped and no live thread uses it",
             "unmap the whole range that was mapped, guard page included",
         ),
-        (Reason::Unjoined, Maker::Musl, _) => (
-            "never joined: musl unmaps a stack when its thread is joined, or when a detached one ends",
-            JOIN,
-        ),
+        (Reason::Unjoined, Maker::Musl, _) => {
+            ("never joined: musl unmaps a stack when its thread is joined, or when a detached one ends", JOIN)
+        }
         (Reason::Unjoined, ..) if leaks.cut_short => (
             "not joined when the process ended, less than a second after the thread, the latest of a site that joins \
              all others",

@@ -209,15 +209,22 @@ fn meaning(received: sys::Received, manners: Manners, signals: &AtomicU64) -> u3
     let Ok(signal) = Signal::try_from(received.signal) else {
         return 0;
     };
+    let forward = |signal: i32| {
+        signals.fetch_or(1 << signal, Ordering::AcqRel);
+        FORWARD
+    };
     match (signal, manners) {
         (Signal::SIGUSR1, _) => REPORT,
         (Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU, _) => SUSPEND,
         (_, Manners::Attached) => STOP,
-        // The terminal has sent it to the program as well.
+        // The terminal has sent it to the program as well. Only of its going away it tells the session's leader alone
+        // (drivers/tty, __tty_hangup).
+        (Signal::SIGHUP, Manners::Launched) if leads_session() => forward(received.signal),
         (_, Manners::Launched) if received.from_kernel => 0,
-        (_, Manners::Launched) => {
-            signals.fetch_or(1 << received.signal, Ordering::AcqRel);
-            FORWARD
-        }
+        (_, Manners::Launched) => forward(received.signal),
     }
+}
+
+fn leads_session() -> bool {
+    nix::unistd::getsid(None) == Ok(nix::unistd::getpid())
 }

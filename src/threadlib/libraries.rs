@@ -18,12 +18,7 @@ pub struct Libraries {
 
 impl Libraries {
     /// The lists as they are now, read through a live task; none where they could not tell anything.
-    pub fn lists(
-        &mut self,
-        id: SpaceId,
-        space: &AddressSpace,
-        tid: Tid,
-    ) -> Option<Result<ThreadLists, Unavailable>> {
+    pub fn lists(&mut self, id: SpaceId, space: &AddressSpace, tid: Tid) -> Option<Result<ThreadLists, Unavailable>> {
         if !has_question(space) {
             return None;
         }

@@ -99,4 +99,3 @@ impl Memory for TaskMemory {
         sys::read_memory(self.0, addr, buffer).map_err(|_| Unavailable::NoMemory)
     }
 }
-

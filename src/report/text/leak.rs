@@ -295,7 +295,8 @@ fn example(page: &mut Page<'_>, finding: &Finding, clock: &Clock) -> io::Result<
     if member.evidence.is_empty() {
         let (start, end) = (member.range.start(), member.range.end());
         let was = if finding.rule == Rule::OrphanedStack { "the stack of" } else { "mapped by" };
-        let whom = member.owner.map_or("a thread that ended before vmtrace came".to_owned(), |tid| format!("thread {tid}"));
+        let whom =
+            member.owner.map_or("a thread that ended before vmtrace came".to_owned(), |tid| format!("thread {tid}"));
         return page.labelled("example", &format!("{start} to {end}, {was} {whom}"));
     }
     let times = times(member, clock);

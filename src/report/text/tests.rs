@@ -197,7 +197,10 @@ fn several_findings() {
             created: Some(12),
             ..finding((0..3).map(member).collect())
         },
-        Finding { reason: Reason::PartlyUnmapped, ..finding(vec![left(1), Member { creator: Some(Tid(9)), ..left(2) }]) },
+        Finding {
+            reason: Reason::PartlyUnmapped,
+            ..finding(vec![left(1), Member { creator: Some(Tid(9)), ..left(2) }])
+        },
         Finding {
             rule: Rule::OrphanedMapping,
             reason: Reason::NeverUnmapped,

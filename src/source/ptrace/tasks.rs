@@ -168,9 +168,10 @@ impl Ptrace {
     pub(super) fn adopt(&mut self, tid: Tid) {
         let Ok(status) = procfs::task::status(tid) else { return };
         // kcmp may be refused where the task is not dumpable; a thread shares its process's memory in any case.
-        let relative = self.tracees.iter().find(|(other, tracee)| {
-            tracee.pid == status.pid || sys::share_memory(tid, **other).unwrap_or(false)
-        });
+        let relative = self
+            .tracees
+            .iter()
+            .find(|(other, tracee)| tracee.pid == status.pid || sys::share_memory(tid, **other).unwrap_or(false));
         let Some((&relative, gate)) = relative.map(|(other, tracee)| (other, tracee.gate)) else {
             self.add_child(tid, status.pid, None);
             return;
