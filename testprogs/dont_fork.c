@@ -1,9 +1,9 @@
 /* Mappings that a fork leaves out (MADV_DONTFORK), whole and in part; the child maps and unmaps in the
-   holes.
+   holes. With "wait" it prints "ready" when the advice is given, and forks at the end of its input.
    Must be found: nothing. */
 #include "testprog.h"
 
-int main(void)
+int main(int argc, char **argv)
 {
     char *whole = map(4 * PAGE);
     char *part = map(4 * PAGE);
@@ -12,6 +12,12 @@ int main(void)
     check(madvise(part + PAGE, PAGE, MADV_DONTFORK));
     check(madvise(taken_back, 4 * PAGE, MADV_DONTFORK));
     check(madvise(taken_back, 4 * PAGE, MADV_DOFORK));
+    if (argc > 1 && strcmp(argv[1], "wait") == 0) {
+        require(puts("ready") >= 0 && fflush(stdout) == 0);
+        char byte;
+        while (read(STDIN_FILENO, &byte, 1) > 0)
+            ;
+    }
     pid_t child = check(fork());
     if (child == 0) {
         require(!is_mapped(whole) && !is_mapped(part + PAGE) && is_mapped(part + 2 * PAGE));

@@ -1,0 +1,338 @@
+//! Attaching to a process in the middle of its life, and leaving it as it was, whatever happens meanwhile.
+
+mod common;
+
+use std::time::Duration;
+
+use common::process::{Process, command, run};
+use common::testprogs::{start, testprog};
+use common::vmtrace::{Report, VMTRACE, attach, reports, vmtrace};
+use common::{need, proc, wait_for};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// Fails the test unless the report is of an attach that ended while the process lived, and the model held.
+#[track_caller]
+fn expect_left_alive(report: &Report) {
+    assert_eq!(report.at("/target/mode"), "attach");
+    assert!(report.at("/target/exit").is_null(), "it lives: {:#}", report.at("/target"));
+    report.expect_verified("attached", "");
+}
+
+/// Threads that are never joined are found, those of before the attach and those since, and the target ends well.
+#[test]
+fn a_leak_in_the_middle_of_its_life() {
+    let target = start("attach_loop", &["4", "3", "30"]);
+    let attached = attach(target.pid(), &["--verify=1"]).await_following();
+    let since = |report: &Report| -> usize {
+        let members = report.findings().iter().flat_map(|finding| finding["members"].as_array().expect("an array"));
+        members.filter(|member| !member["mapped_at"].is_null()).count()
+    };
+    wait_for("three have been left behind since", || since(&attached.report_now()) >= 3);
+    let report = attached.stop(Signal::SIGINT);
+    expect_left_alive(&report);
+    let [finding] = report.findings() else {
+        panic!("one finding, but {:#}", report.at("/findings"));
+    };
+    let facts = ["rule", "reason", "region_bytes", "guard_bytes"].map(|key| finding[key].clone());
+    assert_eq!(facts, [Value::from("orphaned-stack"), "unjoined".into(), 1_052_672.into(), 4096.into()]);
+    assert!(since(&report) >= 3);
+    target.end().expect_code(0);
+}
+
+/// --for ends the following after its time, with a report, and the target goes on.
+#[test]
+fn for_a_while() {
+    let target = start("crowd", &["3", "2"]);
+    let report = attach(target.pid(), &["--verify=20", "--for=1s"]).end();
+    expect_left_alive(&report);
+    report.expect_clean("for a while");
+    let seconds = report.at("/span/seconds").as_f64().expect("a number");
+    assert!(seconds >= 1.0, "{seconds}");
+    assert!(proc::is_free(target.pid()) && !target.has_ended());
+    target.end().expect_code(0);
+}
+
+/// Each signal that asks a program to end makes vmtrace report and let go, and none of it reaches the target.
+#[test]
+fn signals_end_the_following() {
+    let target = start("tell_signals", &["7"]);
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGHUP] {
+        let report = attach(target.pid(), &["--verify=1"]).await_following().stop(signal);
+        expect_left_alive(&report);
+    }
+    target.send(Signal::SIGTERM);
+    assert_eq!(target.end().expect_code(7).output(), "ready\nSIGTERM\n");
+}
+
+/// Under nohup the end of the session does not end the following.
+#[test]
+fn nohup() {
+    need("nohup");
+    let target = start("crowd", &["3", "2"]);
+    let words = [VMTRACE, "--format=json", "-p", &target.pid().to_string()];
+    let followed = Process::start(&mut command("nohup", words));
+    wait_for("vmtrace has attached", || proc::is_traced_by(target.pid(), followed.pid()));
+    followed.send(Signal::SIGHUP);
+    followed.send(Signal::SIGUSR1);
+    // The signals are looked at in turn; SIGHUP has the lower number.
+    wait_for("a report as of now comes", || !reports(&followed.output()).is_empty());
+    assert!(!followed.has_ended() && proc::is_traced_by(target.pid(), followed.pid()), "{followed:?}");
+    followed.send(Signal::SIGINT);
+    assert_eq!(reports(&followed.end().expect_code(0).output()).len(), 2);
+    target.end().expect_code(0);
+}
+
+/// A target that ends by itself ends the following, and its exit is told.
+#[test]
+fn the_target_ends() {
+    let target = start("tell_signals", &["7"]);
+    let attached = attach(target.pid(), &["--verify=1"]).await_following();
+    target.send(Signal::SIGTERM);
+    assert_eq!(attached.end().at("/target/exit/code"), 7);
+    target.end().expect_code(7);
+}
+
+/// A target that is killed ends the following, and the signal is told.
+#[test]
+fn the_target_is_killed() {
+    for makers in ["0", "4"] {
+        let target = start("crowd", &["10", makers]);
+        let attached = attach(target.pid(), &["--verify=10"]).await_following();
+        target.send(Signal::SIGKILL);
+        let report = attached.end();
+        assert_eq!(report.at("/target/exit/signal"), "SIGKILL");
+        report.expect_clean("threads that are killed have not left anything behind");
+        assert_eq!(target.end().code(), 137);
+    }
+}
+
+/// A process that job control has stopped stays stopped, is left stopped, and goes on when it is told to.
+#[test]
+fn a_stopped_process() {
+    let target = start("crowd", &["5", "2"]);
+    target.send(Signal::SIGSTOP);
+    wait_for("it is stopped", || proc::is_stopped(target.pid()));
+    for _ in 0..3 {
+        let attached = attach(target.pid(), &["--verify=1"]).await_following();
+        let events = [attached.report_now(), attached.report_now()].map(|report| report.number("/counts/events"));
+        assert_eq!(events, [0, 0], "it stands still");
+        expect_left_alive(&attached.stop(Signal::SIGINT));
+        wait_for("it is stopped by job control again", || proc::is_stopped(target.pid()));
+    }
+    target.send(Signal::SIGCONT);
+    wait_for("it goes on", || !proc::is_stopped(target.pid()));
+    target.end().expect_code(0);
+}
+
+/// Stops and continuations while it is followed, and an end of the following in between.
+#[test]
+fn stopped_while_followed() {
+    let target = start("crowd", &["5", "2"]);
+    let attached = attach(target.pid(), &["--verify=10"]).await_following();
+    let events = || attached.report_now().number("/counts/events");
+    let stands = || proc::threads(target.pid()).iter().all(|tid| proc::state(*tid) == Some('t'));
+    for _ in 0..3 {
+        target.send(Signal::SIGSTOP);
+        wait_for("it stands still", || stands() && events() == events());
+        let before = events();
+        target.send(Signal::SIGCONT);
+        wait_for("it goes on", || events() > before);
+    }
+    target.send(Signal::SIGSTOP);
+    wait_for("it stands still", || stands() && events() == events());
+    expect_left_alive(&attached.stop(Signal::SIGTERM));
+    wait_for("it is stopped by job control", || proc::is_stopped(target.pid()));
+    target.send(Signal::SIGCONT);
+    target.end().expect_code(0);
+}
+
+/// Five hundred threads, and more of them coming and going all the time.
+#[test]
+fn five_hundred_threads() {
+    let target = start("crowd", &["500", "4"]);
+    let attached = attach(target.pid(), &["--verify=100"]).await_following();
+    wait_for("threads have come and gone", || {
+        let report = attached.report_now();
+        assert!(report.number("/counts/threads_live") >= 505);
+        report.number("/counts/threads_seen") > 600
+    });
+    let report = attached.stop(Signal::SIGINT);
+    expect_left_alive(&report);
+    report.expect_clean("five hundred threads");
+    target.end().expect_code(0);
+}
+
+/// A parent that vfork keeps waiting, uninterruptibly, does not keep vmtrace from following, nor from leaving.
+#[test]
+fn inside_vfork() {
+    let target = start("vfork_blocked", &[]);
+    wait_for("the parent waits", || proc::state(target.pid()) == Some('D'));
+    let attached = attach(target.pid(), &["--verify=1"]).await_following();
+    wait_for("the other thread is followed", || attached.report_now().number("/counts/events") > 10);
+    let report = attached.report_now();
+    assert_eq!(report.number("/counts/threads_live"), 3, "two threads and the child, which shares their memory");
+    expect_left_alive(&attached.stop(Signal::SIGINT));
+    assert_eq!(proc::state(target.pid()), Some('D'));
+
+    let attached = attach(target.pid(), &["--verify=1"]).await_following();
+    let ended = target.end().expect_code(0);
+    assert_eq!(ended.errors(), "");
+    assert_eq!(attached.end().at("/target/exit/code"), 0);
+}
+
+/// Reports as of now, for SIGUSR1 and at an interval, each complete, and following goes on.
+#[test]
+fn reports_on_the_way() {
+    let target = start("crowd", &["3", "2"]);
+    let attached = attach(target.pid(), &["--every=50ms"]);
+    let come = |attached: &common::vmtrace::Attached| reports(&attached.process.output());
+    wait_for("three reports come", || come(&attached).len() >= 3);
+    let all = come(&attached);
+    let seconds = |report: &Report| report.at("/span/seconds").as_f64().expect("a number");
+    for (number, report) in all.iter().enumerate() {
+        let least = 0.05 * (number + 1) as f64;
+        assert!(seconds(report) >= least, "report {number} after {} s of {least}", seconds(report));
+        assert_eq!(common::schema::violations(&report.0), Vec::<String>::new());
+    }
+    let last = attached.stop(Signal::SIGINT);
+    assert!(seconds(&last) > seconds(&all[2]));
+
+    let attached = attach(target.pid(), &[]).await_following();
+    let events: Vec<u64> = (0..3).map(|_| attached.report_now().number("/counts/events")).collect();
+    wait_for("following goes on", || attached.report_now().number("/counts/events") > events[2]);
+    assert!(events.is_sorted(), "{events:?}");
+    attached.stop(Signal::SIGINT);
+    target.end().expect_code(0);
+}
+
+/// Tasks that share the memory without being threads are part of the address space, and are let go as well.
+#[test]
+fn raw_clones() {
+    let target = start("raw_family", &["5"]);
+    let children = proc::children(target.pid());
+    assert_eq!(children.len(), 5);
+    let attached = attach(target.pid(), &["--verify=1"]).await_following();
+    assert!(children.iter().all(|child| proc::is_traced_by(*child, attached.process.pid())));
+    let report = attached.stop(Signal::SIGINT);
+    assert_eq!((report.number("/counts/threads_seen"), report.number("/counts/threads_live")), (6, 6));
+    wait_for("they are let go", || children.iter().all(|child| proc::is_free(*child)));
+
+    // Attached to one of them, they are the same family.
+    let report = attach(children[0], &["--verify=1"]).await_following().stop(Signal::SIGINT);
+    assert_eq!(report.number("/counts/threads_seen"), 6);
+    wait_for("they are let go", || proc::is_free(target.pid()));
+    target.end().expect_code(0);
+}
+
+/// Advice that was given before the attach decides what a child inherits all the same.
+#[test]
+fn advice_from_before() {
+    let target = start("dont_fork", &["wait"]);
+    let attached = attach(target.pid(), &["--verify=1"]).await_following();
+    target.end().expect_code(0);
+    let report = attached.end();
+    report.expect_verified("a child without what MADV_DONTFORK left out", "");
+    assert_eq!(report.number("/counts/threads_seen"), 2);
+}
+
+/// A moment, another one for each number, in which nothing in particular happens.
+fn some_moment(number: u64) {
+    std::thread::sleep(Duration::from_micros(number.wrapping_mul(2_654_435_761) % 40_000));
+}
+
+/// Attached to and left twenty times, at any moment, while threads come and go: none is lost or left stopped.
+#[test]
+fn left_during_a_storm() {
+    let target = start("crowd", &["20", "6"]);
+    for number in 0..20 {
+        let attached = attach(target.pid(), &["--verify=50"]);
+        some_moment(number);
+        let report = attached.stop(Signal::SIGINT);
+        assert!(report.at("/target/exit").is_null());
+        assert!(report.at("/verify/mismatches") == 0, "{:#}", report.at("/verify"));
+        report.expect_clean("a storm");
+    }
+    target.end().expect_code(0);
+}
+
+/// Random calls from any moment on: the model that begins with the kernel's maps agrees with them ever after.
+#[test]
+fn random_calls_in_the_middle() {
+    for (program, seed) in [("random_calls", "31"), ("random_calls.i386", "32")] {
+        let target = Process::start(&mut command(testprog(program), [seed, "100000000", "4", "fork"]));
+        wait_for("its threads run", || proc::threads(target.pid()).len() == 5);
+        let report = attach(target.pid(), &["--verify=20", "--for=700ms"]).end();
+        expect_left_alive(&report);
+        assert!(report.number("/verify/checks") > 20);
+        wait_for("it is left alone", || proc::is_free(target.pid()));
+    }
+}
+
+/// vmtrace is killed twenty times at any moment while signals pour in: each arrives exactly once.
+#[test]
+fn vmtrace_is_killed() {
+    let target = start("count_signals", &[]);
+    for number in 0..20 {
+        let attached = attach(target.pid(), &[]);
+        some_moment(number);
+        attached.process.send(Signal::SIGKILL);
+        assert_eq!(attached.process.end().code(), 137);
+        wait_for("the kernel has let the target go", || proc::is_free(target.pid()));
+    }
+    let ended = target.end().expect_code(0);
+    let count: u32 = ended.output().lines().last().expect("a line").parse().expect("a number");
+    assert!(count > 2000, "{count} signals");
+}
+
+/// Signals pour in while vmtrace comes and goes: each arrives exactly once.
+#[test]
+fn signals_while_coming_and_going() {
+    let target = start("count_signals", &[]);
+    for number in 0..10 {
+        let attached = attach(target.pid(), &["--verify=1"]);
+        some_moment(number);
+        assert!(attached.stop(Signal::SIGINT).at("/target/exit").is_null());
+    }
+    target.end().expect_code(0);
+}
+
+/// A vmtrace that is killed while its target is stopped leaves it stopped.
+#[test]
+fn vmtrace_is_killed_while_the_target_is_stopped() {
+    let target = start("crowd", &["5", "2"]);
+    let attached = attach(target.pid(), &[]).await_following();
+    target.send(Signal::SIGSTOP);
+    let stands = || proc::threads(target.pid()).iter().all(|tid| proc::state(*tid) == Some('t'));
+    wait_for("it stands still", || stands() && attached.report_now().0["counts"] == attached.report_now().0["counts"]);
+    attached.process.send(Signal::SIGKILL);
+    wait_for("it is stopped by job control", || proc::is_stopped(target.pid()) && proc::is_free(target.pid()));
+    target.send(Signal::SIGCONT);
+    target.end().expect_code(0);
+}
+
+/// A second vmtrace is told who is there, and the first is not disturbed.
+#[test]
+fn one_at_a_time() {
+    let target = start("crowd", &["3", "1"]);
+    let first = attach(target.pid(), &["--verify=5"]).await_following();
+    let errors = run(&mut vmtrace(["-p", &target.pid().to_string()])).expect_code(125).errors();
+    assert!(errors.contains(&format!("already traced by process {}", first.process.pid())), "{errors}");
+    expect_left_alive(&first.stop(Signal::SIGINT));
+    target.end().expect_code(0);
+}
+
+/// A target that replaces its program goes on being followed, as the new one.
+#[test]
+fn exec_while_followed() {
+    let script = "echo ready; read -r line; exec \"$@\" </dev/null";
+    let mut target = Process::start(&mut command("bash", ["-c", script, "bash", testprog("raw_clone")]));
+    target.await_output("ready");
+    let attached = attach(target.pid(), &["--verify=1"]).await_following();
+    target.write(b"\n");
+    let report = attached.end();
+    assert_eq!(report.at("/target/exit/code"), 0);
+    assert_eq!(report.number("/findings/0/regions"), 5);
+    report.expect_verified("after execve", "");
+    target.end().expect_code(0);
+}

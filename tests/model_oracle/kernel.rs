@@ -1,0 +1,699 @@
+//! A naive kernel: an arena of a few pages, one entry each, and the rules of Linux 6.18 written out page by page.
+//!
+//! It decides whether a call succeeds and what it returns, as well as what it does. What the kernel calls a VMA is here
+//! a run of pages that are alike.
+
+use std::collections::HashMap;
+use std::ops::Range as Span;
+
+use syscalls::Errno;
+use vmtrace::abi::{READ_IMPLIES_EXEC, madv, map, mremap, prot};
+use vmtrace::event::{Call, Prot, Sharing, Vma};
+use vmtrace::units::{Addr, PAGE, Range, page_down, page_up};
+
+/// Where the arena lies.
+pub const BASE: u64 = 0x7000_0000_0000;
+/// Pages in it.
+pub const PAGES: usize = 48;
+/// The page where the break starts.
+pub const HEAP: usize = 30;
+/// A file that may be mapped in any way.
+pub const FILE: i32 = 3;
+/// A file that was opened for reading only.
+pub const READ_ONLY_FILE: i32 = 4;
+/// SHM_RDONLY, SHM_REMAP and SHM_EXEC of shmat(2).
+pub const SHM: [i32; 3] = [0o10_000, 0o40_000, 0o100_000];
+
+/// One page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Page {
+    /// Names the mapping call that it is left of.
+    pub mapping: u32,
+    /// Whether that call was brk.
+    pub heap: bool,
+    pub prot: Prot,
+    pub sharing: Sharing,
+    pub file: Option<FilePage>,
+    pub dont_fork: bool,
+    pub guard: bool,
+    pub grows_down: bool,
+    /// mseal(2)
+    pub sealed: bool,
+}
+
+/// A page of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FilePage {
+    pub kind: FileKind,
+    pub inode: u64,
+    pub number: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FileKind {
+    Regular,
+    ReadOnly,
+    SharedAnonymous,
+    Segment,
+}
+
+/// The mapping that a call of mremap adds.
+#[derive(Clone, Copy)]
+struct Copies {
+    mapping: u32,
+    heap: bool,
+}
+
+/// What else may happen to a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    Normal,
+    /// A limit is met before anything is done.
+    Refused,
+    /// A limit is met after the target of MAP_FIXED or MREMAP_FIXED was unmapped.
+    RefusedLate,
+}
+
+/// What a call came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub result: Result<u64, Errno>,
+    /// What shmat mapped.
+    pub mapped: Option<Vma>,
+    /// Whether arguments and result leave open what was done.
+    pub open: bool,
+}
+
+/// The pages of one address space.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    pub pages: [Option<Page>; PAGES],
+    /// The break, in bytes from the arena's start.
+    brk: u64,
+    read_implies_exec: bool,
+    named: u32,
+    files: u64,
+    /// The segments of shmat, by inode: their mapping and their size in pages.
+    segments: HashMap<u64, (u32, usize)>,
+}
+
+type Answer = Result<u64, Errno>;
+
+impl Kernel {
+    /// A kernel with nothing but a main stack of two pages, the highest ones.
+    pub fn new() -> Kernel {
+        let stack = Page {
+            mapping: 0,
+            heap: false,
+            prot: Prot::READ.with(Prot::WRITE),
+            sharing: Sharing::Private,
+            file: None,
+            dont_fork: false,
+            guard: false,
+            grows_down: true,
+            sealed: false,
+        };
+        let mut pages = [None; PAGES];
+        pages[PAGES - 2..].fill(Some(stack));
+        Kernel {
+            pages,
+            brk: HEAP as u64 * PAGE,
+            read_implies_exec: false,
+            named: 0,
+            files: 100,
+            segments: HashMap::new(),
+        }
+    }
+
+    /// Executes a system call.
+    pub fn call(&mut self, call: &Call, fate: Fate) -> Outcome {
+        let mut open = false;
+        let mut mapped = None;
+        let result = match *call {
+            Call::Mmap { addr, len, prot, flags, fd, offset } => {
+                let fixed = flags & map::FIXED != 0 && flags & map::FIXED_NOREPLACE == 0;
+                let result = self.mmap(addr, len, prot, flags, fd, offset, fate);
+                open = fixed && result.is_err();
+                result
+            }
+            Call::Munmap { addr, len } => self.munmap(addr, len, fate),
+            Call::Mprotect { addr, len, prot } => {
+                let result = self.mprotect(addr, len, prot, fate);
+                open = prot & prot::GROWSDOWN != 0 || matches!(result, Err(Errno::EACCES | Errno::EPERM));
+                result
+            }
+            Call::Mremap { old, old_len, new_len, flags, new } => {
+                let result = self.mremap(old, page_up(old_len), page_up(new_len), flags, new, fate);
+                open = flags & mremap::FIXED != 0 && result.is_err();
+                result
+            }
+            Call::Madvise { addr, len, advice } => self.madvise(addr, len, advice),
+            Call::Brk { addr } => Ok(self.set_break(addr, fate)),
+            Call::Shmat { id, addr, flags } => self.shmat(id, addr, flags).map(|vma| {
+                let start = vma.range.start().0;
+                mapped = Some(vma);
+                start
+            }),
+            Call::Shmdt { addr } => {
+                open = !self.is_as_attached(addr);
+                self.shmdt(addr)
+            }
+            Call::RemapFilePages { addr, len, prot, pgoff, .. } => self.remap_file_pages(addr, len, prot, pgoff),
+            Call::Personality { persona } => {
+                self.read_implies_exec = persona & READ_IMPLIES_EXEC != 0;
+                Ok(0)
+            }
+            _ => Err(Errno::ENOSYS),
+        };
+        Outcome { result, mapped, open }
+    }
+
+    /// The copy that fork(2) makes.
+    pub fn fork(&self) -> Kernel {
+        let mut copy = self.clone();
+        for page in &mut copy.pages {
+            *page = page.filter(|page| !page.dont_fork);
+        }
+        copy
+    }
+
+    /// mseal(2); not a call that the model knows of.
+    pub fn seal(&mut self, pages: Span<usize>) {
+        for page in self.pages[pages].iter_mut().flatten() {
+            page.sealed |= !page.heap && !is_segment(*page);
+        }
+    }
+
+    /// A page fault right below the region that holds `index` (`expand_downwards`).
+    pub fn fault_below(&mut self, index: usize) {
+        let Some(page) = self.pages[index] else { return };
+        let low = self.vma(index).start;
+        // Up to its own lower part it could grow too, but the two would not become one.
+        let meets = low >= 2 && self.pages[low - 2].is_some_and(|below| below.mapping == page.mapping);
+        if !page.grows_down || low == 0 || meets || self.pages[low - 1].is_some() {
+            return;
+        }
+        self.pages[low - 1] = self.pages[low].map(|page| Page { guard: false, ..page });
+    }
+
+    /// The run of pages around `index` that are alike.
+    pub fn vma(&self, index: usize) -> Span<usize> {
+        let mut vma = index..index + 1;
+        while vma.start > 0 && self.are_one(vma.start - 1) {
+            vma.start -= 1;
+        }
+        while vma.end < PAGES && self.are_one(vma.end - 1) {
+            vma.end += 1;
+        }
+        vma
+    }
+
+    /// Whether a page and the next one are of one VMA.
+    fn are_one(&self, index: usize) -> bool {
+        let (Some(page), Some(next)) = (self.pages[index], self.pages[index + 1]) else { return false };
+        let alike = |page: Page| Page { mapping: 0, heap: false, guard: false, file: None, ..page };
+        let runs_on = page.file.map(|file| FilePage { number: file.number + 1, ..file }) == next.file;
+        // A stack that grows does not merge with the one that it meets.
+        runs_on && alike(page) == alike(next) && (!page.grows_down || page.mapping == next.mapping)
+    }
+
+    /// /proc/PID/maps. `split` says where a VMA ends although it could go on: borders that no call shows.
+    pub fn maps(&self, split: impl Fn(usize) -> bool) -> Box<[Vma]> {
+        let mut maps = Vec::new();
+        let mut index = 0;
+        while index < PAGES {
+            let Some(page) = self.pages[index] else {
+                index += 1;
+                continue;
+            };
+            let whole = self.vma(index);
+            let end = (index + 1..whole.end).find(|&at| !page.grows_down && split(at)).unwrap_or(whole.end);
+            maps.push(self.line(index..end, page));
+            index = end;
+        }
+        maps.into()
+    }
+
+    fn line(&self, pages: Span<usize>, page: Page) -> Vma {
+        let name: &[u8] = match page.file.map(|file| file.kind) {
+            Some(FileKind::Regular) => b"/file",
+            Some(FileKind::ReadOnly) => b"/read-only",
+            Some(FileKind::SharedAnonymous) => b"/dev/zero (deleted)",
+            Some(FileKind::Segment) => b"/SYSV00000000 (deleted)",
+            None if page.heap => b"[heap]",
+            None if page.grows_down && pages.end == PAGES => b"[stack]",
+            None => b"",
+        };
+        Vma {
+            range: range(pages),
+            prot: page.prot,
+            sharing: page.sharing,
+            offset: page.file.map_or(0, |file| file.number * PAGE),
+            inode: page.file.map_or(0, |file| file.inode),
+            device: u32::from(page.file.is_some()),
+            name: name.into(),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // the call's own
+    fn mmap(&mut self, addr: Addr, len: u64, prot: u32, flags: u32, fd: i32, offset: u64, fate: Fate) -> Answer {
+        let fixed = flags & (map::FIXED | map::FIXED_NOREPLACE) != 0;
+        let count = (page_up(len) / PAGE) as usize;
+        if len == 0 || !offset.is_multiple_of(PAGE) || fixed && !addr.0.is_multiple_of(PAGE) {
+            return Err(Errno::EINVAL);
+        }
+        let anonymous = flags & map::ANONYMOUS != 0;
+        let shared = flags & map::TYPE & map::SHARED != 0;
+        let sharing = if shared { Sharing::Shared } else { Sharing::Private };
+        if !anonymous && fd == READ_ONLY_FILE && shared && prot & 2 != 0 {
+            return Err(Errno::EACCES);
+        }
+        if fate == Fate::Refused {
+            return Err(Errno::ENOMEM);
+        }
+        let at = if fixed { index_of(addr) } else { self.free(count) }.ok_or(Errno::ENOMEM)?;
+        let target = self.span(at, count).ok_or(Errno::ENOMEM)?;
+        if flags & map::FIXED_NOREPLACE != 0 && self.pages[target.clone()].iter().any(Option::is_some) {
+            return Err(Errno::EEXIST);
+        }
+        self.check_seal(target.clone())?;
+        self.unmap(target.clone());
+        if fixed && fate == Fate::RefusedLate {
+            return Err(Errno::ENOMEM);
+        }
+        let file = match (anonymous, fd) {
+            (true, _) if shared => Some(self.new_file(FileKind::SharedAnonymous)),
+            (true, _) => None,
+            (false, READ_ONLY_FILE) => Some(FilePage { kind: FileKind::ReadOnly, inode: 4, number: offset / PAGE }),
+            (false, _) => Some(FilePage { kind: FileKind::Regular, inode: 3, number: offset / PAGE }),
+        };
+        let page = Page {
+            mapping: self.new_name(),
+            heap: false,
+            prot: self.prot(prot),
+            sharing,
+            file,
+            dont_fork: false,
+            guard: false,
+            grows_down: flags & map::GROWSDOWN != 0,
+            sealed: false,
+        };
+        self.put(target, page);
+        Ok(address_of(at).0)
+    }
+
+    fn munmap(&mut self, addr: Addr, len: u64, fate: Fate) -> Answer {
+        let range = Range::of_len(addr, len).ok_or(Errno::EINVAL)?;
+        let pages = span_of(range).ok_or(Errno::EINVAL)?;
+        self.check_seal(pages.clone())?;
+        if fate != Fate::Normal {
+            return Err(Errno::ENOMEM);
+        }
+        self.unmap(pages);
+        Ok(0)
+    }
+
+    fn mprotect(&mut self, addr: Addr, len: u64, prot: u32, fate: Fate) -> Answer {
+        let mut index = index_of(addr).ok_or(Errno::EINVAL)?;
+        if len == 0 {
+            return Ok(0);
+        }
+        let end = index + (page_up(len) / PAGE) as usize;
+        if prot & prot::GROWSDOWN != 0 {
+            index = (index..end.min(PAGES)).find(|&at| self.pages[at].is_some()).ok_or(Errno::ENOMEM)?;
+            if self.pages[index].is_some_and(|page| !page.grows_down) {
+                return Err(Errno::EINVAL);
+            }
+            index = self.vma(index).start;
+        }
+        if fate != Fate::Normal && index < PAGES && self.vma(index).end >= end {
+            // Of one region: nothing has been done. Of one mapping, too: then that is plain.
+            let piece = |page: &Option<Page>| page.map(|page| (page.mapping, page.guard));
+            let pieces = &self.pages[index..end];
+            if pieces.iter().all(|page| page.is_some() && piece(page) == piece(&pieces[0])) {
+                return Err(Errno::ENOMEM);
+            }
+        }
+        for at in index..end {
+            let right = self.prot(prot);
+            let Some(page) = self.pages.get_mut(at).and_then(Option::as_mut) else { return Err(Errno::ENOMEM) };
+            if page.sealed {
+                return Err(Errno::EPERM);
+            }
+            let read_only = page.file.is_some_and(|file| file.kind == FileKind::ReadOnly);
+            if read_only && page.sharing == Sharing::Shared && right.contains(Prot::WRITE) {
+                return Err(Errno::EACCES);
+            }
+            page.prot = right;
+        }
+        Ok(0)
+    }
+
+    /// mremap(2), with whole pages for lengths (mm/mremap.c).
+    fn mremap(&mut self, old: Addr, old_len: u64, new_len: u64, flags: u32, new: Addr, fate: Fate) -> Answer {
+        let (fixed, keep) = (flags & mremap::FIXED != 0, flags & mremap::DONTUNMAP != 0);
+        let start = index_of(old).ok_or(Errno::EINVAL)?;
+        let (old_count, new_count) = ((old_len / PAGE) as usize, (new_len / PAGE) as usize);
+        if new_count == 0 {
+            return Err(Errno::EINVAL);
+        }
+        if fixed || keep {
+            let overlaps = fixed && old.0 + old_len > new.0 && new.0 + new_len > old.0;
+            let resizes = keep && old_count != new_count;
+            let target = index_of(new).and_then(|to| self.span(to, new_count));
+            if flags & mremap::MAYMOVE == 0 || resizes || overlaps || target.is_none() {
+                return Err(Errno::EINVAL);
+            }
+        }
+        if fixed && old_count == new_count {
+            return self.move_several(start, old_count, index_of(new).ok_or(Errno::EINVAL)?, keep, fate);
+        }
+        if start >= PAGES || self.pages[start].is_none() {
+            return Err(Errno::EFAULT);
+        }
+        self.check_seal(start..start + 1)?;
+        let grows = new_count > old_count;
+        if !grows && !fixed && !keep {
+            // Shrinking may go over other regions and holes.
+            let tail = (start + new_count).min(PAGES)..(start + old_count).min(PAGES);
+            self.check_seal(tail.clone())?;
+            self.unmap(tail);
+            return Ok(old.0);
+        }
+        if start + old_count.min(new_count) > self.vma(start).end {
+            return Err(Errno::EFAULT);
+        }
+        if old_count == 0 && self.pages[start].is_some_and(|page| page.sharing == Sharing::Private) {
+            return Err(Errno::EINVAL);
+        }
+        if fate == Fate::Refused {
+            return Err(Errno::ENOMEM);
+        }
+        if grows && !fixed && old_count > 0 && self.vma(start).end == start + old_count {
+            let more = self.span(start + old_count, new_count - old_count);
+            if let Some(more) = more.filter(|more| self.pages[more.clone()].iter().all(Option::is_none)) {
+                self.grow(more);
+                return Ok(old.0);
+            }
+        }
+        if grows && flags & mremap::MAYMOVE == 0 {
+            return Err(Errno::ENOMEM);
+        }
+        let to = if fixed { index_of(new) } else { self.free(new_count) }.ok_or(Errno::ENOMEM)?;
+        let copy = self.copy_of(start, keep);
+        self.move_one(start..start + old_count, to..to + new_count, copy, fate)?;
+        Ok(address_of(to).0)
+    }
+
+    /// `remap_move`: region by region, with the gaps between them kept, and what lies in these at the target too.
+    fn move_several(&mut self, start: usize, count: usize, to: usize, keep: bool, fate: Fate) -> Answer {
+        let end = (start + count).min(PAGES);
+        if start >= end || self.pages[start].is_none() {
+            return Err(Errno::EFAULT);
+        }
+        let copy = self.copy_of(start, keep);
+        let mut at = start;
+        while let Some(first) = (at..end).find(|&at| self.pages[at].is_some()) {
+            let whole = self.vma(first);
+            let vma = first..whole.end.min(end);
+            if self.pages[first].is_some_and(is_segment) && (first > start || whole.end < start + count) {
+                return Err(Errno::EFAULT);
+            }
+            self.check_seal(vma.clone())?;
+            let target = to + (first - start);
+            // Refused on the way, if at all.
+            let fate = if first > start { fate } else { Fate::Normal };
+            self.move_one(vma.clone(), target..target + vma.len(), copy, fate)?;
+            at = vma.end;
+        }
+        Ok(address_of(to).0)
+    }
+
+    /// What MREMAP_DONTUNMAP makes is one mapping, of the kind of its first page.
+    fn copy_of(&mut self, start: usize, keep: bool) -> Option<Copies> {
+        let heap = self.pages[start].is_some_and(|page| page.heap);
+        keep.then(|| Copies { mapping: self.new_name(), heap })
+    }
+
+    /// `move_vma`: pages of one region become those of `to`.
+    fn move_one(&mut self, from: Span<usize>, to: Span<usize>, copy: Option<Copies>, fate: Fate) -> Result<(), Errno> {
+        if fate == Fate::Refused {
+            return Err(Errno::ENOMEM);
+        }
+        self.check_seal(to.clone())?;
+        self.unmap(to.clone());
+        let first = self.pages[from.start].ok_or(Errno::EFAULT)?;
+        let kept = from.len().min(to.len());
+        let tail = from.start + kept..from.end.clamp(from.start + kept, PAGES);
+        self.check_seal(tail.clone())?;
+        self.unmap(tail);
+        if fate == Fate::RefusedLate {
+            return Err(Errno::ENOMEM);
+        }
+        if from.is_empty() {
+            let mapping = self.new_name();
+            self.put(to, Page { mapping, guard: false, ..first });
+            return Ok(());
+        }
+        for (old, new) in from.clone().zip(to.clone()) {
+            let Some(page) = self.pages[old] else { continue };
+            // Guards are in the page tables, which move even where the region stays.
+            self.pages[old] = copy.map(|_| Page { guard: false, ..page });
+            self.pages[new] = Some(match copy {
+                Some(Copies { mapping, heap }) => Page { mapping, heap, ..page },
+                None => page,
+            });
+        }
+        if to.len() > kept {
+            self.grow(to.start + kept..to.end);
+        }
+        Ok(())
+    }
+
+    /// More of the region right below.
+    fn grow(&mut self, more: Span<usize>) {
+        if let Some(last) = self.pages[more.start - 1] {
+            let file = last.file.map(|file| FilePage { number: file.number + 1, ..file });
+            self.put(more, Page { guard: false, file, ..last });
+        }
+    }
+
+    fn madvise(&mut self, addr: Addr, len: u64, advice: i32) -> Answer {
+        let start = index_of(addr).ok_or(Errno::EINVAL)?;
+        let pages = start..start + (page_up(len) / PAGE) as usize;
+        let mut hole = false;
+        for at in pages {
+            match self.pages.get_mut(at).and_then(Option::as_mut) {
+                None => hole = true,
+                Some(page) => match advice {
+                    madv::DONTFORK => page.dont_fork = true,
+                    madv::DOFORK => page.dont_fork = false,
+                    madv::GUARD_INSTALL => page.guard = true,
+                    madv::GUARD_REMOVE => page.guard = false,
+                    madv::DONTNEED => {}
+                    _ => return Err(Errno::EINVAL),
+                },
+            }
+        }
+        if hole { Err(Errno::ENOMEM) } else { Ok(0) }
+    }
+
+    /// brk(2), which returns what the break is now.
+    fn set_break(&mut self, addr: Addr, fate: Fate) -> u64 {
+        let start = HEAP as u64 * PAGE;
+        let wanted = addr.0.wrapping_sub(BASE);
+        if wanted >= start && wanted <= PAGES as u64 * PAGE && fate == Fate::Normal {
+            let (old, new) = ((page_up(self.brk) / PAGE) as usize, (page_up(wanted) / PAGE) as usize);
+            let moved = if new < old {
+                let occupied = self.pages[new..old].iter().any(Option::is_some);
+                occupied && self.check_seal(new..old).is_ok() && {
+                    self.unmap(new..old);
+                    true
+                }
+            } else {
+                self.pages.get(old..new + 1).is_some_and(|pages| pages.iter().all(Option::is_none)) && {
+                    self.grow_heap(old..new);
+                    true
+                } || new == old
+            };
+            if moved {
+                self.brk = wanted;
+            }
+        }
+        BASE + self.brk
+    }
+
+    fn grow_heap(&mut self, more: Span<usize>) {
+        if more.is_empty() {
+            return;
+        }
+        let heap = self.pages[HEAP].filter(|page| page.heap).map(|page| page.mapping);
+        let page = Page {
+            mapping: heap.unwrap_or_else(|| self.new_name()),
+            heap: true,
+            prot: self.prot(3),
+            sharing: Sharing::Private,
+            file: None,
+            dont_fork: false,
+            guard: false,
+            grows_down: false,
+            sealed: false,
+        };
+        self.put(more, page);
+    }
+
+    fn shmat(&mut self, id: i32, addr: Addr, flags: i32) -> Result<Vma, Errno> {
+        let [read_only, remap, exec] = SHM.map(|flag| flags & flag != 0);
+        let count = 1 + id.unsigned_abs() as usize % 5;
+        let at =
+            if addr.0 == 0 { self.free(count).ok_or(Errno::ENOMEM)? } else { index_of(addr).ok_or(Errno::EINVAL)? };
+        let target = self.span(at, count).ok_or(Errno::EINVAL)?;
+        if !remap && self.pages[target.clone()].iter().any(Option::is_some) {
+            return Err(Errno::EINVAL);
+        }
+        self.check_seal(target.clone())?;
+        self.unmap(target.clone());
+        let page = Page {
+            mapping: self.new_name(),
+            heap: false,
+            prot: self.prot(if read_only { 1 } else { 3 } | if exec { 4 } else { 0 }),
+            sharing: Sharing::Shared,
+            file: Some(self.new_file(FileKind::Segment)),
+            dont_fork: false,
+            guard: false,
+            grows_down: false,
+            sealed: false,
+        };
+        self.segments.insert(self.files, (page.mapping, count));
+        self.put(target.clone(), page);
+        Ok(self.line(target, page))
+    }
+
+    /// shmdt(2): what is where shmat has put it of the first segment that has such a region, as far as the segment
+    /// reaches (`ksys_shmdt`).
+    fn shmdt(&mut self, addr: Addr) -> Answer {
+        let start = index_of(addr).ok_or(Errno::EINVAL)?;
+        let mut found: Option<(u64, usize)> = None;
+        let mut at = start;
+        while at < PAGES {
+            let vma = at..self.vma(at).end;
+            let segment = self.segment_in_place(at, start);
+            if found.is_some_and(|(_, size)| self.pages[at].is_some() && vma.end - start > size) {
+                break;
+            }
+            if let Some(inode) = segment.filter(|inode| found.is_none_or(|(first, _)| first == *inode)) {
+                found.get_or_insert((inode, self.segments[&inode].1));
+                self.unmap(vma.clone());
+            }
+            at = vma.end;
+        }
+        found.map(|_| 0).ok_or(Errno::EINVAL)
+    }
+
+    /// The segment that has, at this page, what shmat puts there when it attaches it at `start`.
+    fn segment_in_place(&self, at: usize, start: usize) -> Option<u64> {
+        let file = self.pages[at]?.file?;
+        let in_place = file.kind == FileKind::Segment && at.checked_sub(start)? as u64 == file.number;
+        in_place.then_some(file.inode)
+    }
+
+    /// Whether all that lies as if attached at `addr` is of one segment and one call of shmat. Else the file that
+    /// shmat has opened and the segment's size decide, of which no call tells.
+    fn is_as_attached(&self, addr: Addr) -> bool {
+        let Some(start) = index_of(addr) else { return true };
+        let in_place: Vec<(usize, u64)> =
+            (start..PAGES).filter_map(|at| Some((at, self.segment_in_place(at, start)?))).collect();
+        in_place.iter().all(|&(at, inode)| {
+            let (mapping, size) = self.segments[&inode];
+            let same = self.pages[at].is_some_and(|page| page.mapping == mapping);
+            same && at - start < size && inode == in_place[0].1
+        })
+    }
+
+    fn remap_file_pages(&mut self, addr: Addr, len: u64, prot: u32, pgoff: u64) -> Answer {
+        let start = index_of(Addr(page_down(addr.0))).ok_or(Errno::EINVAL)?;
+        let pages = self.span(start, (page_down(len) / PAGE) as usize).ok_or(Errno::EINVAL)?;
+        let first = self.pages[pages.clone()].first().copied().flatten().ok_or(Errno::EINVAL)?;
+        let file = first.file.ok_or(Errno::EINVAL)?;
+        if prot != 0 || first.sharing == Sharing::Private || file.kind == FileKind::ReadOnly {
+            return Err(Errno::EINVAL);
+        }
+        let flags = |page: &Page| (page.file.map(|file| file.inode), page.prot, page.dont_fork, page.sealed);
+        if !self.pages[pages.clone()].iter().all(|page| page.as_ref().map(flags) == Some(flags(&first))) {
+            return Err(Errno::EINVAL);
+        }
+        self.check_seal(pages.clone())?;
+        let exec = self.read_implies_exec && first.prot.contains(Prot::READ);
+        let prot = if exec { first.prot.with(Prot::EXEC) } else { first.prot };
+        for (number, at) in (pgoff..).zip(pages) {
+            let file = Some(FilePage { number, ..file });
+            self.pages[at] = self.pages[at].map(|page| Page { file, prot, dont_fork: false, guard: false, ..page });
+        }
+        Ok(0)
+    }
+
+    fn check_seal(&self, pages: Span<usize>) -> Result<(), Errno> {
+        let sealed = self.pages[pages].iter().flatten().any(|page| page.sealed);
+        if sealed { Err(Errno::EPERM) } else { Ok(()) }
+    }
+
+    fn unmap(&mut self, pages: Span<usize>) {
+        self.pages[pages].fill(None);
+    }
+
+    /// The same page everywhere, but for the running number in its file.
+    fn put(&mut self, pages: Span<usize>, first: Page) {
+        for (step, at) in pages.enumerate() {
+            let file = first.file.map(|file| FilePage { number: file.number + step as u64, ..file });
+            self.pages[at] = Some(Page { file, ..first });
+        }
+    }
+
+    /// The highest free place for this many pages, below the heap.
+    fn free(&self, count: usize) -> Option<usize> {
+        (0..=HEAP.checked_sub(count)?).rev().find(|&at| self.pages[at..at + count].iter().all(Option::is_none))
+    }
+
+    fn span(&self, at: usize, count: usize) -> Option<Span<usize>> {
+        (at + count <= PAGES).then(|| at..at + count)
+    }
+
+    pub fn new_name(&mut self) -> u32 {
+        self.named += 1;
+        self.named
+    }
+
+    fn new_file(&mut self, kind: FileKind) -> FilePage {
+        self.files += 1;
+        FilePage { kind, inode: self.files, number: 0 }
+    }
+
+    fn prot(&self, bits: u32) -> Prot {
+        let prot = Prot::from_bits(bits);
+        if self.read_implies_exec && prot.contains(Prot::READ) { prot.with(Prot::EXEC) } else { prot }
+    }
+}
+
+/// Address of a page; also of the one behind the last.
+pub fn address_of(index: usize) -> Addr {
+    Addr(BASE + index as u64 * PAGE)
+}
+
+/// Pages as a range.
+pub fn range(pages: Span<usize>) -> Range {
+    Range::new(address_of(pages.start), address_of(pages.end)).expect("not empty")
+}
+
+fn is_segment(page: Page) -> bool {
+    page.file.is_some_and(|file| file.kind == FileKind::Segment)
+}
+
+pub fn index_of(addr: Addr) -> Option<usize> {
+    let offset = addr.0.checked_sub(BASE)?;
+    offset.is_multiple_of(PAGE).then_some((offset / PAGE) as usize)
+}
+
+fn span_of(range: Range) -> Option<Span<usize>> {
+    let span = index_of(range.start())?..index_of(range.end())?;
+    (span.end <= PAGES).then_some(span)
+}

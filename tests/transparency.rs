@@ -1,0 +1,369 @@
+//! The program does not notice: what it sees, what it gets and how it ends is as without vmtrace.
+
+mod common;
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use common::process::{Ended, Process, command, run};
+use common::terminal::Terminal;
+use common::testprogs::{start, testprog};
+use common::vmtrace::{VMTRACE, launch, vmtrace};
+use common::{need, proc, wait_for};
+use nix::sys::signal::Signal;
+
+/// Ways to start a program: as it is, and under vmtrace, with its report out of the way.
+const WAYS: [&[&str]; 2] = [&[], &[VMTRACE, "-o", "/dev/null", "--"]];
+
+/// Runs a program natively and under vmtrace, behind the same words, and gives both ends.
+#[track_caller]
+fn both_ways(before: &[&str], program: &[&str]) -> [Ended; 2] {
+    WAYS.map(|way| {
+        let words = [before, way, program].concat();
+        run(command(words[0], &words[1..]).env_clear().envs([("PATH", "/usr/bin:/bin"), ("SOME", "thing")]))
+    })
+}
+
+/// Fails the test unless a program writes and ends natively and under vmtrace in the same way; gives what it writes.
+#[track_caller]
+fn expect_same(before: &[&str], program: &[&str]) -> String {
+    let [native, followed] = both_ways(before, program);
+    let (ours, theirs) = (followed.output(), native.output());
+    let different: Vec<_> = theirs.lines().zip(ours.lines()).filter(|(native, followed)| native != followed).collect();
+    assert!(different.is_empty(), "{before:?} {program:?}: natively, and under vmtrace: {different:?}");
+    assert_eq!(theirs, ours, "{before:?} {program:?}: natively, and under vmtrace");
+    assert_eq!(native.errors(), followed.errors(), "{before:?} {program:?}: natively, and under vmtrace");
+    assert_eq!(native.code(), followed.code(), "{before:?} {program:?}: natively, and under vmtrace");
+    theirs
+}
+
+/// Runs its arguments in a child, so that they lead no group: natively, too, the program is the child of one that waits.
+/// The shell's `_`, the path of what it executes, is no part of what is compared.
+const CHILD: [&str; 4] = ["bash", "-c", "env -u _ \"$@\"; exit $?", "bash"];
+
+/// Arguments, environment, signals, open files, limits, folder, group and session are those that a shell would give.
+#[test]
+fn what_a_program_sees_of_its_start() {
+    let facts = testprog("facts");
+    let seen = expect_same(&CHILD, &[facts, "", "two words", "line\nbreak", "--help", "-p", "1", "--"]);
+    assert!(seen.contains("argument 7: --\n") && seen.contains("status SigBlk:"), "{seen}");
+}
+
+/// Bytes that are no text arrive in arguments and environment as they are.
+#[test]
+fn bytes_that_are_no_text() {
+    let bytes = OsString::from_vec(b"\xff\xfe\x01".to_vec());
+    let seen = WAYS.map(|way| {
+        let words = [&CHILD[..], way, &[testprog("facts")]].concat();
+        let mut command = command(words[0], &words[1..]);
+        run(command.arg(&bytes).env("BYTES", &bytes)).expect_code(0).output
+    });
+    let has = |text: &[u8]| seen[0].windows(text.len()).any(|window| window == text);
+    assert!(has(b"argument 1: \xff\xfe\x01\n") && has(b"BYTES=\xff\xfe\x01\n"), "the program tells them");
+    assert!(seen[0] == seen[1], "natively, and under vmtrace");
+}
+
+/// Signals that are ignored or blocked for the program stay so: for vmtrace as for any program of a shell.
+#[test]
+fn signal_dispositions_and_mask() {
+    let facts = testprog("facts");
+    for signals in
+        ["--ignore-signal=HUP,INT,QUIT,USR1,USR2,TERM,URG,TTOU", "--ignore-signal=PIPE", "--ignore-signal=CHLD"]
+    {
+        let seen = expect_same(&[&CHILD[..], &["env", signals]].concat(), &[facts]);
+        assert!(seen.contains(": ignored"), "{signals}: {seen}");
+    }
+    for signals in ["--block-signal=USR1,TERM,INT,TSTP,URG,RTMIN", "--block-signal=CHLD,ALRM,PIPE", "--block-signal"] {
+        let seen = expect_same(&[&CHILD[..], &["env", signals]].concat(), &[facts]);
+        assert!(!seen.contains("SigBlk:\t0000000000000000"), "{signals}: {seen}");
+    }
+}
+
+/// An ignored SIGCHLD, which lets children vanish without a word, does not hide the program's exit status.
+#[test]
+fn exit_status_with_sigchld_ignored() {
+    for way in WAYS {
+        let words = [&["env", "--ignore-signal=CHLD"], way, &["bash", "-c", "exit 3"]].concat();
+        run(&mut command(words[0], &words[1..])).expect_code(3);
+    }
+}
+
+/// Files that the caller has left open are open, and none besides.
+#[test]
+fn open_files() {
+    let script = "exec 7</dev/null 9>>/dev/null 0<&-; \"$@\"; exit $?";
+    let seen = expect_same(&[&["bash", "-c", script, "bash"], &CHILD[..]].concat(), &[testprog("facts")]);
+    assert!(seen.contains("file 7: ") && seen.contains("file 9: ") && !seen.contains("file 0: "), "{seen}");
+}
+
+/// The scheduling class, limits and the personality are handed on.
+#[test]
+fn limits_and_scheduling() {
+    let facts = testprog("facts");
+    let script = "ulimit -n 99; ulimit -s 1024; ulimit -c 0; umask 027; cd /; exec nice -n 5 setarch -R \"$@\"";
+    need("setarch");
+    let seen = expect_same(&[&["bash", "-c", script, "bash"], &CHILD[..]].concat(), &[facts]);
+    let all = ["limit 7: 99 99", "Umask:\t0027", "folder /\n", "nice 5", "personality 0x40000"];
+    assert!(all.iter().all(|text| seen.contains(text)), "{seen}");
+}
+
+/// Megabytes go in and out through pipes as they are, and the end of the input arrives.
+#[test]
+fn large_pipes() {
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let mut cat = Process::start(&mut vmtrace(["-o", "/dev/null", "--", "bash", "-c", "cat; echo end >&2; exit 6"]));
+    cat.write(&bytes);
+    let ended = cat.end().expect_code(6);
+    assert!(ended.output == bytes, "{} bytes of {}", ended.output.len(), bytes.len());
+    assert_eq!(ended.errors(), "end\n");
+}
+
+/// A reader that goes away early kills the writer by SIGPIPE, as in any pipeline.
+#[test]
+fn broken_pipes() {
+    let script = "\"$@\" yes | head -n 1; echo ${PIPESTATUS[0]}";
+    for way in WAYS {
+        let words = [&["bash", "-c", script, "bash"], way].concat();
+        assert_eq!(run(&mut command(words[0], &words[1..])).output(), "y\n141\n");
+    }
+}
+
+/// Programs that test signals, stops and ends from within pass, and at every change the model holds.
+#[test]
+fn programs_that_look_closely() {
+    for (program, status) in [("signals", 0), ("stop_continue", 0), ("count_signals", 0), ("killed", 137)] {
+        let launched = launch(&["--verify=1"], &[testprog(program)]);
+        let ended = launched.ended.expect_code(status);
+        assert!(!ended.errors().contains(".c:"), "{program}: {}", ended.errors());
+        launched.report.expect_clean(program);
+    }
+}
+
+/// Thousands of real-time signals from another process arrive once each, with their payload.
+#[test]
+fn queued_signals() {
+    let mut counting = vmtrace(["-o", "/dev/null", "--", testprog("count_signals")]);
+    let counting = Process::start(&mut counting);
+    counting.await_output("ready");
+    let ended = counting.end().expect_code(0);
+    let count: u32 = ended.output().lines().last().expect("a line").parse().expect("a number");
+    assert!(count >= 1000);
+}
+
+/// Signals that a process sends to vmtrace are the program's: it gets each, may live on, and its exit status counts.
+#[test]
+fn signals_to_vmtrace_are_passed_on() {
+    let told = Process::start(&mut vmtrace(["-o", "/dev/null", "--", testprog("tell_signals"), "9"]));
+    told.await_output("ready\n");
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+        told.send(signal);
+        told.await_output(&format!("{signal}\n"));
+    }
+    assert_eq!(told.end().expect_code(9).output(), "ready\nSIGHUP\nSIGINT\nSIGQUIT\nSIGTERM\n");
+}
+
+/// A program that dies of the signal passed on is reported so, and so is its status.
+#[test]
+fn a_signal_passed_on_kills() {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+    let mut command = vmtrace(["--format=json", "-o"]);
+    let sleeping = Process::start(command.arg(file.path()).args(["--", "bash", "-c", "echo ready; exec sleep 1000"]));
+    sleeping.await_output("ready");
+    sleeping.send(Signal::SIGTERM);
+    sleeping.end().expect_code(143);
+    let report = std::fs::read_to_string(file.path()).expect("a report");
+    let report = common::vmtrace::reports(&report).pop().expect("a report");
+    assert_eq!(report.at("/target/exit/signal"), "SIGTERM");
+}
+
+/// SIGUSR1 to vmtrace asks for a report, and is not the program's.
+#[test]
+fn sigusr1_is_not_passed_on() {
+    let told = Process::start(&mut vmtrace(["--format=json", "--", testprog("tell_signals")]));
+    told.await_output("ready\n");
+    told.send(Signal::SIGUSR1);
+    wait_for("a report comes", || common::vmtrace::reports(&told.errors()).len() == 1);
+    told.send(Signal::SIGTERM);
+    told.await_output("SIGTERM\n");
+    assert_eq!(told.end().expect_code(0).output(), "ready\nSIGTERM\n");
+}
+
+/// The program under vmtrace, or natively, in a terminal.
+fn in_terminal(way: &[&str], arguments: &[&str]) -> Terminal {
+    let words = [way, &[testprog("tell_signals")], arguments].concat();
+    let terminal = Terminal::start(words[0], &words[1..]);
+    terminal.await_text("ready");
+    terminal
+}
+
+/// ^C and ^\ at a terminal reach the program once each, although they are sent to vmtrace as well.
+#[test]
+fn keys_that_interrupt_arrive_once() {
+    for way in WAYS {
+        let mut terminal = in_terminal(way, &["4"]);
+        for times in 1..=3 {
+            terminal.type_in("\x03");
+            terminal.await_times("SIGINT", times);
+        }
+        terminal.type_in("\x1c");
+        terminal.await_text("SIGQUIT");
+        // Whatever vmtrace passes on goes through in order: after this nothing of the above is still to come.
+        terminal.leader.send(Signal::SIGTERM);
+        terminal.await_text("SIGTERM");
+        terminal.await_end();
+        let screen = terminal.screen();
+        let told = ["SIGINT", "SIGQUIT", "SIGTERM"].map(|name| screen.matches(name).count());
+        assert_eq!(told, [3, 1, 1], "{way:?}: {screen}");
+    }
+}
+
+/// A terminal that goes away is told to the program once, and it may live on.
+#[test]
+fn hangup_arrives_once() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    const SCRIPT: &str = "
+        exec 3>>\"$1\"
+        trap 'echo hup >&3' HUP
+        trap 'echo term >&3; exit' TERM
+        echo ready
+        while :; do sleep 0.01; done";
+    for (number, way) in WAYS.iter().enumerate() {
+        let log = folder.path().join(number.to_string());
+        let told = || std::fs::read_to_string(&log).unwrap_or_default();
+        let words = [way, &["bash", "-c", SCRIPT, "bash", log.to_str().expect("a text")][..]].concat();
+        let mut terminal = Terminal::start(words[0], &words[1..]);
+        terminal.await_text("ready");
+        terminal.hang_up();
+        wait_for("it is told", || told() == "hup\n");
+        terminal.leader.send(Signal::SIGTERM);
+        terminal.await_end();
+        assert_eq!(told(), "hup\nterm\n", "{way:?}");
+    }
+}
+
+/// A program in a session of its own is not reached by ^C, but by a signal that vmtrace is sent.
+#[test]
+fn a_session_of_its_own() {
+    let words = [WAYS[1], &["setsid", "--wait", testprog("tell_signals"), "4"]].concat();
+    let mut terminal = Terminal::start(words[0], &words[1..]);
+    terminal.await_text("ready");
+    let child = proc::children(terminal.leader.pid()).pop().expect("vmtrace has a child");
+    assert!(proc::session(child).contains(&child), "it leads a session");
+    terminal.type_in("\x03");
+    terminal.leader.send(Signal::SIGHUP);
+    terminal.await_text("SIGHUP");
+    terminal.leader.send(Signal::SIGTERM);
+    terminal.await_text("SIGTERM");
+    terminal.await_end();
+    assert!(!terminal.screen().contains("SIGINT"), "{}", terminal.screen());
+}
+
+/// ^Z at a shell stops the job, vmtrace and program alike, `fg` lets it go on, `bg` as well, and its status arrives.
+#[test]
+fn job_control() {
+    need("bash");
+    for way in WAYS {
+        let mut shell = Terminal::start("bash", &["--norc", "--noprofile", "-i"]);
+        shell.type_in("PS1='prompt''> '; bind 'set enable-bracketed-paste off'\n");
+        shell.await_text("prompt> ");
+        let program = testprog("tell_signals");
+        shell.type_in(&format!("{} {program} 5; echo \"status=$?\"\n", way.join(" ")));
+        shell.await_text("ready");
+        let pids = proc::with_argument(program);
+        let target = *pids.last().expect("the program runs");
+        for times in 1..=2 {
+            shell.type_in("\x1a");
+            shell.await_times("Stopped", times);
+            wait_for("it is stopped", || stands(target));
+            shell.type_in("fg\n");
+            shell.await_times("SIGCONT", times);
+            wait_for("it runs", || matches!(proc::state(target), Some('S' | 'R')));
+        }
+        shell.type_in("\x1a");
+        shell.await_times("Stopped", 3);
+        shell.type_in("bg\n");
+        shell.await_times("SIGCONT", 3);
+        assert!(!proc::is_in_foreground(target));
+        shell.type_in("fg\n");
+        wait_for("it is in the foreground", || proc::is_in_foreground(target));
+        shell.type_in("\x03");
+        shell.await_text("SIGINT");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(target), Signal::SIGTERM).expect("it is ours");
+        shell.await_text("SIGTERM");
+        shell.type_in("echo \"last=$?\"\n");
+        shell.await_text("last=5");
+        assert_eq!(shell.screen().matches("SIGINT").count(), 1, "{way:?}: {}", shell.screen());
+        shell.type_in("exit\n");
+        shell.await_end();
+    }
+}
+
+/// SIGSTOP and SIGCONT to the program stop it and let it go on; vmtrace does not stand in the way.
+#[test]
+fn stop_and_continue() {
+    let followed = Process::start(&mut vmtrace(["-o", "/dev/null", "--", testprog("crowd"), "3", "2"]));
+    followed.await_output("ready");
+    let target = proc::children(followed.pid()).pop().expect("vmtrace has a child");
+    let target = nix::unistd::Pid::from_raw(target);
+    for _ in 0..5 {
+        nix::sys::signal::kill(target, Signal::SIGSTOP).expect("it is ours");
+        wait_for("it is stopped", || stands(target.as_raw()));
+        nix::sys::signal::kill(target, Signal::SIGCONT).expect("it is ours");
+        wait_for("it goes on", || !stands(target.as_raw()));
+    }
+    followed.end().expect_code(0);
+}
+
+/// Whether all threads are stopped, be it by job control or for their tracer.
+fn stands(pid: i32) -> bool {
+    proc::threads(pid).iter().all(|tid| matches!(proc::state(*tid), Some('T' | 't')))
+}
+
+/// A program that vmtrace follows dies with it, for it could not live without: its system calls would fail.
+#[test]
+fn a_launched_program_does_not_outlive_a_killed_vmtrace() {
+    let followed = Process::start(&mut vmtrace(["-o", "/dev/null", "--", testprog("crowd"), "3", "2"]));
+    followed.await_output("ready");
+    let target = proc::children(followed.pid()).pop().expect("vmtrace has a child");
+    followed.send(Signal::SIGKILL);
+    assert_eq!(followed.end().code(), 137);
+    wait_for("the program is gone", || proc::state(target).is_none_or(|state| state == 'Z'));
+}
+
+/// With --for the program is left to itself after that time, lives on, and its own status counts.
+#[test]
+fn a_program_that_is_left_to_itself_lives_on() {
+    let mut followed = vmtrace(["--format=json", "--for=200ms", "--", testprog("count_signals")]);
+    let followed = Process::start(&mut followed);
+    followed.await_output("ready");
+    let target = proc::children(followed.pid()).pop().expect("vmtrace has a child");
+    wait_for("the report comes", || common::vmtrace::reports(&followed.errors()).len() == 1);
+    wait_for("the program is left alone", || proc::is_free(target));
+    let report = common::vmtrace::reports(&followed.errors()).remove(0);
+    assert!(report.at("/target/exit").is_null() && report.at("/span/seconds").as_f64() >= Some(0.2));
+    let seccomp = proc::status(target, "Seccomp").expect("it lives");
+    assert_eq!(seccomp, "0", "no filter is left in it");
+    followed.end().expect_code(0);
+}
+
+/// A crash is a crash: with the signal, and natively the same status.
+#[test]
+fn crashes() {
+    for script in ["kill -ABRT $$", "kill -BUS $$", "ulimit -t 1; while :; do :; done"] {
+        let [native, followed] = both_ways(&CHILD, &["bash", "-c", script]);
+        assert!(native.code() > 128);
+        assert_eq!(native.code(), followed.code(), "{script}");
+    }
+}
+
+/// A program started without vmtrace is not changed by what it does beside one that is followed.
+#[test]
+fn strangers_are_left_alone() {
+    let stranger = start("crowd", &["2", "1"]);
+    let mut followed = vmtrace(["-o", "/dev/null", "--", testprog("crowd"), "2", "1"]);
+    let followed = Process::start(&mut followed);
+    followed.await_output("ready");
+    assert!(proc::is_free(stranger.pid()));
+    followed.end().expect_code(0);
+    stranger.end().expect_code(0);
+}
