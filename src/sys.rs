@@ -224,6 +224,16 @@ pub fn wait_signal(set: &SigSet, timeout: Duration) -> Option<Received> {
     (signal > 0).then_some(Received { signal, from_kernel: info.si_code > 0 })
 }
 
+/// Whether a signal is ignored, as nohup(1) has it for SIGHUP.
+pub fn is_ignored(signal: nix::sys::signal::Signal) -> bool {
+    // SAFETY: zeroes are a value of sigaction, and the call only fills it.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal as libc::c_int, std::ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
 /// Installs a handler that does nothing, so that `signal` makes a blocked call return with EINTR.
 pub fn interrupt_calls_on(signal: nix::sys::signal::Signal) -> Result<(), Errno> {
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, sigaction};
@@ -308,14 +318,10 @@ mod before_runtime {
     static LOOK: extern "C" fn() = look;
 
     extern "C" fn look() {
-        // SAFETY: both calls only look; zeroes are a value of sigaction.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            libc::sigaction(libc::SIGPIPE, std::ptr::null(), &raw mut action);
-            SIGPIPE_IGNORED.store(action.sa_sigaction == libc::SIG_IGN, Ordering::Relaxed);
-            for (fd, closed) in (0..).zip(&CLOSED) {
-                closed.store(libc::fcntl(fd, libc::F_GETFD) == -1, Ordering::Relaxed);
-            }
+        SIGPIPE_IGNORED.store(super::is_ignored(nix::sys::signal::Signal::SIGPIPE), Ordering::Relaxed);
+        for (fd, closed) in (0..).zip(&CLOSED) {
+            // SAFETY: only looks.
+            closed.store(unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1, Ordering::Relaxed);
         }
     }
 

@@ -27,7 +27,7 @@ use crate::model::mapping::{Ended, Maker, Mapping, MappingId, Stack};
 use crate::model::sites::{Site, SiteKey};
 use crate::model::space::AddressSpace;
 use crate::threadlib::{List, ThreadLists};
-use crate::units::{Range, Tid};
+use crate::units::{Range, Tid, Time};
 
 /// What glibc keeps of ended threads' stacks at most (nptl/nptl-stack.c, `__nptl_stack_cache_maxsize`).
 const CACHE_BYTES: u64 = 40 << 20;
@@ -135,7 +135,7 @@ pub fn diagnose(
         })
         .collect();
     if let Library::Lists(lists) = library {
-        add_forgotten(space, lists, is_live, &mut findings);
+        add_forgotten(space, lists, moment, is_live, &mut findings);
     }
     let notes = [unproven_note(space, &unproven, library), cached_note(space, &cached), pool_note(space, &pool)];
     Diagnosis { findings, notes: notes.into_iter().flatten().collect() }
@@ -158,9 +158,12 @@ fn listed(space: &AddressSpace, library: Library<'_>) -> HashMap<MappingId, List
 fn add_forgotten(
     space: &AddressSpace,
     lists: &ThreadLists,
+    moment: Moment,
     is_live: &dyn Fn(Tid) -> bool,
     findings: &mut Vec<Finding>,
 ) {
+    // They may have ended a moment before we came, and be joined in a moment.
+    let in_grace = moment.phase == Phase::Living && moment.now.since(Time::default()) < GRACE;
     let mut sizes: IndexMap<(u64, u64), Vec<Member>> = IndexMap::new();
     for thread in lists.threads.iter().filter(|thread| thread.list == List::Used && !is_live(thread.tid)) {
         let Some(block) = thread.stack else { continue };
@@ -189,7 +192,7 @@ fn add_forgotten(
         let same = |finding: &&mut Finding| {
             finding.reason == Reason::Unjoined && finding.region_bytes == region_bytes && finding.pid == space.pid
         };
-        if let Some(finding) = findings.iter_mut().find(same) {
+        if let Some(finding) = findings.iter_mut().find(same).filter(|_| !in_grace) {
             finding.members.splice(0..0, members);
             (finding.confidence, finding.created, finding.recurrence) = (Confidence::Definite, None, None);
             (finding.proof, finding.advice) = (LISTED.to_owned(), JOIN.to_owned());
@@ -197,7 +200,7 @@ fn add_forgotten(
             findings.push(Finding {
                 rule: Rule::OrphanedStack,
                 reason: Reason::Unjoined,
-                confidence: Confidence::Definite,
+                confidence: if in_grace { Confidence::Possible } else { Confidence::Definite },
                 recurrence: None,
                 pid: space.pid,
                 created: None,

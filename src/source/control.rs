@@ -102,7 +102,12 @@ pub fn block_signals() -> Result<SigSet, Errno> {
 
 fn collected() -> SigSet {
     use Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1};
-    [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1].into_iter().collect()
+    let mut set = SigSet::from_iter([SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1]);
+    // Whoever wants to outlive the session says so: nohup(1).
+    if !sys::is_ignored(SIGHUP) {
+        set.add(SIGHUP);
+    }
+    set
 }
 
 impl Control {
