@@ -173,7 +173,9 @@ fn add_forgotten(
             let known = mapping.stack.as_deref().is_some_and(|stack| stack.maker != Maker::Unknown);
             !known && mapping.made.is_none() && !mapping.inherited
         });
-        if unknown && thread.tid.0 >= 0 {
+        let ended = mapping.and_then(Mapping::idle_stack).map(|(_, ended)| ended.at);
+        let only_just = moment.phase == Phase::Living && ended.is_some_and(|at| moment.now.since(at) < GRACE);
+        if unknown && !only_just && thread.tid.0 >= 0 {
             let member = Member {
                 range: block.range,
                 virtual_bytes: block.range.bytes(),
