@@ -472,25 +472,28 @@ impl RawTask {
 
 /// Maps a stack and creates a task on it that sleeps for `lives` and ends. The stack is never unmapped: this is the
 /// leak that vmtrace demonstrates.
+///
+/// Not by nix: its clone keeps what the child is to do in the parent's stack frame, which is gone when it returns.
 pub fn clone_on_new_stack(bytes: std::num::NonZeroUsize, lives: Duration) -> Result<RawTask, Errno> {
-    use nix::sched::CloneFlags;
     use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
-    // SAFETY: a fresh mapping, which this process never touches otherwise. The child runs on it, shares the parent's
-    // thread-local storage, and therefore does nothing but a system call that cannot fail, and end.
-    unsafe {
-        let stack = mmap_anonymous(
-            None,
-            bytes,
-            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-            MapFlags::MAP_PRIVATE | MapFlags::MAP_STACK,
-        )?;
-        let stack = std::slice::from_raw_parts_mut(stack.as_ptr().cast::<u8>(), bytes.get());
-        let time = libc::timespec { tv_sec: 0, tv_nsec: i64::from(lives.subsec_nanos()) };
-        let sleep = Box::new(move || {
-            libc::syscall(libc::SYS_nanosleep, &raw const time, std::ptr::null_mut::<libc::timespec>());
-            0
-        });
-        let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_FS | CloneFlags::CLONE_FILES | CloneFlags::CLONE_SIGHAND;
-        nix::sched::clone(sleep, stack, flags, None).map(RawTask)
+    /// The child shares the parent's thread-local storage, so it does nothing but a system call that cannot fail.
+    extern "C" fn sleep(time: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the time lies at the lower end of the child's own stack, which is never unmapped.
+        unsafe { libc::syscall(libc::SYS_nanosleep, time, std::ptr::null_mut::<libc::timespec>()) };
+        0
     }
+    let time = libc::timespec {
+        tv_sec: lives.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: lives.subsec_nanos().into(),
+    };
+    let flags = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND;
+    // SAFETY: a fresh mapping of at least a page, page-aligned and so fit for a timespec, which this process does not
+    // touch again; its end is a stack pointer aligned as the ABI wants it.
+    let tid = unsafe {
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let stack = mmap_anonymous(None, bytes, prot, MapFlags::MAP_PRIVATE | MapFlags::MAP_STACK)?.as_ptr();
+        stack.cast::<libc::timespec>().write(time);
+        libc::clone(sleep, stack.byte_add(bytes.get()), flags, stack)
+    };
+    Errno::result(tid).map(|tid| RawTask(nix::unistd::Pid::from_raw(tid)))
 }
