@@ -13,6 +13,7 @@ pub mod model;
 pub mod procfs;
 pub mod report;
 pub mod source;
+pub mod symbols;
 pub mod sys;
 pub mod threadlib;
 pub mod units;

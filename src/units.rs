@@ -49,6 +49,14 @@ impl Serialize for Addr {
     }
 }
 
+/// A place in the code of a followed program, stored once and known by its number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CodeId(pub u32);
+
+/// A call stack, stored once and known by its number: equal numbers, equal stacks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CallStackId(pub u32);
+
 /// Whole pages of an address space, from `start` up to but not including `end`; never empty.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Range {

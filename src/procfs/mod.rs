@@ -3,6 +3,7 @@
 //! Files are read whole and parsed leniently: a field that a kernel does not have is none, never a panic.
 
 pub mod limits;
+pub mod mapped_file;
 pub mod maps;
 pub mod memory;
 pub mod task;

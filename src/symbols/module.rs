@@ -1,0 +1,145 @@
+//! The files whose code the followed processes have mapped, kept open: names are looked up later, when the process may
+//! be gone, the file deleted, and the mount namespace that it lay in with it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::PathBuf;
+
+use object::{Object, ObjectSegment, ReadCache, ReadRef};
+
+use crate::event::Vma;
+use crate::procfs::mapped_file;
+use crate::sys;
+use crate::units::{Range, Tid};
+
+/// Files are held open up to this number; of further ones only the path is known.
+const MOST_OPEN: usize = 512;
+
+/// The kernel's own little library is two pages, or three.
+const VDSO_BYTES: u64 = 64 << 10;
+
+/// Names a module; never reused.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ModuleId(u32);
+
+/// A file whose code is mapped, or the vDSO.
+#[derive(Debug)]
+pub struct Module {
+    /// Its path as the process sees it, or `[vdso]`.
+    pub path: String,
+    /// What can be read of it.
+    pub contents: Contents,
+    /// Where the parts of the file are to be in memory.
+    segments: Vec<Segment>,
+    /// The process in whose root its debug information was, when it was first seen.
+    pub seen_in: Tid,
+}
+
+/// Where the bytes of a module are.
+#[derive(Debug)]
+pub enum Contents {
+    /// In a file, held open.
+    File(File),
+    /// Copied from the target's memory: the vDSO has no file.
+    Copy(Box<[u8]>),
+    /// Out of reach.
+    Unreadable,
+}
+
+/// A loadable part of an ELF file.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    offset: u64,
+    bytes: u64,
+    address: u64,
+}
+
+impl Module {
+    /// The address for which the byte at `offset` of the file was linked: the one that symbol tables use.
+    pub fn linked_address(&self, offset: u64) -> Option<u64> {
+        let segment = self.segments.iter().find(|one| (one.offset..one.offset + one.bytes).contains(&offset))?;
+        Some(segment.address + (offset - segment.offset))
+    }
+
+    /// The offset into the file of what was linked for `address`.
+    pub fn file_offset(&self, address: u64) -> Option<u64> {
+        let segment = self.segments.iter().find(|one| (one.address..one.address + one.bytes).contains(&address))?;
+        Some(segment.offset + (address - segment.address))
+    }
+
+    /// A path by which this very file can be opened as long as the module exists, also when it has been deleted.
+    pub fn openable(&self) -> Option<PathBuf> {
+        use std::os::fd::AsRawFd;
+        match &self.contents {
+            Contents::File(file) => Some(PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))),
+            Contents::Copy(_) | Contents::Unreadable => None,
+        }
+    }
+}
+
+/// What a file is known by: a path may name another one tomorrow.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Identity {
+    device: u32,
+    inode: u64,
+    path: Box<[u8]>,
+}
+
+/// All modules that were seen.
+#[derive(Debug, Default)]
+pub struct Modules {
+    modules: Vec<Module>,
+    by_identity: HashMap<Identity, ModuleId>,
+}
+
+impl Modules {
+    /// The module behind `vma`, a line of the maps of `tid`; none where it is memory without a file.
+    pub fn of(&mut self, tid: Tid, vma: &Vma) -> Option<ModuleId> {
+        let vdso = &*vma.name == b"[vdso]";
+        if !vma.is_file() && !vdso {
+            return None;
+        }
+        let identity = Identity { device: vma.device, inode: vma.inode, path: vma.name.clone() };
+        if let Some(id) = self.by_identity.get(&identity) {
+            return Some(*id);
+        }
+        let id = ModuleId(u32::try_from(self.modules.len()).ok()?);
+        let contents = match vdso {
+            true => copy(tid, vma.range),
+            false if self.modules.len() >= MOST_OPEN => Contents::Unreadable,
+            false => mapped_file::open(tid, vma).map_or(Contents::Unreadable, Contents::File),
+        };
+        let segments = match &contents {
+            Contents::File(file) => segments(&ReadCache::new(file)),
+            Contents::Copy(bytes) => segments(&**bytes),
+            Contents::Unreadable => Vec::new(),
+        };
+        let path = String::from_utf8_lossy(vma.name.strip_suffix(b" (deleted)").unwrap_or(&vma.name)).into_owned();
+        self.modules.push(Module { path, contents, segments, seen_in: tid });
+        self.by_identity.insert(identity, id);
+        Some(id)
+    }
+
+    /// A module.
+    pub fn get(&self, id: ModuleId) -> &Module {
+        &self.modules[id.0 as usize]
+    }
+}
+
+fn copy(tid: Tid, range: Range) -> Contents {
+    let mut bytes = vec![0; usize::try_from(range.bytes().min(VDSO_BYTES)).unwrap_or(0)];
+    match sys::read_memory(tid, range.start(), &mut bytes) {
+        Ok(()) => Contents::Copy(bytes.into()),
+        Err(_) => Contents::Unreadable,
+    }
+}
+
+fn segments<'data>(data: impl ReadRef<'data>) -> Vec<Segment> {
+    let Ok(elf) = object::File::parse(data) else { return Vec::new() };
+    elf.segments()
+        .map(|segment| {
+            let (offset, bytes) = segment.file_range();
+            Segment { offset, bytes, address: segment.address() }
+        })
+        .collect()
+}
