@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::SigSet;
 
-use crate::units::{Addr, Pid, Range, Tid};
+use crate::units::{Addr, PAGE, Pid, Range, Tid, page_down};
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 compile_error!("vmtrace reads the registers of x86-64 Linux; other machines are not supported yet");
@@ -200,6 +200,23 @@ pub fn read_memory(tid: Tid, addr: Addr, buffer: &mut [u8]) -> Result<(), Errno>
     let local = &mut [std::io::IoSliceMut::new(buffer)];
     let read = process_vm_readv(nix::unistd::Pid::from_raw(tid.0), local, &[remote])?;
     if read == wanted { Ok(()) } else { Err(Errno::EFAULT) }
+}
+
+/// Reads the target's memory up to where it cannot be read; returns how many bytes were read.
+///
+/// process_vm_readv(2) returns short only between the elements that it is given, so each page is one.
+pub fn read_memory_up_to(tid: Tid, addr: Addr, buffer: &mut [u8]) -> Result<usize, Errno> {
+    use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+    let mut remote = Vec::with_capacity(buffer.len() / PAGE as usize + 2);
+    let mut base = addr.0;
+    let end = addr.0.saturating_add(buffer.len() as u64);
+    while base < end {
+        let next = (page_down(base).saturating_add(PAGE)).min(end);
+        remote.push(RemoteIoVec { base: base as usize, len: (next - base) as usize });
+        base = next;
+    }
+    let local = &mut [std::io::IoSliceMut::new(buffer)];
+    process_vm_readv(nix::unistd::Pid::from_raw(tid.0), local, &remote)
 }
 
 /// A signal that was waited for.

@@ -1,0 +1,119 @@
+//! The call stacks of the followed tasks, captured while they are stopped.
+
+use std::collections::HashMap;
+
+use crate::sys;
+use crate::units::{Addr, CallStackId, CodeId, Tid};
+
+use super::module::Modules;
+use super::places::{Place, Places};
+use super::unwind::{CodeMap, End, Registers, Stack, TaskMemory, Unwinder};
+
+/// All that was captured, and what is known of the code that it is about.
+#[derive(Debug, Default)]
+pub struct CallStacks {
+    /// The files.
+    pub modules: Modules,
+    /// The places and stacks.
+    pub places: Places,
+    unwinder: Unwinder,
+    spaces: HashMap<u64, Space>,
+    /// Buffers, kept from stack to stack.
+    memory: TaskMemory,
+    frames: Vec<CodeId>,
+}
+
+/// What is known of an address space.
+#[derive(Debug)]
+struct Space {
+    map: CodeMap,
+    /// Where there was no code although the map had been read anew: it is not read again for these.
+    absent: Vec<Addr>,
+}
+
+/// So many addresses without code are remembered; if there are more, the map is not read anew for any.
+const MOST_ABSENT: usize = 256;
+
+impl CallStacks {
+    /// The call stack of `tid`, a ptrace-stopped task of the address space that goes by the number `space`.
+    ///
+    /// None where it cannot be had: the task is gone, or there are too many different stacks.
+    pub fn capture(&mut self, tid: Tid, space: u64) -> Option<CallStackId> {
+        let stack = self.stack(tid, space)?;
+        self.frames.clear();
+        for place in stack.places {
+            self.frames.push(self.places.place(place)?);
+        }
+        self.places.stack(&self.frames)
+    }
+
+    /// The same as frames, and why there are no more; stored nowhere.
+    pub fn stack(&mut self, tid: Tid, space: u64) -> Option<Stack> {
+        let registers = Registers::of_task(&sys::registers(tid).ok()?);
+        self.memory.begin(tid, registers.sp()?);
+        let stack = self.unwind(tid, space, &registers)?;
+        match stack.end {
+            // What the map does not know may have been mapped since it was read.
+            End::NoCode(pc) if pc.0 != 0 && self.read_anew(tid, space, pc) => self.unwind(tid, space, &registers),
+            _ => Some(stack),
+        }
+    }
+
+    /// The place of an address in the code of an address space, of which `tid` is a live task.
+    pub fn locate(&mut self, tid: Tid, space: u64, addr: Addr) -> Option<CodeId> {
+        let mut place = self.place(tid, space, addr);
+        if place.is_none() && self.read_anew(tid, space, addr) {
+            place = self.place(tid, space, addr);
+        }
+        self.places.place(place?)
+    }
+
+    /// Something executable was mapped or unmapped in the address space.
+    pub fn code_changed(&mut self, space: u64) {
+        self.spaces.remove(&space);
+    }
+
+    /// The address space is over.
+    pub fn forget(&mut self, space: u64) {
+        self.spaces.remove(&space);
+    }
+
+    fn unwind(&mut self, tid: Tid, space: u64, registers: &Registers) -> Option<Stack> {
+        let CallStacks { modules, unwinder, spaces, memory, .. } = self;
+        let map = &known(spaces, tid, space, modules)?.map;
+        Some(unwinder.unwind(registers, memory, map, modules))
+    }
+
+    fn place(&mut self, tid: Tid, space: u64, addr: Addr) -> Option<Place> {
+        known(&mut self.spaces, tid, space, &mut self.modules)?.map.locate(addr)
+    }
+
+    /// Reads the map of code once more because it has nothing at `wanted`; says whether that is worth another try.
+    fn read_anew(&mut self, tid: Tid, space: u64, wanted: Addr) -> bool {
+        let CallStacks { modules, spaces, .. } = self;
+        let Some(of_space) = known(spaces, tid, space, modules) else { return false };
+        if of_space.absent.len() >= MOST_ABSENT || of_space.absent.contains(&wanted) {
+            return false;
+        }
+        let Ok(map) = CodeMap::read(tid, modules) else { return false };
+        let found = map.locate(wanted).is_some();
+        of_space.map = map;
+        if !found {
+            of_space.absent.push(wanted);
+        }
+        found
+    }
+}
+
+fn known<'a>(
+    spaces: &'a mut HashMap<u64, Space>,
+    tid: Tid,
+    space: u64,
+    modules: &mut Modules,
+) -> Option<&'a mut Space> {
+    use std::collections::hash_map::Entry;
+    Some(match spaces.entry(space) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(unknown) => unknown.insert(Space { map: CodeMap::read(tid, modules).ok()?, absent: Vec::new() }),
+    })
+}

@@ -1,0 +1,335 @@
+//! Callers of functions without call frame information, found by their calls.
+//!
+//! musl has none, nor has code made at run time. What is above such a frame is not guessed: a word of the stack is
+//! believed to be its return address only if the instruction before the place that it points to calls this very
+//! function, or if the frame pointers say so and it lies behind a call.
+
+use std::collections::HashMap;
+use std::os::unix::fs::FileExt;
+
+use crate::symbols::module::{Contents, Module, ModuleId};
+use crate::symbols::places::Place;
+use crate::units::Addr;
+
+use super::functions::{Functions, Span};
+use super::memory::{self, Memory};
+use super::registers::{Machine, Registers};
+use super::{Code, Frame, elf};
+
+/// Bytes of `syscall`, `sysenter` and `int $0x80`.
+pub const SYSCALL_BYTES: u64 = 2;
+
+/// Words of the stack that are looked at for a return address. musl's largest frames of interest, those of its
+/// formatted output, are some kilobytes.
+const MOST_WORDS: u64 = 2048;
+
+/// How far up a frame pointer may point: the largest frame.
+const LARGEST_FRAME: u64 = 1 << 20;
+
+/// Instructions that are remembered; when there are more, all are forgotten.
+const MOST_REMEMBERED: usize = 1 << 16;
+
+/// Functions that are remembered, of all files. A file has less than a hundred thousand.
+const MOST_FUNCTIONS: usize = 8 << 20;
+
+/// The longest call instruction: `call *disp32(base,index,scale)`.
+const LONGEST_CALL: usize = 7;
+
+/// The longest stub of a procedure linkage table, up to its jump: `endbr64; bnd jmp *slot(%rip)`.
+const LONGEST_STUB: usize = 11;
+
+/// A call instruction, by where it ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Call {
+    /// `call rel32`: so far from its end.
+    Direct(i32),
+    /// `call *slot`: the address in memory, so far from its end (x86-64) or from zero (i386).
+    Slot(i32),
+    /// To what a register says.
+    Indirect,
+}
+
+/// Whether a word is this function's return address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    /// The call before it calls this function.
+    Is,
+    /// It may: the call's target is not known.
+    MayBe,
+    /// There is no call before it, or one of another function.
+    IsNot,
+}
+
+/// What is known of the code of the files.
+#[derive(Debug, Default)]
+pub struct Calls {
+    /// The call that ends at an offset of a file.
+    calls: HashMap<(ModuleId, u64), Option<Call>>,
+    /// The jump of the linkage stub at an offset of a file: its slot, and the stub's length.
+    stubs: HashMap<(ModuleId, u64), Option<(i32, u64)>>,
+    functions: HashMap<ModuleId, Functions>,
+    functions_held: usize,
+}
+
+impl Calls {
+    /// The caller of a frame, with those of its registers that are known.
+    pub fn caller(&mut self, frame: &Frame<'_>, memory: &mut dyn Memory, code: Code<'_>) -> Option<Registers> {
+        let linked = self.by_frame_pointer(frame, memory, code);
+        if let Some((Verdict::Is, caller)) = linked {
+            return Some(caller);
+        }
+        // A frame that the frame pointers tell of, if they do, ends there.
+        let limit = linked.as_ref().and_then(|(_, caller)| caller.sp());
+        if let Some(caller) = self.by_scan(frame, limit, memory, code) {
+            return Some(caller);
+        }
+        let (_, caller) = linked?;
+        self.keeps_frame_pointer(frame, code).then_some(caller)
+    }
+
+    /// Whether `pc` can be where the frame's function returns to: behind a call, and not one of another function.
+    pub fn may_return_to(&mut self, pc: Addr, frame: &Frame<'_>, memory: &mut dyn Memory, code: Code<'_>) -> bool {
+        self.verdict(pc, frame, memory, code) != Verdict::IsNot
+    }
+
+    /// Whether there is an instruction at `at` that enters the kernel.
+    pub fn is_syscall(&mut self, at: Addr, memory: &mut dyn Memory, code: Code<'_>) -> bool {
+        let mut bytes = [0; SYSCALL_BYTES as usize];
+        let read = read_code(at, &mut bytes, memory, code);
+        read.is_some() && matches!(bytes, [0x0f, 0x05 | 0x34] | [0xcd, 0x80])
+    }
+
+    /// What the frame pointer says: the caller's frame pointer lies where it points, the return address above.
+    fn by_frame_pointer(
+        &mut self,
+        frame: &Frame<'_>,
+        memory: &mut dyn Memory,
+        code: Code<'_>,
+    ) -> Option<(Verdict, Registers)> {
+        let machine = frame.registers.machine();
+        let word = u64::from(machine.word());
+        let (sp, bp) = (frame.registers.sp()?, frame.registers.get(machine.bp())?);
+        if bp < sp || bp - sp > LARGEST_FRAME || bp % word != 0 {
+            return None;
+        }
+        let [saved, pc] = [0, word].map(|offset| memory::word(memory, machine, bp.wrapping_add(offset)));
+        let verdict = self.verdict(Addr(pc?), frame, memory, code);
+        if verdict == Verdict::IsNot {
+            return None;
+        }
+        let mut caller = Registers::unknown(machine);
+        caller.set(machine.bp(), saved?);
+        caller.set_sp(bp.wrapping_add(2 * word));
+        caller.set_pc(pc?);
+        Some((verdict, caller))
+    }
+
+    /// The lowest word of the stack, below `limit`, that is a return address of this function.
+    fn by_scan(
+        &mut self,
+        frame: &Frame<'_>,
+        limit: Option<u64>,
+        memory: &mut dyn Memory,
+        code: Code<'_>,
+    ) -> Option<Registers> {
+        self.function_at(frame.lookup, frame.registers.machine(), code)?;
+        let machine = frame.registers.machine();
+        let word = u64::from(machine.word());
+        let sp = frame.registers.sp()?.checked_next_multiple_of(word)?;
+        for slot in (0..MOST_WORDS).map(|index| sp.wrapping_add(index * word)) {
+            if limit.is_some_and(|limit| slot >= limit) {
+                return None;
+            }
+            let pc = memory::word(memory, machine, slot)?;
+            let verdict = self.verdict(Addr(pc), frame, memory, code);
+            // What may be the return address, but cannot be proven to, may be it indeed: nothing above it counts.
+            if verdict == Verdict::MayBe {
+                return None;
+            }
+            if verdict == Verdict::Is {
+                let mut caller = Registers::unknown(machine);
+                // Whether the function has saved registers and where is not known. Its caller's are believed only if
+                // what follows from them is checked, by the unwinder.
+                if let Some(bp) = frame.registers.get(machine.bp()) {
+                    caller.set_doubtful(machine.bp(), bp);
+                }
+                caller.set_sp(slot.wrapping_add(word));
+                caller.set_pc(pc);
+                return Some(caller);
+            }
+        }
+        None
+    }
+
+    /// Whether `pc` is a return address of the frame's function.
+    fn verdict(&mut self, pc: Addr, frame: &Frame<'_>, memory: &mut dyn Memory, code: Code<'_>) -> Verdict {
+        let machine = frame.registers.machine();
+        let Some(call) = self.call_before(pc, memory, code) else { return Verdict::IsNot };
+        let target = match call {
+            Call::Indirect => None,
+            Call::Direct(distance) => Some(machine.truncate(pc.0.wrapping_add_signed(distance.into()))),
+            Call::Slot(distance) => {
+                slot_address(pc.0, distance, machine).and_then(|slot| memory::word(memory, machine, slot))
+            }
+        };
+        let Some(target) = target else { return Verdict::MayBe };
+        let target = self.behind_stub(Addr(target), machine, memory, code);
+        if code.map.locate(target).is_none() {
+            return Verdict::IsNot;
+        }
+        let Some((module, own)) = self.function_at(frame.lookup, machine, code) else { return Verdict::MayBe };
+        match code.linked(target) {
+            Some((of, target)) if of == module && self.leads_to(module, target, own) => Verdict::Is,
+            _ => Verdict::IsNot,
+        }
+    }
+
+    /// Whether a call of `target` may be in `function`: it is its entry, or jumps there at its end.
+    fn leads_to(&self, module: ModuleId, target: u64, function: Span) -> bool {
+        let Some(functions) = self.functions.get(&module) else { return false };
+        function.contains(target) || functions.jumps(target, function.start)
+    }
+
+    /// Where a stub of a procedure linkage table leads, or the address itself where there is none.
+    fn behind_stub(&mut self, at: Addr, machine: Machine, memory: &mut dyn Memory, code: Code<'_>) -> Addr {
+        let key = match code.map.locate(at) {
+            Some(Place::Module { module, offset }) => (module, offset),
+            _ => return at,
+        };
+        if self.stubs.len() >= MOST_REMEMBERED {
+            self.stubs.clear();
+        }
+        let stub = *self.stubs.entry(key).or_insert_with(|| {
+            let mut bytes = [0; LONGEST_STUB];
+            read_code(at, &mut bytes, memory, code)?;
+            stub(&bytes)
+        });
+        let target = stub.and_then(|(distance, length)| {
+            let slot = slot_address(at.0.checked_add(length)?, distance, machine)?;
+            memory::word(memory, machine, slot)
+        });
+        target.map_or(at, Addr)
+    }
+
+    /// The call that ends right before `pc`.
+    fn call_before(&mut self, pc: Addr, memory: &mut dyn Memory, code: Code<'_>) -> Option<Call> {
+        let start = Addr(pc.0.checked_sub(LONGEST_CALL as u64)?);
+        let read = |memory: &mut dyn Memory| {
+            let mut bytes = [0; LONGEST_CALL];
+            read_code(start, &mut bytes, memory, code)?;
+            call(&bytes)
+        };
+        match code.map.locate(pc)? {
+            Place::Module { module, offset } => {
+                if self.calls.len() >= MOST_REMEMBERED {
+                    self.calls.clear();
+                }
+                *self.calls.entry((module, offset)).or_insert_with(|| read(memory))
+            }
+            Place::Anonymous(_) => read(memory),
+        }
+    }
+
+    /// The function at an address.
+    fn function_at(&mut self, at: Addr, machine: Machine, code: Code<'_>) -> Option<(ModuleId, Span)> {
+        let (module, linked) = code.linked(at)?;
+        let Calls { functions, functions_held, .. } = self;
+        let functions = functions.entry(module).or_insert_with(|| {
+            if *functions_held > MOST_FUNCTIONS {
+                return Functions::default();
+            }
+            let functions = Functions::of(&elf::code_sections(code.modules.get(module), machine));
+            *functions_held += functions.len();
+            functions
+        });
+        Some((module, functions.at(linked)?))
+    }
+
+    /// Whether the frame's function sets up a frame pointer, as far as can be seen: code without a file is believed to.
+    fn keeps_frame_pointer(&mut self, frame: &Frame<'_>, code: Code<'_>) -> bool {
+        /// Within so much of the entry; Go checks the stack's size first.
+        const PROLOGUE: u64 = 48;
+        let machine = frame.registers.machine();
+        match code.map.locate(frame.lookup) {
+            Some(Place::Anonymous(_)) => true,
+            Some(Place::Module { module, .. }) => {
+                let Some((_, function)) = self.function_at(frame.lookup, machine, code) else { return false };
+                let module = code.modules.get(module);
+                let mut bytes = [0; PROLOGUE as usize];
+                let length = (function.end - function.start).min(PROLOGUE) as usize;
+                let read = module.file_offset(function.start);
+                let read = read.and_then(|offset| read_file(module, offset, &mut bytes[..length]));
+                read.is_some() && sets_frame_pointer(&bytes, machine)
+            }
+            None => false,
+        }
+    }
+}
+
+/// Whether there is `push %rbp; mov %rsp,%rbp` in it.
+fn sets_frame_pointer(prologue: &[u8], machine: Machine) -> bool {
+    let forms: [&[u8]; 2] = match machine {
+        Machine::X86_64 => [&[0x55, 0x48, 0x89, 0xe5], &[0x55, 0x48, 0x8b, 0xec]],
+        Machine::I386 => [&[0x55, 0x89, 0xe5], &[0x55, 0x8b, 0xec]],
+    };
+    forms.iter().any(|form| prologue.windows(form.len()).any(|bytes| bytes == *form))
+}
+
+/// The address in memory that an instruction ending at `end` speaks of.
+fn slot_address(end: u64, distance: i32, machine: Machine) -> Option<u64> {
+    Some(match machine {
+        Machine::X86_64 => end.checked_add_signed(distance.into())?,
+        Machine::I386 => u64::from(distance as u32),
+    })
+}
+
+/// The call that these bytes end with: Intel's manual, volume 2, CALL.
+fn call(bytes: &[u8; LONGEST_CALL]) -> Option<Call> {
+    let distance = |bytes: [u8; 4]| i32::from_le_bytes(bytes);
+    match *bytes {
+        [_, _, 0xe8, a, b, c, d] => return Some(Call::Direct(distance([a, b, c, d]))),
+        [_, 0xff, 0x15, a, b, c, d] => return Some(Call::Slot(distance([a, b, c, d]))),
+        _ => {}
+    }
+    // The opcode's extension 2 in the middle of the ModRM byte; a SIB byte where its lower part is 4.
+    let is_call = |modrm: u8, mode: u8| modrm >> 6 == mode && modrm >> 3 & 7 == 2;
+    let indirect = match *bytes {
+        [.., 0xff, modrm] if is_call(modrm, 3) => true,
+        [.., 0xff, modrm] if is_call(modrm, 0) => !matches!(modrm & 7, 4 | 5),
+        [.., 0xff, modrm, _] if is_call(modrm, 1) => modrm & 7 != 4,
+        [.., 0xff, modrm, _] if is_call(modrm, 0) => modrm & 7 == 4,
+        [.., 0xff, modrm, _, _] if is_call(modrm, 1) => modrm & 7 == 4,
+        [.., 0xff, modrm, _, _, _, _] if is_call(modrm, 2) => modrm & 7 != 4,
+        [0xff, modrm, _, _, _, _, _] if is_call(modrm, 2) || is_call(modrm, 0) => modrm & 7 == 4,
+        _ => false,
+    };
+    indirect.then_some(Call::Indirect)
+}
+
+/// The jump of a stub `[endbr64] [bnd] jmp *slot`: its slot, and where it ends.
+fn stub(bytes: &[u8; LONGEST_STUB]) -> Option<(i32, u64)> {
+    let rest = bytes.strip_prefix(&[0xf3, 0x0f, 0x1e, 0xfa]).unwrap_or(bytes);
+    let rest = rest.strip_prefix(&[0xf2]).unwrap_or(rest);
+    let [0xff, 0x25, a, b, c, d, rest @ ..] = rest else { return None };
+    Some((i32::from_le_bytes([*a, *b, *c, *d]), (LONGEST_STUB - rest.len()) as u64))
+}
+
+/// Reads instructions: from the file where there is one.
+fn read_code(at: Addr, buffer: &mut [u8], memory: &mut dyn Memory, code: Code<'_>) -> Option<()> {
+    match code.map.locate(at)? {
+        Place::Module { module, offset } => read_file(code.modules.get(module), offset, buffer),
+        Place::Anonymous(at) => memory.read(at, buffer),
+    }
+}
+
+fn read_file(module: &Module, offset: u64, buffer: &mut [u8]) -> Option<()> {
+    match &module.contents {
+        Contents::File(file) => file.read_exact_at(buffer, offset).ok(),
+        Contents::Copy(bytes) => {
+            let start = usize::try_from(offset).ok()?;
+            buffer.copy_from_slice(bytes.get(start..start.checked_add(buffer.len())?)?);
+            Some(())
+        }
+        Contents::Unreadable => None,
+    }
+}

@@ -1,0 +1,156 @@
+//! The parts of an ELF file that unwinding needs: elf(5). Files are hostile: sizes are bounded before anything is read,
+//! and nothing is mapped, since a file that is truncated later would cost us a SIGBUS.
+
+use object::elf::{FileHeader32, FileHeader64, SHF_COMPRESSED, SHF_EXECINSTR, SHT_DYNSYM, SHT_SYMTAB};
+use object::elf::{STT_FUNC, STT_GNU_IFUNC, SectionType};
+use object::read::elf::{FileHeader, SectionHeader, SectionTable, Sym};
+use object::{Endianness, ReadCache, ReadRef};
+
+use crate::symbols::module::{Contents, Module};
+
+use super::registers::Machine;
+
+/// Linked files have some forty sections.
+const MOST_SECTIONS: u32 = 4096;
+
+/// A larger section is not read. The call frame information of the largest browsers has some 30 MB.
+const LARGEST_SECTION: u64 = 64 << 20;
+
+/// A piece of a file, and the address for which it was linked.
+#[derive(Debug)]
+pub struct Section {
+    /// Where it starts in memory, before relocation.
+    pub address: u64,
+    /// What is in it.
+    pub bytes: Box<[u8]>,
+}
+
+/// The call frame information of a file.
+#[derive(Debug, Default)]
+pub struct FrameSections {
+    /// Bytes in a pointer: 4 or 8.
+    pub word: u8,
+    /// `.eh_frame`
+    pub eh_frame: Option<Section>,
+    /// `.eh_frame_hdr`, with a sorted table of what is in `.eh_frame`.
+    pub eh_frame_hdr: Option<Section>,
+    /// `.debug_frame`
+    pub debug_frame: Option<Section>,
+}
+
+impl FrameSections {
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        let sections = [&self.eh_frame, &self.eh_frame_hdr, &self.debug_frame];
+        sections.into_iter().flatten().map(|section| section.bytes.len() as u64).sum()
+    }
+}
+
+/// The code of a file, and where its functions are.
+#[derive(Debug, Default)]
+pub struct CodeSections {
+    /// Executable sections.
+    pub code: Vec<Section>,
+    /// Address and size of each function that a symbol names.
+    pub functions: Vec<(u64, u64)>,
+}
+
+/// The call frame information of a module; none of it where the file cannot be read, or is for another machine.
+pub fn frame_sections(module: &Module, machine: Machine) -> FrameSections {
+    match &module.contents {
+        Contents::File(file) => frames_of(&ReadCache::new(file), machine),
+        Contents::Copy(bytes) => frames_of(&**bytes, machine),
+        Contents::Unreadable => None,
+    }
+    .unwrap_or_default()
+}
+
+/// The code of a module; none of it where the file cannot be read, or is for another machine.
+pub fn code_sections(module: &Module, machine: Machine) -> CodeSections {
+    match &module.contents {
+        Contents::File(file) => code_of(&ReadCache::new(file), machine),
+        Contents::Copy(bytes) => code_of(&**bytes, machine),
+        Contents::Unreadable => None,
+    }
+    .unwrap_or_default()
+}
+
+fn frames_of<'data>(data: impl ReadRef<'data>, machine: Machine) -> Option<FrameSections> {
+    match machine {
+        Machine::X86_64 => Elf::<FileHeader64<Endianness>, _>::parse(data)?.frames(machine),
+        Machine::I386 => Elf::<FileHeader32<Endianness>, _>::parse(data)?.frames(machine),
+    }
+}
+
+fn code_of<'data>(data: impl ReadRef<'data>, machine: Machine) -> Option<CodeSections> {
+    match machine {
+        Machine::X86_64 => Some(Elf::<FileHeader64<Endianness>, _>::parse(data)?.code()),
+        Machine::I386 => Some(Elf::<FileHeader32<Endianness>, _>::parse(data)?.code()),
+    }
+}
+
+/// A file with its table of sections.
+struct Elf<'data, Header: FileHeader, Data: ReadRef<'data>> {
+    data: Data,
+    endian: Header::Endian,
+    sections: SectionTable<'data, Header, Data>,
+}
+
+impl<'data, Header: FileHeader<Endian = Endianness>, Data: ReadRef<'data>> Elf<'data, Header, Data> {
+    fn parse(data: Data) -> Option<Self> {
+        let header = Header::parse(data).ok()?;
+        let endian = header.endian().ok().filter(|endian| *endian == Endianness::Little)?;
+        if header.shnum(endian, data).ok()? > MOST_SECTIONS {
+            return None;
+        }
+        Some(Elf { data, endian, sections: header.sections(endian, data).ok()? })
+    }
+
+    fn frames(&self, machine: Machine) -> Option<FrameSections> {
+        let named = |name: &[u8]| {
+            let section = self.sections.section_by_name(self.endian, name)?.1;
+            self.read(section)
+        };
+        let eh_frame = named(b".eh_frame");
+        Some(FrameSections {
+            word: machine.word(),
+            eh_frame_hdr: eh_frame.as_ref().and_then(|_| named(b".eh_frame_hdr")),
+            eh_frame,
+            debug_frame: named(b".debug_frame"),
+        })
+    }
+
+    fn code(&self) -> CodeSections {
+        let executable = self.sections.iter().filter(|section| section.sh_flags(self.endian).contains(SHF_EXECINSTR));
+        let mut left = LARGEST_SECTION;
+        let code = executable.map_while(|section| {
+            let section = self.read(section)?;
+            left = left.checked_sub(section.bytes.len() as u64)?;
+            Some(section)
+        });
+        let code = code.collect();
+        let functions = [SHT_DYNSYM, SHT_SYMTAB].into_iter().flat_map(|kind| self.functions(kind)).collect();
+        CodeSections { code, functions }
+    }
+
+    fn read(&self, section: &Header::SectionHeader) -> Option<Section> {
+        let (_, size) = section.file_range(self.endian)?;
+        if size > LARGEST_SECTION || section.sh_flags(self.endian).contains(SHF_COMPRESSED) {
+            return None;
+        }
+        let bytes = section.data(self.endian, self.data).ok()?;
+        Some(Section { address: section.sh_addr(self.endian).into(), bytes: bytes.into() })
+    }
+
+    fn functions(&self, kind: SectionType) -> Vec<(u64, u64)> {
+        let table = self.sections.iter().find(|section| section.sh_type(self.endian) == kind);
+        if table.is_none_or(|table| table.sh_size(self.endian).into() > LARGEST_SECTION) {
+            return Vec::new();
+        }
+        let Ok(symbols) = self.sections.symbols(self.endian, self.data, kind) else { return Vec::new() };
+        let functions = symbols
+            .iter()
+            .filter(|symbol| matches!(symbol.st_type(), STT_FUNC | STT_GNU_IFUNC) && !symbol.is_undefined(self.endian));
+        functions.map(|symbol| (symbol.st_value(self.endian).into(), symbol.st_size(self.endian).into())).collect()
+    }
+}

@@ -1,0 +1,101 @@
+//! The memory that a stack is unwound from.
+
+use crate::sys;
+use crate::units::{Addr, Tid};
+
+use super::registers::Machine;
+
+/// Memory of a stopped thread: the live one, or a copy that was made of its stack.
+pub trait Memory {
+    /// Fills `buffer` with what lies at `addr`; none where it cannot be had, all of it.
+    fn read(&mut self, addr: Addr, buffer: &mut [u8]) -> Option<()>;
+}
+
+/// A number of 1 to 8 bytes.
+pub fn number(memory: &mut dyn Memory, addr: u64, bytes: u8) -> Option<u64> {
+    let mut buffer = [0; 8];
+    memory.read(Addr(addr), buffer.get_mut(..bytes.into())?)?;
+    Some(u64::from_le_bytes(buffer))
+}
+
+/// A pointer.
+pub fn word(memory: &mut dyn Memory, machine: Machine, addr: u64) -> Option<u64> {
+    number(memory, machine.truncate(addr), machine.word())
+}
+
+/// Most stacks are shallower; of others more is read when it is wanted.
+const FIRST_READ: usize = 16 << 10;
+
+/// Further reads are of this size: another stack, the deep end of a large one, a few words of a table.
+const LATER_READ: usize = 4 << 10;
+
+/// Further reads that one stack may cost.
+const MOST_LATER_READS: usize = 64;
+
+/// What the ABI lets a function use below the stack pointer.
+const RED_ZONE: u64 = 128;
+
+/// The memory of a stopped task, of which little is read: a piece from its stack pointer on, in one go.
+#[derive(Debug)]
+pub struct TaskMemory {
+    tid: Tid,
+    /// The buffers are kept for the next stack; of each, what was read, and from where.
+    windows: Vec<Window>,
+    used: usize,
+}
+
+#[derive(Debug)]
+struct Window {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Default for TaskMemory {
+    fn default() -> TaskMemory {
+        TaskMemory { tid: Tid(0), windows: Vec::new(), used: 0 }
+    }
+}
+
+impl TaskMemory {
+    /// Reads the stack of a task above its stack pointer, and forgets what was read before.
+    pub fn begin(&mut self, tid: Tid, sp: u64) {
+        self.tid = tid;
+        self.used = 0;
+        self.read_window(sp.saturating_sub(RED_ZONE), FIRST_READ);
+    }
+
+    /// Reads up to `length` bytes, up to where the readable memory ends.
+    fn read_window(&mut self, start: u64, length: usize) {
+        if self.used == self.windows.len() {
+            self.windows.push(Window { start: 0, bytes: Vec::new() });
+        }
+        let window = &mut self.windows[self.used];
+        window.start = start;
+        window.bytes.resize(length, 0);
+        let read = sys::read_memory_up_to(self.tid, Addr(start), &mut window.bytes).unwrap_or(0);
+        window.bytes.truncate(read);
+        self.used += 1;
+    }
+
+    fn copied(&self, addr: Addr, buffer: &mut [u8]) -> Option<()> {
+        self.windows[..self.used].iter().find_map(|window| {
+            let offset = usize::try_from(addr.0.checked_sub(window.start)?).ok()?;
+            let bytes = window.bytes.get(offset..offset.checked_add(buffer.len())?)?;
+            buffer.copy_from_slice(bytes);
+            Some(())
+        })
+    }
+}
+
+impl Memory for TaskMemory {
+    fn read(&mut self, addr: Addr, buffer: &mut [u8]) -> Option<()> {
+        if self.copied(addr, buffer).is_none() {
+            if self.used > MOST_LATER_READS || buffer.len() > LATER_READ {
+                return None;
+            }
+            self.read_window(addr.0, LATER_READ);
+            self.copied(addr, buffer)?;
+        }
+        Some(())
+    }
+}
