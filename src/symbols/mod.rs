@@ -4,5 +4,8 @@
 //! the call frame information of the files that it has mapped ([`unwind`]). What is kept of a frame is a [`Place`], an
 //! offset into a file, so that names can be looked up whenever a report is written, also when the process is gone.
 
+pub mod debug_file;
+mod elf;
 pub mod module;
+pub mod names;
 pub mod places;
