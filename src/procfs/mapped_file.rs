@@ -30,8 +30,25 @@ pub fn open(tid: Tid, vma: &Vma) -> Option<File> {
 
 /// Opens a regular file of acceptable size. What a target names must not make us wait for a FIFO, or touch a device.
 pub fn open_regular(path: &Path) -> Option<File> {
-    let file =
-        OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY).open(path).ok()?;
+    regular(OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY).open(path).ok()?)
+}
+
+/// Opens a regular file by its path as the task sees it, symbolic links included: openat2(2).
+pub fn open_in_root(tid: Tid, path: &Path) -> Option<File> {
+    use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+    let root = OpenOptions::new().read(true).custom_flags(nix::libc::O_PATH).open(format!("/proc/{tid}/root")).ok()?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    match openat2(&root, path, how) {
+        Ok(file) => regular(file.into()),
+        // Before Linux 5.6, or a container's seccomp filter: absolute links lead into our own root then.
+        Err(nix::errno::Errno::ENOSYS | nix::errno::Errno::EPERM) => open_regular(&in_root_of(tid, path)),
+        Err(_) => None,
+    }
+}
+
+fn regular(file: File) -> Option<File> {
     let metadata = file.metadata().ok()?;
     (metadata.is_file() && metadata.len() <= LARGEST).then_some(file)
 }

@@ -5,6 +5,9 @@
 //! offset into a file, so that names can be looked up whenever a report is written, also when the process is gone.
 
 pub mod capture;
+pub mod debug_file;
+mod elf;
 pub mod module;
+pub mod names;
 pub mod places;
 pub mod unwind;

@@ -2,11 +2,15 @@
 //! be gone, the file deleted, and the mount namespace that it lay in with it.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use object::{Object, ObjectSegment, ReadCache, ReadRef};
 
+use super::debug_file::{self, DebugFile};
 use crate::event::Vma;
 use crate::procfs::mapped_file;
 use crate::sys;
@@ -33,6 +37,10 @@ pub struct Module {
     segments: Vec<Segment>,
     /// The process in whose root its debug information was, when it was first seen.
     pub seen_in: Tid,
+    /// Files that may hold its debug information, best first.
+    pub debug_files: Vec<DebugFile>,
+    /// Length and time of the last change of the file, when it was first seen.
+    stamp: Option<(u64, SystemTime)>,
 }
 
 /// Where the bytes of a module are.
@@ -75,6 +83,19 @@ impl Module {
             Contents::Copy(_) | Contents::Unreadable => None,
         }
     }
+
+    /// Whether the file still is what was mapped: an installation in place would give its code other names.
+    pub fn is_unchanged(&self) -> bool {
+        match &self.contents {
+            Contents::File(file) => self.stamp.is_some() && self.stamp == stamp(file),
+            Contents::Copy(_) | Contents::Unreadable => true,
+        }
+    }
+}
+
+fn stamp(file: &File) -> Option<(u64, SystemTime)> {
+    let metadata = file.metadata().ok()?;
+    Some((metadata.len(), metadata.modified().ok()?))
 }
 
 /// What a file is known by: a path may name another one tomorrow.
@@ -114,8 +135,13 @@ impl Modules {
             Contents::Copy(bytes) => segments(&**bytes),
             Contents::Unreadable => Vec::new(),
         };
-        let path = String::from_utf8_lossy(vma.name.strip_suffix(b" (deleted)").unwrap_or(&vma.name)).into_owned();
-        self.modules.push(Module { path, contents, segments, seen_in: tid });
+        let name = vma.name.strip_suffix(b" (deleted)").unwrap_or(&vma.name);
+        let (debug_files, stamp) = match &contents {
+            Contents::File(file) => (debug_file::find(tid, Path::new(OsStr::from_bytes(name)), file), stamp(file)),
+            Contents::Copy(_) | Contents::Unreadable => (Vec::new(), None),
+        };
+        let path = String::from_utf8_lossy(name).into_owned();
+        self.modules.push(Module { path, contents, segments, seen_in: tid, debug_files, stamp });
         self.by_identity.insert(identity, id);
         Some(id)
     }

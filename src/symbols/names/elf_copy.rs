@@ -1,0 +1,161 @@
+//! What of an ELF file names are looked up in, out of the reach of who wrote it.
+//!
+//! blazesym maps files into memory and follows links that they hold. A mapped file that is truncated kills whoever
+//! reads it (SIGBUS, mmap(2)); a link may lead to a FIFO that never opens; a compressed section may claim any size. So
+//! the sections that tell names are copied into a memfd, at their places, and the headers of all others are blanked.
+//! Files with more debug information than fits are mapped as they are, without it where it is linked or compressed.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use object::ReadCache;
+use object::elf::{ELFCOMPRESS_ZLIB, ET_DYN, ET_EXEC, SHT_NOBITS};
+
+use crate::symbols::elf::{Headers, Section};
+
+/// A file of which more is needed is not copied, in bytes: the kernel can drop pages of a file, but not of a copy.
+const MOST_COPIED: u64 = 64 << 20;
+
+/// What all copies together, and what blazesym inflates of them, may take, in bytes.
+pub const BUDGET: u64 = 512 << 20;
+
+/// The sections that tell names: symbols, and what gimli reads for functions and lines.
+const NEEDED: [&str; 15] = [
+    ".symtab",
+    ".strtab",
+    ".dynsym",
+    ".dynstr",
+    ".debug_info",
+    ".debug_abbrev",
+    ".debug_line",
+    ".debug_line_str",
+    ".debug_str",
+    ".debug_str_offsets",
+    ".debug_addr",
+    ".debug_ranges",
+    ".debug_rnglists",
+    ".debug_aranges",
+    ".debug_types",
+];
+
+/// Links to other files, which blazesym would open by name; ours are followed when the module is first seen.
+const LINKS: [&str; 3] = [".gnu_debuglink", ".gnu_debugaltlink", ".debug_sup"];
+
+/// A file for blazesym.
+#[derive(Debug)]
+pub struct Source {
+    /// Where to open it. As long as the file that it was made of is open, too.
+    path: PathBuf,
+    /// Whether its debug information may be read.
+    pub debug: bool,
+    /// Held open for the path's sake.
+    _copy: Option<File>,
+}
+
+impl Source {
+    /// Prepares a file, and takes what it needs from `budget`. None where it is no program or library.
+    pub fn of(file: &File, budget: &mut u64) -> Option<Source> {
+        let headers = Headers::read(&ReadCache::new(file))?;
+        if headers.kind != ET_EXEC.0 && headers.kind != ET_DYN.0 {
+            return None;
+        }
+        let needed: Vec<&Section> = headers.sections.iter().filter(|section| is_needed(section)).collect();
+        let bytes = needed.iter().fold(0_u64, |sum, section| sum.saturating_add(section.bytes));
+        if bytes > MOST_COPIED.min(*budget) {
+            let plain = !LINKS.iter().any(|link| headers.has(link)) && !needed.iter().any(|section| section.compressed);
+            return Some(Source { path: path_of(file), debug: plain, _copy: None });
+        }
+        *budget -= bytes;
+        let copy = copy(file, &headers, budget).ok()?;
+        Some(Source { path: path_of(&copy), debug: true, _copy: Some(copy) })
+    }
+
+    /// Where blazesym can open it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn path_of(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+fn is_needed(section: &Section) -> bool {
+    section.kind != SHT_NOBITS.0 && NEEDED.iter().any(|name| *section.name == *name.as_bytes())
+}
+
+fn copy(file: &File, headers: &Headers, budget: &mut u64) -> io::Result<File> {
+    let copy = File::from(memfd_create("vmtrace-symbols", MFdFlags::MFD_CLOEXEC)?);
+    copy.set_len(file.metadata()?.len())?;
+    let keep: Vec<bool> = (headers.sections.iter().enumerate())
+        .map(|(number, section)| {
+            (is_needed(section) || number == headers.names) && copy_section(file, section, &copy).is_ok()
+        })
+        .collect();
+    // The headers come last: sections of a crafted file could lie over them, and bring back what was blanked.
+    write_headers(&copy, headers, &keep)?;
+    let sound: Vec<bool> = (headers.sections.iter().zip(&keep))
+        .map(|(section, keep)| *keep && (!section.compressed || inflates(&copy, headers, section, budget)))
+        .collect();
+    write_headers(&copy, headers, &sound)?;
+    // A blanked header names its section by the first name, which must be none.
+    let mut first = [1];
+    let names = headers.sections.get(headers.names).ok_or(io::ErrorKind::InvalidData)?;
+    copy.read_exact_at(&mut first, names.offset)?;
+    if first == [0] { Ok(copy) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+fn copy_section(file: &File, section: &Section, copy: &File) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let end = section.offset.checked_add(section.bytes).ok_or(io::ErrorKind::InvalidData)?;
+    if end > copy.metadata()?.len() || section.bytes > MOST_COPIED {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut at = section.offset;
+    while at < end {
+        let chunk = usize::try_from(end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+        file.read_exact_at(&mut buffer[..chunk], at)?;
+        copy.write_all_at(&buffer[..chunk], at)?;
+        at += chunk as u64;
+    }
+    Ok(())
+}
+
+fn write_headers(copy: &File, headers: &Headers, keep: &[bool]) -> io::Result<()> {
+    let mut table = headers.table.clone();
+    let entry = table.len() / headers.sections.len().max(1);
+    for (header, keep) in table.chunks_mut(entry.max(1)).zip(keep) {
+        if !keep {
+            header.fill(0);
+        }
+    }
+    copy.write_all_at(&table, headers.table_offset)?;
+    copy.write_all_at(&headers.file_header, 0)
+}
+
+/// Whether a compressed section holds what its header claims, and no more than the budget has.
+fn inflates(copy: &File, headers: &Headers, section: &Section, budget: &mut u64) -> bool {
+    let inflate = || -> Option<u64> {
+        // Elf32_Chdr is three words; in Elf64_Chdr size and alignment are double words, the size at 8.
+        let (header, size_at, size_bytes) = if headers.file_header.len() == 52 { (12, 4, 4) } else { (24, 8, 8) };
+        let mut bytes = [0; 24];
+        copy.read_exact_at(&mut bytes[..header], section.offset).ok()?;
+        let mut size = [0; 8];
+        size[..size_bytes].copy_from_slice(&bytes[size_at..size_at + size_bytes]);
+        let size = u64::from_le_bytes(size);
+        let kind = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        if kind != ELFCOMPRESS_ZLIB.0 || size > *budget {
+            return None;
+        }
+        let mut file = copy.try_clone().ok()?;
+        file.seek(SeekFrom::Start(section.offset + header as u64)).ok()?;
+        let compressed = BufReader::new(file).take(section.bytes.checked_sub(header as u64)?);
+        let inflated = flate2::bufread::ZlibDecoder::new(compressed).take(size + 1);
+        (io::copy(&mut { inflated }, &mut io::sink()).ok()? == size).then_some(size)
+    };
+    inflate().map(|size| *budget -= size).is_some()
+}
