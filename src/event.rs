@@ -5,7 +5,7 @@
 
 use syscalls::Errno;
 
-use crate::units::{Addr, Pid, Range, Tid, Time};
+use crate::units::{Addr, CallStackId, CodeId, Pid, Range, Tid, Time};
 
 /// Something that happened to one task.
 #[derive(Clone, PartialEq, Debug)]
@@ -14,6 +14,8 @@ pub struct Event {
     pub at: Time,
     /// To which task: for a system call the caller, for a birth the parent.
     pub tid: Tid,
+    /// Where in the program that task stood, when that was worth capturing: at births, and at some mapping calls.
+    pub call_stack: Option<CallStackId>,
     /// What.
     pub kind: EventKind,
 }
@@ -201,6 +203,8 @@ pub struct Birth {
     pub pid: Pid,
     /// How it was made.
     pub args: CloneArgs,
+    /// The function that it was made to run, if that could be seen.
+    pub function: Option<CodeId>,
 }
 
 /// A call that ends the caller.

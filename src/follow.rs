@@ -1,5 +1,9 @@
 //! Following a process: events from a source into the model, the model against the kernel, and out comes a report.
 
+pub mod naming;
+mod origins;
+
+use std::collections::HashMap;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -10,6 +14,7 @@ use crate::diagnose::finding::{Confidence, Finding, Note, NoteKind};
 use crate::diagnose::{self, Library, Moment, Phase};
 use crate::event::{Birth, Event, EventKind, Syscall};
 use crate::model::kernel::Mismatch;
+use crate::model::space::AddressSpace;
 use crate::model::{Model, SpaceId};
 use crate::procfs;
 use crate::procfs::memory::ResidentPages;
@@ -18,7 +23,9 @@ use crate::source::Next;
 use crate::source::control::Control;
 use crate::source::ptrace::Ptrace;
 use crate::threadlib::{Libraries, ThreadLists, Unavailable};
-use crate::units::{Pid, Tid, Time};
+use crate::units::{Addr, CodeId, Pid, Tid, Time};
+use naming::Draft;
+use origins::Origins;
 
 /// Findings of processes that have ended are kept up to this number; what is beyond is counted.
 const MOST_FINISHED: usize = 1000;
@@ -46,7 +53,7 @@ pub struct Options {
 /// What the follower tells while it follows.
 pub trait Observer {
     /// A report as of now was asked for.
-    fn report(&mut self, report: &Report);
+    fn report(&mut self, draft: Draft);
     /// How it stands.
     fn status(&mut self, status: &Status);
     /// Something that the user should know at once, in a line.
@@ -89,6 +96,7 @@ pub struct Follower<'a> {
     began: Option<Time>,
     limits_seen: Option<Instant>,
     libraries: Libraries,
+    origins: Origins,
     suspend_until: Option<Instant>,
     at_end: bool,
 }
@@ -119,6 +127,7 @@ impl<'a> Follower<'a> {
             began: None,
             limits_seen: None,
             libraries: Libraries::default(),
+            origins: Origins::default(),
             suspend_until: None,
             at_end: false,
         }
@@ -128,17 +137,17 @@ impl<'a> Follower<'a> {
     ///
     /// # Errors
     /// When the kernel refuses what it must not refuse. What was gathered until then is in the report all the same.
-    pub fn run(mut self) -> (Report, Ptrace, Result<(), Errno>) {
+    pub fn run(mut self) -> (Draft, Ptrace, Result<(), Errno>) {
         let result = self.follow();
         self.flush_events();
-        let report = self.build_report();
-        (report, self.source, result)
+        let draft = self.draft();
+        (draft, self.source, result)
     }
 
     fn follow(&mut self) -> Result<(), Errno> {
         loop {
             match self.source.next(self.control)? {
-                Next::Event(event) => self.take(&event),
+                Next::Event(event) => self.take(event),
                 Next::Woken => self.answer(),
                 Next::Quiet => {
                     self.look_at_the_living();
@@ -171,8 +180,8 @@ impl<'a> Follower<'a> {
         }
         self.suspend_with_target();
         if requests.report {
-            let report = self.build_report();
-            self.observer.report(&report);
+            let draft = self.draft();
+            self.observer.report(draft);
         }
         if requests.status {
             let status = self.status();
@@ -197,12 +206,15 @@ impl<'a> Follower<'a> {
         }
     }
 
-    fn take(&mut self, event: &Event) {
+    fn take(&mut self, mut event: Event) {
+        self.origins.annotate(&mut event, &self.model, &mut self.libraries);
+        let event = &event;
         if let Some(space) = self.model.ends(event) {
             self.last_look(space, event);
         }
         self.write_event(event);
         let applied = self.model.apply(event);
+        self.origins.learn(event, &self.model);
         match &event.kind {
             EventKind::Attached(_) | EventKind::Exec(_) if self.began.is_none() => self.begin(event.at),
             EventKind::Syscall(syscall) if self.ran_out(syscall) => self.look_at_limits(event),
@@ -247,7 +259,7 @@ impl<'a> Follower<'a> {
         if parent.is_some_and(|space| space.has_unseen)
             && let Some(maps) = self.settled_maps(birth.child)
         {
-            self.model.apply(&Event { tid: birth.child, kind: EventKind::Maps(maps), at: event.at });
+            self.model.apply(&Event { tid: birth.child, kind: EventKind::Maps(maps), ..event.clone() });
         }
     }
 
@@ -311,11 +323,14 @@ impl<'a> Follower<'a> {
         };
         let pid = space.pid;
         let counts = (u64::from(space.tasks), space.mappings.len() as u64);
-        let lists = reader.and_then(|tid| self.libraries.lists(id, space, tid));
-        let mut diagnosis =
-            diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some(), Library::from(&lists));
+        let asked =
+            reader.map_or(Asked::default(), |tid| Asked::now(&mut self.libraries, &mut self.origins, id, space, tid));
+        let mut diagnosis = diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some(), asked.library());
         if let Some(tid) = reader {
             measure(&mut diagnosis.findings, tid);
+            if !diagnosis.findings.is_empty() {
+                self.origins.remember(pid);
+            }
         }
         if reader.is_some_and(has_leak_sanitizer) {
             let text = "LeakSanitizer is part of this program and cannot run under ptrace: if it fails, set \
@@ -337,6 +352,7 @@ impl<'a> Follower<'a> {
         self.finished_notes.truncate(MOST_FINISHED);
         self.model.finish(id);
         self.libraries.forget(id);
+        self.origins.forget(id);
     }
 
     /// Whether a call failed for lack of something, and it is time to see of what.
@@ -411,16 +427,17 @@ impl<'a> Follower<'a> {
     }
 
     /// The report as of now: of those that have ended as they were at their end, of the living as they are.
-    fn build_report(&mut self) -> Report {
+    fn draft(&mut self) -> Draft {
         let moment = Moment { now: self.source.now(), phase: Phase::Living };
         let mut findings = self.finished.clone();
         let mut notes = self.finished_notes.clone();
         let main = self.source.main_pid();
         for (id, space) in self.model.unfinished() {
             let reader = self.model.any_task_of(id);
-            let lists = reader.and_then(|tid| self.libraries.lists(id, space, tid));
+            let asked = reader
+                .map_or(Asked::default(), |tid| Asked::now(&mut self.libraries, &mut self.origins, id, space, tid));
             let is_live = |tid| self.model.task(tid).is_some();
-            let mut diagnosis = diagnose::diagnose(space, moment, &is_live, Library::from(&lists));
+            let mut diagnosis = diagnose::diagnose(space, moment, &is_live, asked.library());
             if let Some(tid) = reader {
                 measure(&mut diagnosis.findings, tid);
                 if space.pid == main {
@@ -436,7 +453,8 @@ impl<'a> Follower<'a> {
         });
         notes.extend(self.own_notes());
         let (threads_live, mappings_live) = self.last_counts.unwrap_or_default();
-        Report {
+        let places = self.origins.of(&findings);
+        let report = Report {
             target: Target {
                 pid: main,
                 command: self.options.command.clone(),
@@ -460,7 +478,8 @@ impl<'a> Follower<'a> {
             findings,
             notes,
             min_confidence: self.options.min_confidence,
-        }
+        };
+        Draft { report, places }
     }
 
     /// What is to be said of the following itself.
@@ -485,10 +504,27 @@ impl<'a> Follower<'a> {
     }
 }
 
-impl<'a> From<&'a Option<Result<ThreadLists, Unavailable>>> for Library<'a> {
-    fn from(lists: &'a Option<Result<ThreadLists, Unavailable>>) -> Library<'a> {
-        match lists {
-            Some(Ok(lists)) => Library::Lists(lists),
+/// What the thread library has said, if it was asked.
+#[derive(Default)]
+struct Asked {
+    lists: Option<Result<ThreadLists, Unavailable>>,
+    functions: HashMap<Addr, CodeId>,
+}
+
+impl Asked {
+    /// Asks it, through a live task, if it could tell anything.
+    fn now(libraries: &mut Libraries, origins: &mut Origins, id: SpaceId, space: &AddressSpace, tid: Tid) -> Asked {
+        let lists = libraries.lists(id, space, tid);
+        let functions = match &lists {
+            Some(Ok(lists)) => origins.functions(id, tid, lists),
+            _ => HashMap::new(),
+        };
+        Asked { lists, functions }
+    }
+
+    fn library(&self) -> Library<'_> {
+        match &self.lists {
+            Some(Ok(lists)) => Library::Lists { lists, functions: &self.functions },
             Some(Err(why)) => Library::Unavailable(why),
             None => Library::NotAsked,
         }

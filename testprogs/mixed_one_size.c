@@ -1,7 +1,7 @@
 /* Joined, detached and forgotten threads in turn, all of one size: each forgotten one takes the cached
    stack with it, so that the next thread needs a fresh one.
-   Must be found: one orphaned-stack, unjoined, 3 regions of 9 threads; without the lists 2, as the third
-   forgotten one comes last and no system call tells it from a cached stack. */
+   Must be found: one orphaned-stack, unjoined, 3 regions of the 3 threads made where none is joined. Without the
+   lists it is the place alone that tells the third, which comes last, from a cached stack. */
 #include "testprog.h"
 
 int main(void)

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
 use std::time::Duration;
 
 use common::process::{Process, command, run};
@@ -216,6 +218,26 @@ fn reports_on_the_way() {
     wait_for("following goes on", || attached.report_now().number("/counts/events") > events[2]);
     assert!(events.is_sorted(), "{events:?}");
     attached.stop(Signal::SIGINT);
+    target.end().expect_code(0);
+}
+
+/// Reports that nobody reads, until the pipe is full and beyond, do not keep the target waiting.
+#[test]
+fn reports_that_nobody_reads() {
+    let target = start("rust_threads", &["pools"]);
+    let rounds = || target.output().matches("finished").count();
+    let (reports, writer) = std::io::pipe().expect("a pipe can be made");
+    let mut command = vmtrace(["--every=5ms", "--format=json", "-p", &target.pid().to_string()]);
+    command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).process_group(0);
+    let vmtrace = Process::start_redirected(&mut command);
+    drop(command);
+    wait_for("a report has to wait for its reader", || vmtrace.errors().contains("a report is left out"));
+    let before = rounds();
+    wait_for("the target works on", || rounds() >= before + 5);
+    vmtrace.send(Signal::SIGINT);
+    wait_for("the target is left alone", || proc::is_free(target.pid()));
+    drop(reports);
+    vmtrace.end().expect_code(0);
     target.end().expect_code(0);
 }
 

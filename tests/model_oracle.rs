@@ -86,7 +86,7 @@ impl Lab {
 
     fn happen(&mut self, tid: Tid, kind: EventKind) -> bool {
         self.now += Duration::from_micros(10);
-        let applied = self.model.apply(&Event { at: Time(self.now), tid, kind });
+        let applied = self.model.apply(&Event { at: Time(self.now), tid, call_stack: None, kind });
         applied.unclear.is_some()
     }
 
@@ -144,7 +144,7 @@ impl Lab {
             parent_tid: Addr(0),
             child_tid: Addr(0),
         };
-        self.happen(tid, EventKind::Born(Birth { child, pid: Pid(child.0), args }));
+        self.happen(tid, EventKind::Born(Birth { child, pid: Pid(child.0), args, function: None }));
         let parent = &self.processes[which];
         let (kernel, names, looked) = (parent.kernel.fork(), parent.names.clone(), parent.looked);
         self.processes.push(Process { tid: child, kernel, names, looked });

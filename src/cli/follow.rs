@@ -8,6 +8,7 @@ use super::output::{Output, Stream};
 use super::watch::{STATUS_EVERY, Watch};
 use super::{FAILED, FollowArgs, NOT_EXECUTABLE, NOT_FOUND};
 use crate::event::Exit;
+use crate::follow::naming::Draft;
 use crate::follow::{Follower, Observer, Options};
 use crate::procfs::task;
 use crate::report::{Clock, Mode, Report};
@@ -50,8 +51,8 @@ fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
     let options = options(args, Mode::Attach, task::command_line(pid), Stream::Out)?;
     control.start(timers(args, Watch::wants_status(false)))?;
     let source = Ptrace::attach(pid)?;
-    let (report, _, watch) = follow(source, &control, options, output);
-    watch.write(&report)?;
+    let (draft, _, mut watch) = follow(source, &control, options, output);
+    let report = watch.write(draft)?;
     Ok(exit_status(args, &report, 0))
 }
 
@@ -68,13 +69,13 @@ pub(super) fn launch(args: &FollowArgs, stream: Stream) -> Result<u8, anyhow::Er
     let source = Ptrace::launch(&args.program, leash, &mask)?;
     let mut control = Control::new(Manners::Launched);
     control.start(timers(args, Watch::wants_status(true)))?;
-    let (report, mut source, watch) = follow(source, &control, options, output);
+    let (draft, mut source, mut watch) = follow(source, &control, options, output);
     if let Some(errno) = source.not_executed() {
         let program = args.program[0].to_string_lossy();
         eprintln!("vmtrace: cannot run {program}: {}", why_not_executed(errno));
         return Ok(if errno == Errno::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE });
     }
-    watch.write(&report)?;
+    let report = watch.write(draft)?;
     let status = match source.wait_for_main(&control)? {
         Exit::Code(code) => u8::try_from(code).unwrap_or(FAILED),
         Exit::Signal(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(127)),
@@ -106,15 +107,15 @@ fn timers(args: &FollowArgs, status: bool) -> Timers {
 }
 
 /// Follows to the end. What was gathered is reported, also where following failed.
-fn follow(source: Ptrace, control: &Control, options: Options, output: Output) -> (Report, Ptrace, Watch) {
+fn follow(source: Ptrace, control: &Control, options: Options, output: Output) -> (Draft, Ptrace, Watch) {
     let clock = Clock { start: Zoned::now().saturating_sub(source.now().0) };
     let mut watch = Watch::new(output);
-    let (report, source, result) = Follower::new(source, control, clock, options, &mut watch).run();
+    let (draft, source, result) = Follower::new(source, control, clock, options, &mut watch).run();
     watch.clear();
     if let Err(errno) = result {
         watch.warn(&format!("following ended early: {errno}"));
     }
-    (report, source, watch)
+    (draft, source, watch)
 }
 
 /// The status to exit with: that of the program, or what was asked for if there is a finding.

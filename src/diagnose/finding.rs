@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::event::Call;
-use crate::units::{Addr, Pid, Range, Tid, Time};
+use crate::units::{Addr, CallStackId, CodeId, Pid, Range, Tid, Time};
 
 /// How sure it is that the owner is gone and that nothing but the missing call will free this.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
@@ -89,10 +89,14 @@ pub struct Finding {
     pub guard_bytes: u64,
     /// Physical memory behind the members, in bytes.
     pub resident_bytes: u64,
+    /// Where in the program they came from, as captured. The names for it are in the three fields behind.
+    pub origin: Origin,
     /// The function that the threads ran.
     pub thread_function: Option<Frame>,
-    /// Call stack at the creation, innermost first.
+    /// Call stack at the creation of the threads, innermost first.
     pub site: Vec<Frame>,
+    /// Call stack at the mapping call of the program's own stacks (of the first where it was captured), or of memory.
+    pub mapped_site: Vec<Frame>,
     /// What proves it, in a line.
     pub proof: String,
     /// What to do about it, in a line.
@@ -106,6 +110,17 @@ impl Finding {
     pub fn virtual_bytes(&self) -> u64 {
         self.members.iter().map(|member| member.virtual_bytes).sum()
     }
+}
+
+/// Where in the program something came from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Origin {
+    /// Where the threads were created.
+    pub created: Option<CallStackId>,
+    /// Where the memory was mapped, if that is another place.
+    pub mapped: Option<CallStackId>,
+    /// What the threads ran.
+    pub function: Option<CodeId>,
 }
 
 /// One region that was left behind.

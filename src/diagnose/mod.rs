@@ -6,6 +6,9 @@ pub mod orphaned_mapping;
 pub mod orphaned_stack;
 pub mod series;
 
+#[cfg(test)]
+mod tests;
+
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,7 +16,7 @@ use std::time::Duration;
 use crate::model::mapping::{Made, MappingId};
 use crate::model::space::AddressSpace;
 use crate::threadlib::{ThreadLists, Unavailable};
-use crate::units::{Range, Tid, Time};
+use crate::units::{Addr, CodeId, Range, Tid, Time};
 use finding::{Diagnosis, Evidence, EvidenceCall, Note, NoteKind};
 
 /// The moment for which a diagnosis is made.
@@ -44,7 +47,12 @@ const MANY_ARENAS: usize = 8;
 #[derive(Clone, Copy, Debug)]
 pub enum Library<'a> {
     /// Its lists, read at this moment.
-    Lists(&'a ThreadLists),
+    Lists {
+        /// The threads on them.
+        lists: &'a ThreadLists,
+        /// The places of the functions that they name.
+        functions: &'a HashMap<Addr, CodeId>,
+    },
     /// It has none that can be read: system calls are the only evidence.
     Unavailable(&'a Unavailable),
     /// It was not asked.

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use indexmap::IndexMap;
 
-use super::finding::{Confidence, Evidence, Finding, Member, Reason, Rule};
+use super::finding::{Confidence, Evidence, Finding, Member, Origin, Reason, Rule};
 use super::pieces_of;
 use crate::abi::map;
 use crate::event::Prot;
@@ -36,6 +36,7 @@ pub fn findings(space: &AddressSpace, is_live: &dyn Fn(Tid) -> bool) -> Vec<Find
         .into_iter()
         .map(|(region_bytes, mut members)| {
             members.sort_by_key(|(_, _, made)| made.at);
+            let call_stack = members.iter().find_map(|(_, _, made)| made.call_stack);
             let members = members.iter().filter_map(|(id, mapping, made)| member(mapping, *made, pieces.get(id)?));
             Finding {
                 rule: Rule::OrphanedMapping,
@@ -47,8 +48,10 @@ pub fn findings(space: &AddressSpace, is_live: &dyn Fn(Tid) -> bool) -> Vec<Find
                 region_bytes,
                 guard_bytes: 0,
                 resident_bytes: 0,
+                origin: Origin { created: call_stack, ..Origin::default() },
                 thread_function: None,
                 site: Vec::new(),
+                mapped_site: Vec::new(),
                 proof: "mapped by threads that have ended; of this size none was ever unmapped".to_owned(),
                 advice: "unmap it before the thread ends, or make sure that those it is handed to do".to_owned(),
                 members: members.collect(),

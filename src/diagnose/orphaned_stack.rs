@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use indexmap::IndexMap;
 
 use super::finding::{
-    Confidence, Diagnosis, Evidence, EvidenceCall, Finding, Member, Note, NoteKind, Reason, Recurrence, Rule,
+    Confidence, Diagnosis, Evidence, EvidenceCall, Finding, Member, Note, NoteKind, Origin, Reason, Recurrence, Rule,
 };
 use super::{GRACE, Library, Moment, Phase, bytes_for_people, pieces_of};
 use crate::event::Call;
@@ -27,7 +27,7 @@ use crate::model::mapping::{Ended, Maker, Mapping, MappingId, Stack};
 use crate::model::sites::{Site, SiteKey};
 use crate::model::space::AddressSpace;
 use crate::threadlib::{List, ThreadLists};
-use crate::units::{Range, Tid, Time};
+use crate::units::{Addr, CodeId, Range, Tid, Time};
 
 /// What glibc keeps of ended threads' stacks at most (nptl/nptl-stack.c, `__nptl_stack_cache_maxsize`).
 const CACHE_BYTES: u64 = 40 << 20;
@@ -39,7 +39,27 @@ struct Idle<'a> {
     mapping: &'a Mapping,
     stack: &'a Stack,
     ended: Ended,
-    listed: Option<List>,
+    listed: Option<Listed>,
+}
+
+/// What the thread library says of a stack.
+#[derive(Clone, Copy)]
+struct Listed {
+    list: List,
+    /// What its thread ran.
+    function: Option<CodeId>,
+}
+
+impl Idle<'_> {
+    fn is_on(&self, list: List) -> bool {
+        self.listed.is_some_and(|listed| listed.list == list)
+    }
+
+    fn group(&self, reason: Reason) -> Group {
+        let listed = self.listed.and_then(|listed| listed.function);
+        let function = listed.or(self.stack.last.born.and_then(|born| born.function));
+        Group { reason, site: self.stack.site(), function }
+    }
 }
 
 /// What is to be said of an idle stack.
@@ -58,6 +78,7 @@ enum Verdict {
 struct Group {
     reason: Reason,
     site: SiteKey,
+    function: Option<CodeId>,
 }
 
 /// Leaks of one group.
@@ -71,9 +92,11 @@ struct Leaks<'a> {
     members: Vec<Idle<'a>>,
 }
 
-/// What a site has made that is no leak, or not yet.
+/// What has become of a site's threads and stacks.
 #[derive(Clone, Copy, Default)]
-struct Others {
+struct Tally {
+    /// Stacks that are leaked, also in another group.
+    leaked: u64,
     /// Threads that live.
     live: u64,
     /// Threads that have only just ended.
@@ -89,7 +112,7 @@ pub fn diagnose(
     is_live: &dyn Fn(Tid) -> bool,
     library: Library<'_>,
 ) -> Diagnosis {
-    let (idle, others) = survey(space, moment, &listed(space, library));
+    let (idle, mut sites) = survey(space, moment, &listed(space, library));
     let passed_over: u64 = idle
         .iter()
         .filter(|idle| idle.stack.maker == Maker::Glibc && idle.stack.passed_over.is_some())
@@ -102,14 +125,14 @@ pub fn diagnose(
     let mut cached = Vec::new();
     let mut pool = Vec::new();
     for idle in idle {
-        let key = AddressSpace::site_key(idle.stack.region_bytes);
+        let key = idle.stack.site();
         let site = space.sites.get(key);
-        match verdict(&idle, site, others.get(&key).copied().unwrap_or_default(), beyond_cache) {
+        match verdict(&idle, site, sites.get(&key).copied().unwrap_or_default(), beyond_cache) {
             Verdict::Leak(reason, confidence) => {
                 let maker = idle.stack.maker;
                 let new = Leaks { confidence, maker, listed: false, cut_short: false, members: Vec::new() };
-                let leaks = groups.entry(Group { reason, site: key }).or_insert(new);
-                leaks.listed |= idle.listed == Some(List::Used);
+                let leaks = groups.entry(idle.group(reason)).or_insert(new);
+                leaks.listed |= idle.is_on(List::Used);
                 leaks.confidence = confidence.max(leaks.confidence);
                 leaks.members.push(idle);
             }
@@ -125,32 +148,38 @@ pub fn diagnose(
         }
     }
 
+    for (group, leaks) in &groups {
+        sites.entry(group.site).or_default().leaked += leaks.members.len() as u64;
+    }
     let ids = groups.values().flat_map(|leaks| leaks.members.iter().map(|idle| idle.id));
     let pieces = pieces_of(space, ids);
     let mut findings: Vec<Finding> = groups
         .into_iter()
         .map(|(group, leaks)| {
-            let others = others.get(&group.site).copied().unwrap_or_default();
-            finding(space, group, leaks, others, &pieces)
+            let tally = sites.get(&group.site).copied().unwrap_or_default();
+            finding(space, group, leaks, tally, &pieces)
         })
         .collect();
-    if let Library::Lists(lists) = library {
-        add_forgotten(space, lists, moment, is_live, &mut findings);
+    if let Library::Lists { lists, functions } = library {
+        add_forgotten(space, lists, functions, moment, is_live, &mut findings);
     }
     let notes = [unproven_note(space, &unproven, library), cached_note(space, &cached), pool_note(space, &pool)];
     Diagnosis { findings, notes: notes.into_iter().flatten().collect() }
 }
 
 /// Which list each mapping's stack is on.
-fn listed(space: &AddressSpace, library: Library<'_>) -> HashMap<MappingId, List> {
-    let Library::Lists(lists) = library else { return HashMap::new() };
+fn listed(space: &AddressSpace, library: Library<'_>) -> HashMap<MappingId, Listed> {
+    let Library::Lists { lists, functions } = library else { return HashMap::new() };
     lists
         .threads
         .iter()
         // A thread that is being created on a cached stack is on the list of used ones before it exists: glibc up to
         // 2.42 leaves the −1 of a joined thread in its number till then.
         .filter(|thread| thread.list != List::Used || thread.tid.0 >= 0)
-        .filter_map(|thread| Some((space.mapping_at(thread.descriptor)?, thread.list)))
+        .filter_map(|thread| {
+            let function = functions.get(&thread.start_routine).copied();
+            Some((space.mapping_at(thread.descriptor)?, Listed { list: thread.list, function }))
+        })
         .collect()
 }
 
@@ -158,13 +187,14 @@ fn listed(space: &AddressSpace, library: Library<'_>) -> HashMap<MappingId, List
 fn add_forgotten(
     space: &AddressSpace,
     lists: &ThreadLists,
+    functions: &HashMap<Addr, CodeId>,
     moment: Moment,
     is_live: &dyn Fn(Tid) -> bool,
     findings: &mut Vec<Finding>,
 ) {
     // They may have ended a moment before we came, and be joined in a moment.
     let in_grace = moment.phase == Phase::Living && moment.now.since(Time::default()) < GRACE;
-    let mut sizes: IndexMap<(u64, u64), Vec<Member>> = IndexMap::new();
+    let mut groups: IndexMap<(u64, u64, Option<CodeId>), Vec<Member>> = IndexMap::new();
     for thread in lists.threads.iter().filter(|thread| thread.list == List::Used && !is_live(thread.tid)) {
         let Some(block) = thread.stack else { continue };
         let mapping = space.mapping_at(thread.descriptor).and_then(|id| space.mappings.get(id));
@@ -187,12 +217,14 @@ fn add_forgotten(
                 exited_at: None,
                 evidence: Vec::new(),
             };
-            sizes.entry((block.range.bytes(), block.guard_bytes)).or_default().push(member);
+            let function = functions.get(&thread.start_routine).copied();
+            groups.entry((block.range.bytes(), block.guard_bytes, function)).or_default().push(member);
         }
     }
-    for ((region_bytes, guard_bytes), members) in sizes {
+    for ((region_bytes, guard_bytes, function), members) in groups {
+        let origin = Origin { function, ..Origin::default() };
         let same = |finding: &&mut Finding| {
-            finding.reason == Reason::Unjoined && finding.region_bytes == region_bytes && finding.pid == space.pid
+            finding.reason == Reason::Unjoined && finding.region_bytes == region_bytes && finding.origin == origin
         };
         if let Some(finding) = findings.iter_mut().find(same).filter(|_| !in_grace) {
             finding.members.splice(0..0, members);
@@ -209,8 +241,10 @@ fn add_forgotten(
                 region_bytes,
                 guard_bytes,
                 resident_bytes: 0,
+                origin,
                 thread_function: None,
                 site: Vec::new(),
+                mapped_site: Vec::new(),
                 proof: LISTED.to_owned(),
                 advice: JOIN.to_owned(),
                 members,
@@ -226,15 +260,15 @@ const JOIN: &str = "call pthread_join or pthread_detach for each of these thread
 fn survey<'a>(
     space: &'a AddressSpace,
     moment: Moment,
-    listed: &HashMap<MappingId, List>,
-) -> (Vec<Idle<'a>>, HashMap<SiteKey, Others>) {
+    listed: &HashMap<MappingId, Listed>,
+) -> (Vec<Idle<'a>>, HashMap<SiteKey, Tally>) {
     let mut idle = Vec::new();
-    let mut sites: HashMap<SiteKey, Others> = HashMap::new();
+    let mut sites: HashMap<SiteKey, Tally> = HashMap::new();
     for (id, mapping) in space.mappings.iter().filter(|(_, mapping)| !mapping.inherited) {
         let Some(stack) = mapping.stack.as_deref() else {
             continue;
         };
-        let site = sites.entry(AddressSpace::site_key(stack.region_bytes)).or_default();
+        let site = sites.entry(stack.site()).or_default();
         let Some((_, ended)) = mapping.idle_stack() else {
             site.live += u64::from(stack.live);
             continue;
@@ -251,15 +285,15 @@ fn survey<'a>(
     (idle, sites)
 }
 
-fn verdict(idle: &Idle, site: Site, others: Others, beyond_cache: bool) -> Verdict {
+fn verdict(idle: &Idle, site: Site, tally: Tally, beyond_cache: bool) -> Verdict {
     use Confidence::{Definite, Possible, Probable};
     let stack = idle.stack;
     let passed_over = stack.passed_over.is_some();
     match stack.maker {
         Maker::Unknown => Verdict::Unproven,
         _ if stack.cut => Verdict::Leak(Reason::PartlyUnmapped, Definite),
-        _ if idle.listed == Some(List::Used) => Verdict::Leak(Reason::Unjoined, Definite),
-        _ if idle.listed == Some(List::Cached) => Verdict::Cached,
+        _ if idle.is_on(List::Used) => Verdict::Leak(Reason::Unjoined, Definite),
+        _ if idle.is_on(List::Cached) => Verdict::Cached,
         Maker::Musl => Verdict::Leak(Reason::Unjoined, Definite),
         Maker::Glibc if passed_over && beyond_cache => Verdict::Leak(Reason::Unjoined, Definite),
         Maker::Glibc if passed_over => Verdict::Leak(Reason::Unjoined, Probable),
@@ -267,7 +301,7 @@ fn verdict(idle: &Idle, site: Site, others: Others, beyond_cache: bool) -> Verdi
         Maker::Program if stack.owners > 1 => Verdict::Pool,
         Maker::Program if passed_over => Verdict::Leak(Reason::Unmanaged, Definite),
         Maker::Program if site.reused > 0 => Verdict::Pool,
-        Maker::Program if others.undecided > 1 => Verdict::Leak(Reason::Unmanaged, Probable),
+        Maker::Program if tally.undecided > 1 => Verdict::Leak(Reason::Unmanaged, Probable),
         Maker::Program => Verdict::Leak(Reason::Unmanaged, Possible),
     }
 }
@@ -276,9 +310,8 @@ fn verdict(idle: &Idle, site: Site, others: Others, beyond_cache: bool) -> Verdi
 /// of all its other threads' stacks, and this one had ended less than a second before. Loops that create and join are
 /// left so when a signal ends them (stress-ng's pthread stressor, one run in two).
 fn is_cut_short(site: Site, leaks: &Leaks, moment: Moment) -> bool {
-    let lets_go = site.reused > 0 || site.unmapped_after_end > 0;
     match leaks.members.as_slice() {
-        [only] if leaks.listed && lets_go && site.created > 2 => {
+        [only] if leaks.listed && site.lets_go() && site.created > 2 => {
             site.latest == Some(only.stack.last.tid) && moment.now.since(only.ended.at) < GRACE
         }
         _ => false,
@@ -288,11 +321,9 @@ fn is_cut_short(site: Site, leaks: &Leaks, moment: Moment) -> bool {
 /// Stacks of which nothing is known go with those of their site that are proven, if the site never let one go.
 fn join_their_like<'a>(space: &AddressSpace, groups: &mut IndexMap<Group, Leaks<'a>>, unproven: &mut Vec<Idle<'a>>) {
     unproven.retain(|idle| {
-        let key = AddressSpace::site_key(idle.stack.region_bytes);
-        let site = space.sites.get(key);
-        let kept_all = site.reused == 0 && site.unmapped_after_end == 0;
-        match groups.get_mut(&Group { reason: Reason::Unjoined, site: key }) {
-            Some(leaks) if kept_all && idle.stack.maker == leaks.maker => {
+        let site = space.sites.get(idle.stack.site());
+        match groups.get_mut(&idle.group(Reason::Unjoined)) {
+            Some(leaks) if !site.lets_go() && idle.stack.maker == leaks.maker => {
                 leaks.members.push(*idle);
                 false
             }
@@ -305,21 +336,23 @@ fn finding(
     space: &AddressSpace,
     group: Group,
     leaks: Leaks,
-    others: Others,
+    tally: Tally,
     pieces: &HashMap<MappingId, Vec<Range>>,
 ) -> Finding {
-    let regions = leaks.members.len() as u64;
     let site_known = leaks.members.iter().all(|idle| idle.stack.last.born.is_some());
     let created = site_known.then(|| space.sites.get(group.site).created);
     let recurrence = created.map(|created| {
         if created == 1 {
             Recurrence::OneTime
-        } else if regions >= 2 && regions + others.live + others.in_grace == created {
+        } else if tally.leaked >= 2 && tally.leaked + tally.live + tally.in_grace == created {
             Recurrence::Recurrent
         } else {
             Recurrence::Occasional
         }
     });
+    let program_made = leaks.members.iter().filter(|idle| idle.stack.maker == Maker::Program);
+    let mapped = program_made.filter_map(|idle| idle.mapping.made).find_map(|made| made.call_stack);
+    let origin = Origin { created: group.site.call_stack, mapped, function: group.function };
     let (proof, advice) = explain(group.reason, leaks.confidence, &leaks);
     let guard_bytes = leaks.members.first().map_or(0, |idle| idle.stack.guard_bytes);
     let members = leaks.members.iter().filter_map(|idle| member(idle, pieces.get(&idle.id)?)).collect();
@@ -333,8 +366,10 @@ fn finding(
         region_bytes: group.site.region_bytes,
         guard_bytes,
         resident_bytes: 0,
+        origin,
         thread_function: None,
         site: Vec::new(),
+        mapped_site: Vec::new(),
         proof,
         advice,
         members,
@@ -405,7 +440,7 @@ fn member(idle: &Idle, pieces: &[Range]) -> Option<Member> {
 fn unproven_note(space: &AddressSpace, unproven: &[Idle], library: Library<'_>) -> Option<Note> {
     let why = match library {
         Library::Unavailable(why) => format!(" ({why})"),
-        Library::Lists(_) | Library::NotAsked => String::new(),
+        Library::Lists { .. } | Library::NotAsked => String::new(),
     };
     note(space, NoteKind::UnprovenStacks, unproven, |count, size| {
         format!(

@@ -69,7 +69,7 @@ impl Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::finding::{Confidence, Member, Reason, Rule};
+    use crate::diagnose::finding::{Confidence, Member, Origin, Reason, Rule};
     use crate::units::{Addr, PAGE, Pid, Range, Tid};
 
     /// Stacks of the documented size, of threads that were born at these milliseconds and ended a second later.
@@ -97,8 +97,10 @@ mod tests {
             region_bytes: range.bytes(),
             guard_bytes: PAGE,
             resident_bytes: 0,
+            origin: Origin::default(),
             thread_function: None,
             site: vec![],
+            mapped_site: vec![],
             proof: String::new(),
             advice: String::new(),
             members: births.iter().map(member).collect(),

@@ -6,7 +6,7 @@ use super::mapping::{Kind, Made, Mapping};
 use super::space::{AddressSpace, Area, Backing, Marks, Refusal};
 use crate::abi::{madv, map, mremap, prot};
 use crate::event::{Call, Prot, Sharing, Syscall};
-use crate::units::{Addr, Range, Tid, Time, page_down, page_up};
+use crate::units::{Addr, CallStackId, Range, Tid, Time, page_down, page_up};
 
 /// The model cannot tell what a call did; a look at the kernel's maps can.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +19,8 @@ pub struct Caller {
     pub at: Time,
     /// The caller.
     pub tid: Tid,
+    /// Where it stood, if that was captured.
+    pub call_stack: Option<CallStackId>,
     /// personality(2)'s READ_IMPLIES_EXEC: readable pages become executable too.
     pub read_implies_exec: bool,
 }
@@ -39,7 +41,7 @@ impl AddressSpace {
     }
 
     fn apply_success(&mut self, caller: Caller, syscall: &Syscall, result: u64) -> Result<(), Unclear> {
-        let made = Made { at: caller.at, tid: caller.tid, call: syscall.call, result };
+        let made = Made { at: caller.at, tid: caller.tid, call: syscall.call, result, call_stack: caller.call_stack };
         match syscall.call {
             Call::Mmap { len, prot, flags, offset, .. } => {
                 let addr = Addr(result);

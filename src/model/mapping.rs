@@ -1,8 +1,9 @@
 //! One mapping: what is left of one successful mapping call, and whose stack it was.
 
+use super::sites::SiteKey;
 use crate::abi::map;
 use crate::event::{Call, CloneArgs, Exit, Prot};
-use crate::units::{Tid, Time};
+use crate::units::{CallStackId, CodeId, Tid, Time};
 
 slotmap::new_key_type! {
     /// Names a mapping of one address space; never reused.
@@ -61,6 +62,8 @@ pub struct Made {
     pub call: Call,
     /// What it returned.
     pub result: u64,
+    /// Where in the program it was made, if that was captured.
+    pub call_stack: Option<CallStackId>,
 }
 
 impl Mapping {
@@ -155,6 +158,10 @@ pub struct Born {
     pub creator: Tid,
     /// How.
     pub args: CloneArgs,
+    /// Where in the program, if that was captured.
+    pub call_stack: Option<CallStackId>,
+    /// To run what, if that could be seen.
+    pub function: Option<CodeId>,
 }
 
 /// How an owner ended.
@@ -170,6 +177,11 @@ impl Stack {
     /// A stack at the birth of its first owner.
     pub fn new(maker: Maker, region_bytes: u64, guard_bytes: u64, owner: Owner) -> Stack {
         Stack { maker, region_bytes, guard_bytes, cut: false, owners: 1, live: 1, last: owner, passed_over: None }
+    }
+
+    /// Where its last owner came from.
+    pub fn site(&self) -> SiteKey {
+        SiteKey { region_bytes: self.region_bytes, call_stack: self.last.born.and_then(|born| born.call_stack) }
     }
 
     /// What its last owner, now ended, tells about the maker.

@@ -13,7 +13,7 @@ pub mod stacks;
 pub mod waiting;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashMap;
 
@@ -23,9 +23,8 @@ use crate::abi::madv;
 use crate::event::{Attached, Birth, Call, Event, EventKind, Exec, Exit, ExitScope, Syscall};
 use crate::units::{Pid, Range, Tid, Time};
 use calls::Caller;
-use mapping::MappingId;
+use mapping::{Born, MappingId};
 use space::AddressSpace;
-use stacks::Creator;
 
 slotmap::new_key_type! {
     /// Names an address space; never reused.
@@ -236,7 +235,12 @@ impl Model {
         {
             space.released(stack, event.tid, advised);
         }
-        let caller = Caller { at: event.at, tid: event.tid, read_implies_exec: task.read_implies_exec };
+        let caller = Caller {
+            at: event.at,
+            tid: event.tid,
+            call_stack: event.call_stack,
+            read_implies_exec: task.read_implies_exec,
+        };
         let unclear = space.apply(caller, syscall).is_err();
         let changes = syscall.call.changes_mappings() && !matches!(syscall.call, Call::Clone(_));
         Applied { changed: changes.then_some(id), unclear: unclear.then_some(id) }
@@ -247,12 +251,18 @@ impl Model {
             return;
         };
         let child = if birth.args.shares_memory() {
-            let creator = Creator { tid: event.tid, last_birth: parent.last_birth };
             let Some(space) = self.spaces.get_mut(parent.space) else {
                 return;
             };
             space.tasks += 1;
-            let stack = space.task_born(event.at, creator, birth.child, &birth.args);
+            let born = Born {
+                at: event.at,
+                creator: event.tid,
+                args: birth.args,
+                call_stack: event.call_stack,
+                function: birth.function,
+            };
+            let stack = space.task_born(birth.child, born, parent.last_birth);
             Task { pid: birth.pid, stack, last_birth: None, ..parent }
         } else {
             let Some(space) = self.spaces.get(parent.space) else {

@@ -1,14 +1,16 @@
-//! What each place that creates threads has done so far. Without call stacks a place is the size of its stacks.
+//! What each place that creates threads has done so far.
 
 use std::collections::HashMap;
 
-use crate::units::Tid;
+use crate::units::{CallStackId, Tid};
 
 /// Identifies the place in the program that created a thread.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SiteKey {
     /// Size of the stacks, in bytes.
     pub region_bytes: u64,
+    /// Where the threads are created; none where that could not be seen.
+    pub call_stack: Option<CallStackId>,
 }
 
 /// What a site has done.
@@ -20,8 +22,17 @@ pub struct Site {
     pub latest: Option<Tid>,
     /// How many of them got the stack of an ended one.
     pub reused: u64,
+    /// How many of them, ended, left their stack to another thread.
+    pub passed_on: u64,
     /// Stacks unmapped, whole, after their owner's end.
     pub unmapped_after_end: u64,
+}
+
+impl Site {
+    /// Whether a stack of an ended thread of this site was ever used again, or unmapped.
+    pub fn lets_go(&self) -> bool {
+        self.passed_on > 0 || self.unmapped_after_end > 0
+    }
 }
 
 /// The sites of one address space.

@@ -7,7 +7,7 @@ use slotmap::SlotMap;
 
 use super::mapping::{Kind, Made, Mapping, MappingId};
 use super::page_map::PageMap;
-use super::sites::{FreedSizes, SiteKey, Sites};
+use super::sites::{FreedSizes, Sites};
 use super::waiting::Waiting;
 use crate::event::{Call, Limits, Prot, Sharing, Vma};
 use crate::units::{Addr, Pid, Range, page_up};
@@ -423,11 +423,6 @@ impl AddressSpace {
         self.areas.at(addr).map(|(_, area)| area.mapping)
     }
 
-    /// The site of a stack of this size.
-    pub fn site_key(region_bytes: u64) -> SiteKey {
-        SiteKey { region_bytes }
-    }
-
     fn put_moved(&mut self, piece: Range, area: Area, from: Addr, to: Addr) {
         let moved = Area { backing: area.backing.moved(from, to), ..area };
         match piece.moved(from, to) {
@@ -463,7 +458,7 @@ impl AddressSpace {
             // The parent's threads came from the parent's sites.
             Some(_) if mapping.inherited => {}
             Some((stack, _)) => {
-                self.sites.entry(Self::site_key(stack.region_bytes)).unmapped_after_end += 1;
+                self.sites.entry(stack.site()).unmapped_after_end += 1;
                 self.waiting.remove(id, stack.maker, stack.region_bytes);
             }
             None if mapping.stack.is_none() && mapping.made.is_some() => self.freed_sizes.add(mapping.made_bytes),

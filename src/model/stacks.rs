@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::mapping::{Born, Ended, Kind, Maker, MappingId, Owner, Stack};
 use super::space::AddressSpace;
 use crate::abi::{clone, map};
-use crate::event::{AttachedTask, Call, CloneArgs, Exit, Prot, Sharing};
+use crate::event::{AttachedTask, Call, Exit, Prot, Sharing};
 use crate::units::{Addr, PAGE, Range, Tid, Time};
 
 /// A library looks at its cache a moment before it maps: an idle stack counts as passed over only if its owner had
@@ -15,29 +15,20 @@ const CACHE_LOOK: Duration = Duration::from_millis(10);
 /// glibc gives a cached stack to a request of at least a quarter of its size (nptl/allocatestack.c, get_cached_stack).
 const CACHE_FIT: u64 = 4;
 
-/// What is known of the task that creates another.
-#[derive(Clone, Copy, Debug)]
-pub struct Creator {
-    /// Its number.
-    pub tid: Tid,
-    /// When it last created a task before this one.
-    pub last_birth: Option<Time>,
-}
-
 impl AddressSpace {
     /// A task was created in this address space: the mapping that holds its stack is its own from now on.
-    pub fn task_born(&mut self, at: Time, creator: Creator, child: Tid, args: &CloneArgs) -> Option<MappingId> {
-        let top = args.stack_top()?;
+    /// `last_birth` is when its creator had made one before.
+    pub fn task_born(&mut self, child: Tid, born: Born, last_birth: Option<Time>) -> Option<MappingId> {
+        let top = born.args.stack_top()?;
         let id = self.mapping_at(Addr(top.0.checked_sub(1)?))?;
-        let born = Born { at, creator: creator.tid, args: *args };
         let owner = Owner { tid: child, born: Some(born), ended: None, released: false };
         if self.mappings[id].stack.is_some() {
             self.take_over(id, owner);
         } else {
-            let stack = self.first_stack(id, top, creator, owner)?;
-            let (maker, region_bytes) = (stack.maker, stack.region_bytes);
+            let stack = self.first_stack(id, top, owner, last_birth)?;
+            let (maker, site) = (stack.maker, stack.site());
             self.mappings[id].stack = Some(Box::new(stack));
-            let site = self.sites.entry(Self::site_key(region_bytes));
+            let site = self.sites.entry(site);
             site.created += 1;
             site.latest = Some(child);
             if maker != Maker::Unsettled {
@@ -62,19 +53,24 @@ impl AddressSpace {
             // Whoever uses it again uses what is left of it.
             (stack.region_bytes, stack.cut) = (region_bytes, false);
         }
+        let reused = u64::from(was_idle && !inherited);
+        let former = stack.site();
         stack.owners += u32::from(!inherited);
         stack.live += 1;
         stack.last = owner;
         stack.passed_over = None;
-        let site = self.sites.entry(Self::site_key(stack.region_bytes));
+        let key = stack.site();
+        let site = self.sites.entry(key);
         site.created += 1;
         site.latest = Some(owner.tid);
-        site.reused += u64::from(was_idle && !inherited);
+        site.reused += reused;
+        self.sites.entry(former).passed_on += reused;
     }
 
     /// The mapping's life as a stack begins; none where it is no stack of its own but part of something larger.
-    fn first_stack(&mut self, id: MappingId, top: Addr, creator: Creator, owner: Owner) -> Option<Stack> {
-        let args = owner.born?.args;
+    fn first_stack(&mut self, id: MappingId, top: Addr, owner: Owner, last_birth: Option<Time>) -> Option<Stack> {
+        let born = owner.born?;
+        let args = born.args;
         let mapping = &self.mappings[id];
         if mapping.kind != Kind::Anonymous && mapping.kind != Kind::File || mapping.is_malloc_arena() {
             return None;
@@ -89,7 +85,7 @@ impl AddressSpace {
         let guard_bytes = pieces.iter().filter(|(_, guard)| *guard).map(|(range, _)| range.bytes()).sum();
         // pthread_create, also on a stack of the program's, keeps its descriptor at the stack's upper end.
         let descriptor = args.flags & clone::SETTLS != 0 && span.contains(args.tls);
-        let maker = if descriptor { self.library_stack_maker(id, creator, &args) } else { Maker::Program };
+        let maker = if descriptor { self.library_stack_maker(id, &born, last_birth) } else { Maker::Program };
         Some(Stack::new(maker, mapping.bytes, guard_bytes, owner))
     }
 
@@ -112,7 +108,7 @@ impl AddressSpace {
     /// The library maps, guards and clones in one go; a program that prepares stacks beforehand has created other
     /// tasks since, or maps without MAP_STACK. glibc 2.26 to 2.41 and musl map without access and then open all but
     /// the guard, which programs hardly ever do.
-    fn library_stack_maker(&self, id: MappingId, creator: Creator, args: &CloneArgs) -> Maker {
+    fn library_stack_maker(&self, id: MappingId, born: &Born, last_birth: Option<Time>) -> Maker {
         let mapping = &self.mappings[id];
         let Some(made) = mapping.made else {
             return Maker::Unknown;
@@ -120,16 +116,16 @@ impl AddressSpace {
         let Some((flags, prot, _)) = mapping.mmap_arguments() else {
             return Maker::Program;
         };
-        let in_one_go = made.tid == creator.tid && creator.last_birth.is_none_or(|before| before <= made.at);
+        let in_one_go = made.tid == born.creator && last_birth.is_none_or(|before| before <= made.at);
         let private = flags & map::TYPE == map::PRIVATE && flags & map::ANONYMOUS != 0;
         if !in_one_go || !private || mapping.trimmed {
             return Maker::Program;
         }
         let opened = prot == Prot::NONE
             && mapping.guarded.as_deref().is_some_and(|guarded| {
-                guarded.tid == creator.tid && matches!(guarded.call, Call::Mprotect { prot, .. } if prot & 3 == 3)
+                guarded.tid == born.creator && matches!(guarded.call, Call::Mprotect { prot, .. } if prot & 3 == 3)
             });
-        if args.flags & clone::DETACHED != 0 {
+        if born.args.flags & clone::DETACHED != 0 {
             let unguarded = mapping.guarded.is_none() && prot.contains(Prot::WRITE);
             return if opened || unguarded { Maker::Musl } else { Maker::Program };
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use syscalls::Errno;
 
 use super::mapping::{Kind, Maker, Mapping, Stack};
-use super::sites::Site;
+use super::sites::{Site, SiteKey};
 use super::space::{AddressSpace, Backing};
 use super::{Applied, Model};
 use crate::abi::{clone, madv, map, mremap, prot};
@@ -22,36 +22,40 @@ use crate::event::{
     Attached, AttachedTask, Birth, Call, CloneArgs, CloneCall, Event, EventKind, Exec, Exit, ExitScope, Exiting,
     Limits, Prot, Sharing, Syscall, Usage, Vma,
 };
-use crate::units::{Addr, PAGE, Pid, Range, Tid, Time};
+use crate::units::{Addr, CallStackId, CodeId, PAGE, Pid, Range, Tid, Time};
 
-const MAIN: Tid = Tid(1);
-const ONE: Tid = Tid(11);
-const TWO: Tid = Tid(12);
-const THREE: Tid = Tid(13);
+pub(crate) const MAIN: Tid = Tid(1);
+pub(crate) const ONE: Tid = Tid(11);
+pub(crate) const TWO: Tid = Tid(12);
+pub(crate) const THREE: Tid = Tid(13);
 
 /// A thread's stack with its guard.
-const STACK: u64 = 256 * PAGE;
+pub(crate) const STACK: u64 = 256 * PAGE;
 /// Anonymous private memory, as pthread_create maps it.
-const LIBRARY: u32 = map::PRIVATE | map::ANONYMOUS | map::STACK;
-const PLAIN: u32 = map::PRIVATE | map::ANONYMOUS;
+pub(crate) const LIBRARY: u32 = map::PRIVATE | map::ANONYMOUS | map::STACK;
+pub(crate) const PLAIN: u32 = map::PRIVATE | map::ANONYMOUS;
 const NONE: u32 = 0;
-const RW: u32 = 3;
+pub(crate) const RW: u32 = 3;
 /// pthread_create's, as far as it matters.
 const THREAD: u64 = clone::VM | clone::THREAD | clone::SETTLS | clone::CHILD_CLEARTID;
 
 /// A process being followed; events are a microsecond apart unless it waits.
-struct Trace {
-    model: Model,
+pub(crate) struct Trace {
+    pub(crate) model: Model,
     now: Duration,
     next: u64,
+    /// Where in the program what happens next does, as far as it is captured.
+    pub(crate) call_stack: Option<CallStackId>,
+    /// What the next thread is made to run.
+    pub(crate) function: Option<CodeId>,
 }
 
 impl Trace {
-    fn new() -> Trace {
+    pub(crate) fn new() -> Trace {
         Trace::attached(&[], &[(MAIN, None, None)])
     }
 
-    fn attached(maps: &[Vma], tasks: &[(Tid, Option<u64>, Option<u64>)]) -> Trace {
+    pub(crate) fn attached(maps: &[Vma], tasks: &[(Tid, Option<u64>, Option<u64>)]) -> Trace {
         let tasks =
             tasks.iter().map(|&(tid, sp, tls)| AttachedTask { tid, pid: Pid(1), sp: sp.map(Addr), tls: tls.map(Addr) });
         let attached = Attached {
@@ -61,14 +65,20 @@ impl Trace {
             start_brk: Some(Addr(0x50_0000)),
             read_implies_exec: false,
         };
-        let mut trace = Trace { model: Model::new(), now: Duration::ZERO, next: 0x7000_0000_0000 };
+        let mut trace = Trace {
+            model: Model::new(),
+            now: Duration::ZERO,
+            next: 0x7000_0000_0000,
+            call_stack: None,
+            function: None,
+        };
         trace.happen(MAIN, EventKind::Attached(Box::new(attached)));
         trace
     }
 
     fn event(&mut self, tid: Tid, kind: EventKind) -> Event {
         self.now += Duration::from_micros(1);
-        Event { at: Time(self.now), tid, kind }
+        Event { at: Time(self.now), tid, call_stack: self.call_stack, kind }
     }
 
     fn happen(&mut self, tid: Tid, kind: EventKind) -> Applied {
@@ -76,7 +86,11 @@ impl Trace {
         self.model.apply(&event)
     }
 
-    fn wait(&mut self, millis: u64) {
+    pub(crate) fn now(&self) -> Time {
+        Time(self.now)
+    }
+
+    pub(crate) fn wait(&mut self, millis: u64) {
         self.now += Duration::from_millis(millis);
     }
 
@@ -84,7 +98,7 @@ impl Trace {
         self.happen(tid, EventKind::Syscall(Syscall { call, result, mapped: None }))
     }
 
-    fn mmap(&mut self, tid: Tid, bytes: u64, prot: u32, flags: u32) -> Range {
+    pub(crate) fn mmap(&mut self, tid: Tid, bytes: u64, prot: u32, flags: u32) -> Range {
         let addr = Addr(self.next);
         // Next to each other, as the kernel likes it.
         self.next += bytes;
@@ -96,11 +110,11 @@ impl Trace {
         Range::of_len(addr, len).unwrap()
     }
 
-    fn munmap(&mut self, range: Range) {
+    pub(crate) fn munmap(&mut self, range: Range) {
         self.call(MAIN, Call::Munmap { addr: range.start(), len: range.bytes() }, Ok(0));
     }
 
-    fn mprotect(&mut self, tid: Tid, range: Range, prot: u32) {
+    pub(crate) fn mprotect(&mut self, tid: Tid, range: Range, prot: u32) {
         self.call(tid, Call::Mprotect { addr: range.start(), len: range.bytes(), prot }, Ok(0));
     }
 
@@ -115,38 +129,38 @@ impl Trace {
     }
 
     fn born(&mut self, by: Tid, child: Tid, pid: Pid, args: CloneArgs) {
-        self.happen(by, EventKind::Born(Birth { child, pid, args }));
+        self.happen(by, EventKind::Born(Birth { child, pid, args, function: self.function }));
     }
 
     /// A stack as glibc 2.26 to 2.41 maps it.
-    fn glibc_stack(&mut self, bytes: u64) -> Range {
+    pub(crate) fn glibc_stack(&mut self, bytes: u64) -> Range {
         let stack = self.mmap(MAIN, bytes, NONE, LIBRARY);
         self.mprotect(MAIN, above_guard(stack), RW);
         stack
     }
 
     /// A thread on this stack, made by pthread_create before clone3.
-    fn thread(&mut self, child: Tid, stack: Range) {
+    pub(crate) fn thread(&mut self, child: Tid, stack: Range) {
         self.born(MAIN, child, Pid(1), on(stack, THREAD));
     }
 
     /// clone(CLONE_VM) on this stack.
-    fn raw(&mut self, child: Tid, stack: Range) {
+    pub(crate) fn raw(&mut self, child: Tid, stack: Range) {
         self.born(MAIN, child, Pid(child.0), on(stack, clone::VM));
     }
 
-    fn end(&mut self, tid: Tid) {
+    pub(crate) fn end(&mut self, tid: Tid) {
         self.happen(tid, EventKind::Ended(Exit::Code(0)));
     }
 
     /// The end of a thread on glibc's own stack.
-    fn end_released(&mut self, tid: Tid, stack: Range) {
+    pub(crate) fn end_released(&mut self, tid: Tid, stack: Range) {
         self.madvise(tid, usable(stack), madv::DONTNEED);
         self.end(tid);
     }
 
     /// A thread on a stack of this size that glibc has just mapped, and its end.
-    fn unjoined(&mut self, tid: Tid, bytes: u64) -> Range {
+    pub(crate) fn unjoined(&mut self, tid: Tid, bytes: u64) -> Range {
         let stack = self.glibc_stack(bytes);
         self.thread(tid, stack);
         self.end_released(tid, stack);
@@ -171,7 +185,7 @@ impl Trace {
         self.model.space(self.model.space_of(tid).unwrap()).unwrap()
     }
 
-    fn space(&self) -> &AddressSpace {
+    pub(crate) fn space(&self) -> &AddressSpace {
         self.space_of(MAIN)
     }
 
@@ -185,7 +199,7 @@ impl Trace {
     }
 
     fn site(&self, bytes: u64) -> Site {
-        self.space().sites.get(AddressSpace::site_key(bytes))
+        self.space().sites.get(site(bytes))
     }
 
     fn passed_over(&self, range: Range) -> bool {
@@ -206,11 +220,16 @@ impl Trace {
     }
 }
 
+/// The site of stacks of this size, whose call stack was not captured.
+fn site(region_bytes: u64) -> SiteKey {
+    SiteKey { region_bytes, call_stack: None }
+}
+
 fn whole() -> Range {
     range(PAGE, STACK)
 }
 
-fn range(start: u64, bytes: u64) -> Range {
+pub(crate) fn range(start: u64, bytes: u64) -> Range {
     Range::of_len(Addr(start), bytes).unwrap()
 }
 
@@ -255,9 +274,9 @@ fn exiting(scope: ExitScope) -> EventKind {
     EventKind::Exiting(Exiting { scope, code: 0 })
 }
 
-fn line(range: Range, prot: Prot, name: &str) -> Vma {
+pub(crate) fn line(range: Range, prot: Prot, name: &str) -> Vma {
     let name = name.as_bytes().into();
     Vma { range, prot, sharing: Sharing::Private, offset: 0, inode: 0, device: 0, name }
 }
 
-const READ_WRITE: Prot = Prot::READ.with(Prot::WRITE);
+pub(crate) const READ_WRITE: Prot = Prot::READ.with(Prot::WRITE);

@@ -7,7 +7,7 @@ pub mod text;
 pub mod words;
 
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 
 use std::time::Duration;
 

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use super::{Clock, Counts, Engine, Memory, Mode, Report, Target, Verify};
-use crate::diagnose::finding::{Confidence, Evidence, EvidenceCall, Finding, Frame, Member, Reason, Recurrence, Rule};
+use crate::diagnose::finding::{
+    Confidence, Evidence, EvidenceCall, Finding, Frame, Member, Origin, Reason, Recurrence, Rule,
+};
 use crate::event::{Call, CloneArgs, CloneCall, Exit};
 use crate::units::{Addr, Pid, Range, Tid, Time};
 
 /// The documented case: 15 stacks of 10,489,856 bytes, one a minute, of threads that lived for a second.
-pub(super) fn documented() -> Report {
+pub(crate) fn documented() -> Report {
     let members = (0..15).map(member).collect();
     Report { findings: vec![finding(members)], ..clean() }
 }
@@ -59,6 +61,7 @@ pub(super) fn finding(members: Vec<Member>) -> Finding {
         region_bytes: 10_489_856,
         guard_bytes: 4096,
         resident_bytes: 81_920 * members.len() as u64,
+        origin: Origin::default(),
         thread_function: Some(frame("/opt/app/bin/app_server", "minute_job", 61)),
         site: vec![
             Frame { file: None, line: None, ..frame("/usr/lib/x86_64-linux-gnu/libc.so.6", "clone3", 0) },
@@ -77,6 +80,7 @@ pub(super) fn finding(members: Vec<Member>) -> Finding {
             },
             Frame { file: None, line: None, ..frame("/opt/app/bin/app_server", "_start", 0) },
         ],
+        mapped_site: vec![],
         proof: "never joined: on the thread library's list of used stacks, its task is gone".to_owned(),
         advice: "call pthread_join or pthread_detach for the thread created at app.c:88".to_owned(),
         members,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::sys;
-use crate::units::{Addr, CallStackId, CodeId, Tid};
+use crate::units::{Addr, CallStackId, CodeId, Range, Tid};
 
 use super::module::Modules;
 use super::places::{Place, Places};
@@ -68,9 +68,11 @@ impl CallStacks {
         self.places.place(place?)
     }
 
-    /// Something executable was mapped or unmapped in the address space.
-    pub fn code_changed(&mut self, space: u64) {
-        self.spaces.remove(&space);
+    /// These addresses of the address space were mapped or unmapped: what code was there may be other code now.
+    pub fn code_changed(&mut self, space: u64, changed: Range) {
+        if self.spaces.get(&space).is_some_and(|known| known.map.overlaps(changed)) {
+            self.spaces.remove(&space);
+        }
     }
 
     /// The address space is over.

@@ -10,4 +10,5 @@ mod elf;
 pub mod module;
 pub mod names;
 pub mod places;
+pub mod plumbing;
 pub mod unwind;

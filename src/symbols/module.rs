@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use object::{Object, ObjectSegment, ReadCache, ReadRef};
@@ -107,9 +108,9 @@ struct Identity {
 }
 
 /// All modules that were seen.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Modules {
-    modules: Vec<Module>,
+    modules: Vec<Arc<Module>>,
     by_identity: HashMap<Identity, ModuleId>,
 }
 
@@ -141,7 +142,7 @@ impl Modules {
             Contents::Copy(_) | Contents::Unreadable => (Vec::new(), None),
         };
         let path = String::from_utf8_lossy(name).into_owned();
-        self.modules.push(Module { path, contents, segments, seen_in: tid, debug_files, stamp });
+        self.modules.push(Arc::new(Module { path, contents, segments, seen_in: tid, debug_files, stamp }));
         self.by_identity.insert(identity, id);
         Some(id)
     }

@@ -182,6 +182,13 @@ impl Located {
         Ok(ThreadLists { threads })
     }
 
+    /// The function that the thread with this descriptor runs, be it on a list or about to be created.
+    pub fn start_routine_of(&self, memory: &dyn Memory, descriptor: Addr) -> Option<Addr> {
+        let mut word = [0u8; 8];
+        memory.read(at(descriptor, self.start_routine as u64), &mut word[..self.word]).ok()?;
+        Some(self.pointer(&word[..self.word]))
+    }
+
     /// Both pointers of a node: next and previous.
     fn links(&self, memory: &dyn Memory, node: Addr) -> Result<(Addr, Addr), Unavailable> {
         let mut bytes = [0u8; 16];

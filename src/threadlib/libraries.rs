@@ -8,7 +8,7 @@ use crate::model::SpaceId;
 use crate::model::mapping::Maker;
 use crate::model::space::AddressSpace;
 use crate::procfs;
-use crate::units::Tid;
+use crate::units::{Addr, Tid};
 
 /// Where each address space has its lists.
 #[derive(Debug, Default)]
@@ -22,13 +22,21 @@ impl Libraries {
         if !has_question(space) {
             return None;
         }
-        let located = self.located.entry(id).or_insert_with(|| {
-            let maps = procfs::maps::read(tid).unwrap_or_default();
-            glibc::locate(tid, &maps)
-        });
-        Some(match located {
+        Some(match self.located(id, tid) {
             Ok(located) => located.read(&TaskMemory(tid)),
             Err(why) => Err(why.clone()),
+        })
+    }
+
+    /// The function of the thread that has this descriptor, as pthread_create was given it.
+    pub fn start_routine(&mut self, id: SpaceId, tid: Tid, descriptor: Addr) -> Option<Addr> {
+        self.located(id, tid).as_ref().ok()?.start_routine_of(&TaskMemory(tid), descriptor)
+    }
+
+    fn located(&mut self, id: SpaceId, tid: Tid) -> &Result<Located, Unavailable> {
+        self.located.entry(id).or_insert_with(|| {
+            let maps = procfs::maps::read(tid).unwrap_or_default();
+            glibc::locate(tid, &maps)
         })
     }
 

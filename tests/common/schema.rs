@@ -46,6 +46,7 @@ const FINDING: &[(&str, Check)] = &[
     ("idle_seconds", |value| value.is_null() || conforms(value, IDLE).is_ok()),
     ("thread_function", |value| value.is_null() || conforms(value, FRAME).is_ok()),
     ("site", |value| all(value, |frame| conforms(frame, FRAME).is_ok())),
+    ("mapped_site", |value| all(value, |frame| conforms(frame, FRAME).is_ok())),
     ("proof", is_text),
     ("advice", is_text),
     ("members", |value| value.as_array().is_some_and(|members| !members.is_empty())),

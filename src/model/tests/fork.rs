@@ -16,7 +16,7 @@ fn a_child_inherits_no_stack() {
         assert_eq!((mapping.inherited, mapping.stack.as_deref().unwrap().live), (true, live));
     }
     assert_eq!(child.pid, Pid(THREE.0));
-    assert_eq!(child.sites.get(AddressSpace::site_key(STACK)).created, 0);
+    assert_eq!(child.sites.get(site(STACK)).created, 0);
     assert!(!trace.mapping(idle).inherited, "the parent's own stay its own");
 }
 
@@ -34,7 +34,7 @@ fn inherited_stacks_prove_nothing() {
     let inherited = &child.mappings[child.mapping_at(idle.start()).unwrap()];
     assert_eq!(inherited.stack.as_deref().unwrap().passed_over, None);
     trace.call(TWO, Call::Munmap { addr: idle.start(), len: STACK }, Ok(0));
-    assert_eq!(trace.space_of(TWO).sites.get(AddressSpace::site_key(STACK)).unmapped_after_end, 0);
+    assert_eq!(trace.space_of(TWO).sites.get(site(STACK)).unmapped_after_end, 0);
 }
 
 /// An inherited stack that the child's own thread uses is the child's from then on.
@@ -48,7 +48,7 @@ fn a_used_inherited_stack_is_the_childs() {
     let mapping = &child.mappings[child.mapping_at(idle.start()).unwrap()];
     let stack = mapping.stack.as_deref().unwrap();
     assert_eq!((mapping.inherited, stack.last.tid, stack.owners, stack.live), (false, THREE, 1, 1));
-    assert_eq!(child.sites.get(AddressSpace::site_key(STACK)).reused, 0);
+    assert_eq!(child.sites.get(site(STACK)).reused, 0);
 }
 
 /// What MADV_DONTFORK takes out is not in the child, and a mapping of which nothing is left is none.

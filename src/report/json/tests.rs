@@ -102,6 +102,7 @@ fn a_finding_in_full() {
               "line": 88
             }
           ],
+          "mapped_site": [],
           "proof": "never joined: on the thread library's list of used stacks, its task is gone",
           "advice": "call pthread_join or pthread_detach for the thread created at app.c:88",
           "members": [

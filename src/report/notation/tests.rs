@@ -315,9 +315,19 @@ fn every_event_is_one_line() {
         EventKind::Syscall(Syscall { call: Call::Munmap { addr: Addr(0x1000), len: 1 }, result: Ok(0), mapped: None }),
         EventKind::Exiting(Exiting { scope: ExitScope::Thread, code: 0 }),
         EventKind::Exiting(Exiting { scope: ExitScope::Group, code: -1 }),
-        EventKind::Born(Birth { child: Tid(12), pid: Pid(7), args: clone_args(CloneCall::Clone, 0x1_0100) }),
-        EventKind::Born(Birth { child: Tid(12), pid: Pid(12), args: clone_args(CloneCall::Clone, 0x100) }),
-        EventKind::Born(Birth { child: Tid(12), pid: Pid(12), args: clone_args(CloneCall::Fork, 0) }),
+        EventKind::Born(Birth {
+            child: Tid(12),
+            pid: Pid(7),
+            args: clone_args(CloneCall::Clone, 0x1_0100),
+            function: None,
+        }),
+        EventKind::Born(Birth {
+            child: Tid(12),
+            pid: Pid(12),
+            args: clone_args(CloneCall::Clone, 0x100),
+            function: None,
+        }),
+        EventKind::Born(Birth { child: Tid(12), pid: Pid(12), args: clone_args(CloneCall::Fork, 0), function: None }),
         EventKind::Ended(Exit::Code(3)),
         EventKind::Exec(Box::new(Exec { former: Tid(7), maps: [].into(), start_brk: None, read_implies_exec: false })),
         EventKind::Exec(Box::new(Exec { former: Tid(9), maps: [].into(), start_brk: None, read_implies_exec: false })),
@@ -332,7 +342,7 @@ fn every_event_is_one_line() {
         EventKind::Limits(Box::default()),
         EventKind::Limits(Box::new(Limits { vmas: Some(Usage { used: 65530, limit: 65530 }), ..Limits::default() })),
     ];
-    let lines: Vec<String> = kinds.map(|kind| event(&Event { at, tid: Tid(7), kind }, &clock)).into();
+    let lines: Vec<String> = kinds.map(|kind| event(&Event { at, tid: Tid(7), call_stack: None, kind }, &clock)).into();
     insta::assert_snapshot!(lines.join("\n"), @r"
     23:01:02.000137 7  munmap(0x1000, 1) = 0
     23:01:02.000137 7  exit(0) = ?

@@ -12,6 +12,7 @@ use super::{INDENT, Page, TEXT_LIMIT, confidence};
 use crate::abi::madv;
 use crate::diagnose::finding::{Confidence, Evidence, EvidenceCall, Finding, Frame, Member, Reason, Recurrence, Rule};
 use crate::event::{Call, Prot};
+use crate::symbols::plumbing::own_frames;
 use crate::units::Tid;
 
 /// More calls than this are cut in the middle.
@@ -46,6 +47,9 @@ pub(super) fn write(page: &mut Page<'_>, finding: &Finding, report: &Report) -> 
         page.labelled(origin, &creators(finding))?;
     } else {
         page.labelled(origin, &call_stack(&finding.site))?;
+    }
+    if !finding.mapped_site.is_empty() {
+        page.labelled("mapped", &call_stack(&finding.mapped_site))?;
     }
     page.labelled("proof", &printable(&finding.proof, TEXT_LIMIT))?;
     example(page, finding, &report.clock)?;
@@ -194,10 +198,10 @@ fn creators(finding: &Finding) -> String {
 
 /// The call stack from the program's own innermost function outwards, in two lines at most.
 fn call_stack(site: &[Frame]) -> String {
-    let own: Vec<&Frame> = own_frames(site);
+    let own = own_frames(site);
     let room = 2 * (COLUMNS - INDENT) - 20;
     let mut text = String::new();
-    for (number, &one) in own.iter().enumerate() {
+    for (number, one) in own.iter().enumerate() {
         let name = glue(&frame(one));
         if number > 0 && width(&text) + 3 + width(&name) > room {
             text.push_str(&format!(" < … {} more", own.len() - number));
@@ -209,35 +213,6 @@ fn call_stack(site: &[Frame]) -> String {
         text.push_str(&name);
     }
     text
-}
-
-/// Without the C library's part at both ends, unless nothing else would be left.
-fn own_frames(site: &[Frame]) -> Vec<&Frame> {
-    let (mut first, mut last) = (0, site.len());
-    // Two of its functions have names that a program might use: only their neighbours tell.
-    while first < last && (is_library(&site[first]) || called_by_library(site, first, "create_thread")) {
-        first += 1;
-    }
-    while first < last && (is_library(&site[last - 1]) || called_by_library(site, last - 1, "start_thread")) {
-        last -= 1;
-    }
-    if first < last { site[first..last].iter().collect() } else { site.iter().collect() }
-}
-
-/// Whether the frame has this name and was called by one of the C library's functions.
-fn called_by_library(site: &[Frame], place: usize, name: &str) -> bool {
-    site[place].symbol.as_deref() == Some(name) && site.get(place + 1).is_some_and(is_library)
-}
-
-/// Whether it is one of the C library's functions around threads and main, in a library or linked statically.
-fn is_library(frame: &Frame) -> bool {
-    let modules = ["libc.so", "libc-2.", "libpthread", "ld-linux", "ld-musl", "libc.musl"];
-    let symbol = frame.symbol.as_deref().unwrap_or("");
-    let bare = symbol.split('@').next().unwrap_or(symbol).trim_start_matches('_');
-    modules.iter().any(|module| base_name(&frame.module).starts_with(module))
-        || symbol == "_start"
-        || ["clone", "clone3", "clone_internal"].contains(&bare)
-        || ["pthread_create", "libc_start_"].iter().any(|name| bare.starts_with(name))
 }
 
 /// `start_minute_job (app.c:88)`, or the module and the offset where there is no name.
@@ -370,29 +345,6 @@ fn remark(evidence: &Evidence, finding: &Finding) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn names(site: &[&str]) -> Vec<String> {
-        let frame = |symbol: &&str| Frame {
-            module: "/app".to_owned(),
-            offset: 0,
-            symbol: Some((*symbol).to_owned()),
-            file: None,
-            line: None,
-        };
-        let site: Vec<Frame> = site.iter().map(frame).collect();
-        own_frames(&site).into_iter().map(super::frame).collect()
-    }
-
-    /// A static executable has the C library's functions in its own file; the program's stay, whatever their names.
-    #[test]
-    fn the_library_is_left_out() {
-        let made = ["__clone3", "create_thread", "pthread_create@@GLIBC_2.34"];
-        let of_main = [&made[..], &["create_thread", "main", "__libc_start_call_main", "_start"]].concat();
-        assert_eq!(names(&of_main), ["create_thread", "main"]);
-        let of_thread = [&made[..], &["start_thread", "worker", "start_thread", "clone3"]].concat();
-        assert_eq!(names(&of_thread), ["start_thread", "worker"]);
-        assert_eq!(names(&["clone", "_start"]), ["clone", "_start"]);
-    }
 
     /// Of long names the template arguments go first, then the end.
     #[test]

@@ -379,7 +379,7 @@ impl Ptrace {
 
     fn tell(&mut self, tid: Tid, kind: EventKind) {
         let at = self.now();
-        self.events.push_back(Event { at, tid, kind });
+        self.events.push_back(Event { at, tid, call_stack: None, kind });
     }
 
     /// Lets a stopped task run on, to the next stop that it has to make.

@@ -28,7 +28,7 @@ impl Ptrace {
     }
 
     pub(super) fn say_born(&mut self, parent: Tid, child: Tid, pid: Pid, args: CloneArgs) {
-        self.tell(parent, EventKind::Born(Birth { child, pid, args }));
+        self.tell(parent, EventKind::Born(Birth { child, pid, args, function: None }));
         if self.unborn.remove(&child).is_some() {
             self.after.push_back(After::Resume(child));
         }
@@ -188,6 +188,6 @@ impl Ptrace {
             parent_tid: Addr(0),
             child_tid: Addr(0),
         };
-        self.tell(relative, EventKind::Born(Birth { child: tid, pid: status.pid, args }));
+        self.tell(relative, EventKind::Born(Birth { child: tid, pid: status.pid, args, function: None }));
     }
 }

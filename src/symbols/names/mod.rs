@@ -6,7 +6,7 @@
 
 mod demangle;
 mod elf_copy;
-mod perf_map;
+pub mod perf_map;
 #[cfg(test)]
 mod tests;
 
@@ -95,16 +95,14 @@ impl Names {
         self.frames(modules, place, pid).pop()
     }
 
-    /// Notes who a process is while it lives, so that the map of its run-time code is found after its end.
-    pub fn remember(&mut self, pid: Pid) {
-        if let Some(writer) = Writer::of(pid) {
-            self.writers.insert(pid, writer);
-        }
+    /// Takes notice of who a process was while it lived, so that the map of its run-time code is found after its end.
+    pub fn remember(&mut self, pid: Pid, writer: Writer) {
+        self.writers.insert(pid, writer);
     }
 
     fn anonymous(&mut self, addr: Addr, pid: Option<Pid>) -> Frame {
         let name = pid.and_then(|pid| {
-            self.remember(pid);
+            self.writers.extend(Writer::of(pid).map(|writer| (pid, writer)));
             let map = self.perf_maps.entry(pid).or_default();
             map.refresh(pid, self.writers.get(&pid).copied());
             map.name(addr).map(demangle)
@@ -166,8 +164,7 @@ fn frames_of(symbol: &Sym<'_>, frame: &Frame) -> Option<Vec<Frame>> {
         ..frame.clone()
     };
     let inlined = symbol.inlined.iter().rev().take(MOST_INLINED);
-    let mut frames: Vec<Frame> =
-        inlined.map(|inlined| make(name(&inlined.name), inlined.code_info.as_ref())).collect();
+    let mut frames: Vec<Frame> = inlined.map(|inlined| make(name(&inlined.name), inlined.code_info.as_ref())).collect();
     frames.push(make(name(&symbol.name), symbol.code_info.as_deref()));
     frames.iter().any(|frame| frame.symbol.is_some()).then_some(frames)
 }

@@ -268,7 +268,8 @@ fn main() {
 /// symbol without a size, have none.
 #[test]
 fn stripped_program() {
-    let source = INLINED.replace("int main", "__asm__(\".text\\n.globl nosize\\nnosize: .skip 64, 0x90\\n\");\nint main");
+    let source =
+        INLINED.replace("int main", "__asm__(\".text\\n.globl nosize\\nnosize: .skip 64, 0x90\\n\");\nint main");
     let source = source.replace("printf(", "extern char nosize[]; printf(\"nosize %p\\n\", nosize); printf(");
     let folder = build("gcc", &["-O2", "-rdynamic", "-s"], "prog.c", &source);
     let mut target = Target::start(&folder.path().join("prog"));

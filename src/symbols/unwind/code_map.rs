@@ -40,6 +40,12 @@ impl CodeMap {
         Ok(CodeMap { regions: regions.into() })
     }
 
+    /// Whether there is code at any of these addresses.
+    pub fn overlaps(&self, range: Range) -> bool {
+        let at = self.regions.partition_point(|region| region.range.end() <= range.start());
+        self.regions.get(at).is_some_and(|region| region.range.start() < range.end())
+    }
+
     /// The code at an address; none where there is none.
     pub fn locate(&self, addr: Addr) -> Option<Place> {
         let region = self.regions.get(self.regions.partition_point(|region| region.range.end() <= addr))?;

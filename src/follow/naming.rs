@@ -1,0 +1,151 @@
+//! Names are put to a report when it is about to be written: away from the target, which may have gone on or ended, for
+//! the debug information of a large program takes a while to read.
+
+use std::collections::HashMap;
+
+use crate::diagnose::finding::{Finding, Frame, Recurrence, Rule};
+use crate::report::Report;
+use crate::symbols::module::Modules;
+use crate::symbols::names::Names;
+use crate::symbols::names::perf_map::Writer;
+use crate::symbols::places::Place;
+use crate::symbols::plumbing::own_frames;
+use crate::units::{CallStackId, CodeId, Pid};
+
+/// A report in which everything stands but names.
+#[derive(Debug)]
+pub struct Draft {
+    /// The report.
+    pub report: Report,
+    /// What is to be named in it.
+    pub places: Places,
+}
+
+/// The places that the findings of a report come from.
+#[derive(Debug, Default)]
+pub struct Places {
+    /// The files in which they lie.
+    pub modules: Modules,
+    /// The frames of call stacks, innermost first.
+    pub stacks: HashMap<CallStackId, Vec<Place>>,
+    /// Functions that threads ran.
+    pub functions: HashMap<CodeId, Place>,
+    /// Who the processes with findings were.
+    pub writers: HashMap<Pid, Writer>,
+}
+
+impl Draft {
+    /// The report with names, as far as there are any.
+    pub fn named(mut self, names: &mut Names) -> Report {
+        for (pid, writer) in &self.places.writers {
+            names.remember(*pid, *writer);
+        }
+        for finding in &mut self.report.findings {
+            self.places.name(finding, names);
+        }
+        self.report.findings = together(self.report.findings);
+        for finding in &mut self.report.findings {
+            point_to_source(finding);
+        }
+        self.report
+    }
+}
+
+impl Places {
+    fn name(&self, finding: &mut Finding, names: &mut Names) {
+        let (origin, pid) = (finding.origin, finding.pid);
+        finding.site = self.site(origin.created, pid, names);
+        finding.mapped_site = self.site(origin.mapped, pid, names);
+        let function = origin.function.and_then(|code| self.functions.get(&code));
+        finding.thread_function = function.and_then(|place| names.function(&self.modules, *place, Some(pid)));
+    }
+
+    fn site(&self, stack: Option<CallStackId>, pid: Pid, names: &mut Names) -> Vec<Frame> {
+        let places = stack.and_then(|stack| self.stacks.get(&stack)).into_iter().flatten();
+        places.flat_map(|place| names.frames(&self.modules, *place, Some(pid))).collect()
+    }
+}
+
+/// Findings of the same line of source are one: a compiler that unrolls a loop makes several places of it.
+fn together(findings: Vec<Finding>) -> Vec<Finding> {
+    let mut together: Vec<Finding> = Vec::with_capacity(findings.len());
+    for finding in findings {
+        match together.iter_mut().find(|earlier| are_of_one_line(earlier, &finding)) {
+            Some(earlier) => add(earlier, finding),
+            None => together.push(finding),
+        }
+    }
+    together
+}
+
+/// Whether nothing but the offsets of their frames tells these findings apart. Without lines offsets are all there is.
+fn are_of_one_line(one: &Finding, other: &Finding) -> bool {
+    let kind = |finding: &Finding| (finding.rule, finding.reason, finding.pid, finding.region_bytes);
+    let alike = |one: &Frame, other: &Frame| {
+        let named = |frame: &Frame| (frame.symbol.clone(), frame.file.clone(), frame.line);
+        let same_name = one.line.is_some() && one.module == other.module && named(one) == named(other);
+        same_name || one == other
+    };
+    kind(one) == kind(other)
+        && one.thread_function == other.thread_function
+        && !one.site.is_empty()
+        && one.site.len() == other.site.len()
+        && one.site.iter().zip(&other.site).all(|(one, other)| alike(one, other))
+}
+
+fn add(to: &mut Finding, other: Finding) {
+    if other.confidence > to.confidence {
+        (to.confidence, to.proof) = (other.confidence, other.proof);
+    }
+    to.recurrence = match (to.recurrence, other.recurrence) {
+        (Some(Recurrence::Occasional), Some(_)) | (Some(_), Some(Recurrence::Occasional)) => {
+            Some(Recurrence::Occasional)
+        }
+        (Some(_), Some(_)) => Some(Recurrence::Recurrent),
+        _ => None,
+    };
+    to.created = to.created.zip(other.created).map(|(one, other)| one + other);
+    to.resident_bytes += other.resident_bytes;
+    to.members.extend(other.members);
+    to.members.sort_by_key(|member| (member.exited_at, member.born_at));
+}
+
+/// Adds to the advice where in the source it is to be followed.
+fn point_to_source(finding: &mut Finding) {
+    let done = if finding.rule == Rule::OrphanedMapping { "mapped" } else { "created" };
+    let Some(Frame { file: Some(file), line: Some(line), .. }) = own_frames(&finding.site).first() else { return };
+    let file = file.rsplit('/').next().unwrap_or(file);
+    finding.advice.push_str(&format!(" ({done} at {file}:{line})"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    fn finding(line: u32, offset: u64) -> Finding {
+        let mut finding = sample::documented().findings.remove(0);
+        finding.members.truncate(1);
+        finding.created = Some(1);
+        finding.recurrence = Some(Recurrence::OneTime);
+        let site = finding.site.iter_mut().find(|frame| frame.line.is_some()).unwrap();
+        (site.line, site.offset) = (Some(line), offset);
+        finding
+    }
+
+    /// Two places of one line are one finding, with all that belongs to both; another line is another.
+    #[test]
+    fn one_line_is_one_finding() {
+        let found = together(vec![finding(88, 1), finding(90, 2), finding(88, 3)]);
+        let seen: Vec<_> = found.iter().map(|one| (one.members.len(), one.created, one.recurrence)).collect();
+        assert_eq!(seen, [(2, Some(2), Some(Recurrence::Recurrent)), (1, Some(1), Some(Recurrence::OneTime))]);
+    }
+
+    /// Without a line nothing says that two places are the same.
+    #[test]
+    fn places_without_lines_stay_apart() {
+        let mut findings = vec![finding(88, 1), finding(88, 3)];
+        findings.iter_mut().flat_map(|one| &mut one.site).for_each(|frame| frame.line = None);
+        assert_eq!(together(findings).len(), 2);
+    }
+}
