@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use object::{Object, ObjectSymbol, SymbolKind};
 use vmtrace::symbols::capture::CallStacks;
-use vmtrace::symbols::module::Module;
+use vmtrace::symbols::module::{Contents, Module};
 use vmtrace::symbols::places::Place;
 use vmtrace::symbols::unwind::End;
 use vmtrace::sys::{self, Status};
@@ -110,15 +110,18 @@ fn wait_until(mut condition: impl FnMut() -> bool) {
 
 thread_local! {
     /// Functions of each file, with address and size.
-    static SYMBOLS: std::cell::RefCell<HashMap<String, Vec<(u64, u64, String)>>> = Default::default();
+    static SYMBOLS: std::cell::RefCell<HashMap<(String, Tid), Vec<(u64, u64, String)>>> = Default::default();
 }
 
 /// The function at an offset of a file, by its symbols alone.
 fn name(module: &Module, offset: u64) -> String {
     let Some(address) = module.linked_address(offset) else { return "no segment".into() };
     SYMBOLS.with_borrow_mut(|files| {
-        let symbols = files.entry(module.path.clone()).or_insert_with(|| {
-            let Ok(bytes) = std::fs::read(&module.path) else { return Vec::new() };
+        let symbols = files.entry((module.path.clone(), module.seen_in)).or_insert_with(|| {
+            let bytes = match &module.contents {
+                Contents::Copy(bytes) => bytes.to_vec(),
+                _ => std::fs::read(&module.path).unwrap(),
+            };
             let elf = object::File::parse(&*bytes).unwrap();
             let symbols = elf.symbols().chain(elf.dynamic_symbols());
             let functions = symbols.filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition());
@@ -184,7 +187,7 @@ fn expect_creation(program: &Path) -> End {
     assert!(creates.is_some_and(|creates| (1..8).contains(&creates)), "{names:?} {end:?}");
     let creates = creates.unwrap();
     assert!(names[creates - 1].contains("pthread_create"), "{names:?}");
-    assert_eq!(names[creates + 1], "main", "{names:?}");
+    assert_eq!(names.get(creates + 1).map(String::as_str), Some("main"), "{program:?} {names:?} {end:?}");
     end
 }
 
@@ -254,6 +257,12 @@ fn every_instruction() {
             let Some(Place::Module { module, .. }) = stack.places.first() else { panic!("{stack:?}") };
             let file = stopped.stacks.modules.get(*module).path.clone();
             let (names, end) = stopped.names();
+            // The kernel's library of 32 bits tells of its system calls alone. Nothing is made up for the rest.
+            if flags.contains(&"-m32") && end == End::Lost {
+                let is_vdso = |place: &Place| matches!(place, Place::Module { module: of, .. } if of == module);
+                assert!(file == "[vdso]" && stack.places.iter().all(is_vdso), "step {step}: {names:?}");
+                continue;
+            }
             let outer = names.iter().position(|name| name == "stepped");
             assert_eq!(end, End::Outermost, "step {step}: {names:?}");
             assert!(outer.is_some_and(|at| names[at + 1] == "main"), "step {step}: {names:?}");

@@ -92,13 +92,6 @@ impl Calls {
         self.verdict(pc, frame, memory, code) != Verdict::IsNot
     }
 
-    /// Whether there is an instruction at `at` that enters the kernel.
-    pub fn is_syscall(&mut self, at: Addr, memory: &mut dyn Memory, code: Code<'_>) -> bool {
-        let mut bytes = [0; SYSCALL_BYTES as usize];
-        let read = read_code(at, &mut bytes, memory, code);
-        read.is_some() && matches!(bytes, [0x0f, 0x05 | 0x34] | [0xcd, 0x80])
-    }
-
     /// What the frame pointer says: the caller's frame pointer lies where it points, the return address above.
     fn by_frame_pointer(
         &mut self,
@@ -106,6 +99,10 @@ impl Calls {
         memory: &mut dyn Memory,
         code: Code<'_>,
     ) -> Option<(Verdict, Registers)> {
+        // In a prologue or an epilogue the frame pointer is the caller's.
+        if !frame.is_at_call() {
+            return None;
+        }
         let machine = frame.registers.machine();
         let word = u64::from(machine.word());
         let (sp, bp) = (frame.registers.sp()?, frame.registers.get(machine.bp())?);
@@ -253,11 +250,13 @@ impl Calls {
         match code.map.locate(frame.lookup) {
             Some(Place::Anonymous(_)) => true,
             Some(Place::Module { module, .. }) => {
-                let Some((_, function)) = self.function_at(frame.lookup, machine, code) else { return false };
+                let linked = code.linked(frame.lookup).map(|(_, linked)| linked);
+                let function = self.function_at(frame.lookup, machine, code).map(|(_, function)| function.start);
+                let (Some(linked), Some(start)) = (linked, function) else { return false };
                 let module = code.modules.get(module);
                 let mut bytes = [0; PROLOGUE as usize];
-                let length = (function.end - function.start).min(PROLOGUE) as usize;
-                let read = module.file_offset(function.start);
+                let length = linked.saturating_sub(start).min(PROLOGUE) as usize;
+                let read = module.file_offset(start);
                 let read = read.and_then(|offset| read_file(module, offset, &mut bytes[..length]));
                 read.is_some() && sets_frame_pointer(&bytes, machine)
             }
@@ -312,6 +311,13 @@ fn stub(bytes: &[u8; LONGEST_STUB]) -> Option<(i32, u64)> {
     let rest = rest.strip_prefix(&[0xf2]).unwrap_or(rest);
     let [0xff, 0x25, a, b, c, d, rest @ ..] = rest else { return None };
     Some((i32::from_le_bytes([*a, *b, *c, *d]), (LONGEST_STUB - rest.len()) as u64))
+}
+
+/// Whether there is an instruction at `at` that enters the kernel.
+pub fn is_syscall(at: Addr, memory: &mut dyn Memory, code: Code<'_>) -> bool {
+    let mut bytes = [0; SYSCALL_BYTES as usize];
+    let read = read_code(at, &mut bytes, memory, code);
+    read.is_some() && matches!(bytes, [0x0f, 0x05 | 0x34] | [0xcd, 0x80])
 }
 
 /// Reads instructions: from the file where there is one.

@@ -96,6 +96,17 @@ struct Frame<'a> {
     reached: Reached,
 }
 
+impl Frame<'_> {
+    /// Whether the thread is within a call, of another function or of the kernel.
+    fn is_at_call(&self) -> bool {
+        match self.reached {
+            Reached::Returning => true,
+            Reached::Innermost => self.registers.pc().is_some_and(|pc| self.lookup < pc),
+            Reached::Interrupted => false,
+        }
+    }
+}
+
 /// Where things are in the address space that is looked at.
 #[derive(Clone, Copy)]
 struct Code<'a> {
@@ -169,9 +180,10 @@ impl Unwinder {
                 None => self.above_without_row(&frame, memory, code),
             };
             let above = match above {
-                Above::Caller(caller) if doubts && !self.is_credible(&caller, &frame, memory, code) => {
-                    self.above_by_saved_frame_pointer(&frame, below, memory, code)
+                Above::Caller(caller) if !doubts || self.is_credible(&caller, &frame, memory, code) => {
+                    Above::Caller(caller)
                 }
+                _ if doubts => self.above_by_saved_frame_pointer(&frame, below, memory, code),
                 above => above,
             };
             let caller = match above {
@@ -212,9 +224,15 @@ impl Unwinder {
 
     /// What lies above a frame of which no row tells.
     fn above_without_row(&mut self, frame: &Frame<'_>, memory: &mut dyn Memory, code: Code<'_>) -> Above {
-        let caller = match self.caller_by_row_before_call(frame, memory, code) {
-            Some(caller) => Some(caller),
-            None => self.calls.caller(frame, memory, code),
+        let syscall = frame.registers.pc().and_then(|pc| pc.0.checked_sub(calls::SYSCALL_BYTES)).map(Addr);
+        let caller = match syscall {
+            Some(syscall) if frame.reached == Reached::Innermost && calls::is_syscall(syscall, memory, code) => {
+                // The function is that of the call, also where that is its last instruction.
+                let frame = Frame { lookup: syscall, ..*frame };
+                let caller = self.caller_by_row_before(syscall, &frame, memory, code);
+                caller.or_else(|| self.calls.caller(&frame, memory, code))
+            }
+            _ => self.calls.caller(frame, memory, code),
         };
         caller.map_or(Above::Unknown, Above::Caller)
     }
@@ -224,25 +242,15 @@ impl Unwinder {
     /// So do glibc's clone and clone3 (sysdeps/unix/sysv/linux/x86_64/clone.S: "End FDE now, because in the child the
     /// unwind info will be wrong"). The kernel leaves the stack as it was, so that the last row still holds in the
     /// parent. Checked by what it yields: the return address must lie behind a call.
-    fn caller_by_row_before_call(
+    fn caller_by_row_before(
         &mut self,
+        syscall: Addr,
         frame: &Frame<'_>,
         memory: &mut dyn Memory,
         code: Code<'_>,
     ) -> Option<Registers> {
-        if frame.reached != Reached::Innermost {
-            return None;
-        }
-        let pc = frame.registers.pc()?;
-        let syscall = Addr(pc.0.checked_sub(calls::SYSCALL_BYTES)?);
-        if !self.calls.is_syscall(syscall, memory, code) {
-            return None;
-        }
-        let Above::Caller(caller) =
-            self.row(code, frame.registers.machine(), before(syscall))?.caller(frame.registers, memory)
-        else {
-            return None;
-        };
+        let row = self.row(code, frame.registers.machine(), before(syscall))?;
+        let Above::Caller(caller) = row.caller(frame.registers, memory) else { return None };
         self.is_credible(&caller, frame, memory, code).then_some(caller)
     }
 
