@@ -1,5 +1,6 @@
 //! Call stacks of real programs: for several machines, libraries and shapes, captured while they are stopped.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -108,29 +109,43 @@ fn wait_until(mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// A function, as a symbol tells of it.
+struct Function {
+    address: u64,
+    size: u64,
+    name: String,
+}
+
 thread_local! {
-    /// Functions of each file, with address and size.
-    static SYMBOLS: std::cell::RefCell<HashMap<(String, Tid), Vec<(u64, u64, String)>>> = Default::default();
+    /// Functions of each file, which each process may see another one of by the same name.
+    static SYMBOLS: RefCell<HashMap<(String, Tid), Vec<Function>>> = RefCell::default();
 }
 
 /// The function at an offset of a file, by its symbols alone.
 fn name(module: &Module, offset: u64) -> String {
     let Some(address) = module.linked_address(offset) else { return "no segment".into() };
     SYMBOLS.with_borrow_mut(|files| {
-        let symbols = files.entry((module.path.clone(), module.seen_in)).or_insert_with(|| {
-            let bytes = match &module.contents {
-                Contents::Copy(bytes) => bytes.to_vec(),
-                _ => std::fs::read(&module.path).unwrap(),
-            };
-            let elf = object::File::parse(&*bytes).unwrap();
-            let symbols = elf.symbols().chain(elf.dynamic_symbols());
-            let functions = symbols.filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition());
-            functions.map(|symbol| (symbol.address(), symbol.size(), symbol.name().unwrap().to_owned())).collect()
-        });
-        let found = symbols.iter().find(|(start, size, _)| (*start..start + size).contains(&address));
+        let functions = files.entry((module.path.clone(), module.seen_in)).or_insert_with(|| functions(module));
+        let found = functions.iter().find(|of| (of.address..of.address + of.size).contains(&address));
         let file = module.path.rsplit('/').next().unwrap();
-        found.map_or_else(|| format!("{file}+{offset:x}"), |(_, _, name)| name.clone())
+        found.map_or_else(|| format!("{file}+{offset:x}"), |function| function.name.clone())
     })
+}
+
+fn functions(module: &Module) -> Vec<Function> {
+    let bytes = match &module.contents {
+        Contents::Copy(bytes) => bytes.to_vec(),
+        _ => std::fs::read(&module.path).unwrap(),
+    };
+    let elf = object::File::parse(&*bytes).unwrap();
+    let symbols = elf.symbols().chain(elf.dynamic_symbols());
+    let functions = symbols.filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition());
+    let function = |symbol: object::Symbol<'_, '_>| Function {
+        address: symbol.address(),
+        size: symbol.size(),
+        name: symbol.name().unwrap().to_owned(),
+    };
+    functions.map(function).collect()
 }
 
 const NESTED: [&str; 4] = ["block", "inner", "middle", "nested"];
@@ -160,6 +175,14 @@ fn shapes(program: &Path, trampoline_frames: usize) {
     assert_eq!(end, End::Outermost, "{names:?}");
     let sorted = names.iter().position(|name| name == "sorted").unwrap();
     assert_eq!(names[sorted + 1], "main", "{names:?}");
+
+    let mut stopped = Stopped::run(program, "made");
+    stopped.expect(&with(&["called_back"]));
+    let (names, end) = stopped.names();
+    assert_eq!(end, End::Outermost, "{names:?}");
+    let caller = names.iter().position(|name| name == "called_back").unwrap() + 1;
+    assert!(names[caller].starts_with("0x"), "{names:?}");
+    assert_eq!(names[caller + 1..caller + 3], ["makes_code", "main"], "{names:?}");
 
     let mut stopped = Stopped::run(program, "deep");
     let (names, end) = stopped.names();
@@ -272,5 +295,36 @@ fn every_instruction() {
             }
         }
         assert!(seen.contains("[vdso]") && seen.len() >= 4, "{seen:?}");
+    }
+}
+
+/// What a stack costs while its thread is stopped. Not a check: run it by name, with `--release --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn cost() {
+    const TIMES: u32 = 2000;
+    let glibc = program("gcc", &["-fomit-frame-pointer"]);
+    let static_glibc = program("gcc", &["-static"]);
+    let musl = program("musl-gcc", &[]);
+    for (library, program) in [("glibc", &glibc), ("static glibc", &static_glibc), ("musl", &musl)] {
+        for shape in ["nested", "realigned", "deep"] {
+            let mut stopped = Stopped::run(program, shape);
+            let mut timed = |times: u32| {
+                let begin = Instant::now();
+                for _ in 0..times {
+                    stopped.stacks.capture(stopped.tid, 0).unwrap();
+                }
+                begin.elapsed() / times
+            };
+            let (first, then) = (timed(1), timed(TIMES));
+            let begin = Instant::now();
+            for _ in 0..TIMES {
+                stopped.stacks.code_changed(0);
+                stopped.stacks.capture(stopped.tid, 0).unwrap();
+            }
+            let changed = begin.elapsed() / TIMES;
+            let frames = stopped.names().0.len();
+            println!("{library}, {shape}: {frames} frames, first {first:?}, then {then:?}, new map {changed:?}");
+        }
     }
 }

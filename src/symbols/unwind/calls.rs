@@ -29,8 +29,11 @@ const LARGEST_FRAME: u64 = 1 << 20;
 /// Instructions that are remembered; when there are more, all are forgotten.
 const MOST_REMEMBERED: usize = 1 << 16;
 
-/// Functions that are remembered, of all files. A file has less than a hundred thousand.
-const MOST_FUNCTIONS: usize = 8 << 20;
+/// Functions and bytes of code that are looked through, of all files. A file has less than a hundred thousand functions.
+const MOST_WORK: usize = 64 << 20;
+
+/// Words of one stack, of all its frames together, that are looked at as return addresses.
+const MOST_VERDICTS: u32 = 1 << 14;
 
 /// The longest call instruction: `call *disp32(base,index,scale)`.
 const LONGEST_CALL: usize = 7;
@@ -68,10 +71,18 @@ pub struct Calls {
     /// The jump of the linkage stub at an offset of a file: its slot, and the stub's length.
     stubs: HashMap<(ModuleId, u64), Option<(i32, u64)>>,
     functions: HashMap<ModuleId, Functions>,
-    functions_held: usize,
+    /// Of `MOST_WORK`, what is done.
+    work: usize,
+    /// Of `MOST_VERDICTS`, what is left.
+    verdicts_left: u32,
 }
 
 impl Calls {
+    /// Another stack is to be looked at.
+    pub fn begin(&mut self) {
+        self.verdicts_left = MOST_VERDICTS;
+    }
+
     /// The caller of a frame, with those of its registers that are known.
     pub fn caller(&mut self, frame: &Frame<'_>, memory: &mut dyn Memory, code: Code<'_>) -> Option<Registers> {
         let linked = self.by_frame_pointer(frame, memory, code);
@@ -161,6 +172,8 @@ impl Calls {
     /// Whether `pc` is a return address of the frame's function.
     fn verdict(&mut self, pc: Addr, frame: &Frame<'_>, memory: &mut dyn Memory, code: Code<'_>) -> Verdict {
         let machine = frame.registers.machine();
+        let Some(left) = self.verdicts_left.checked_sub(1) else { return Verdict::IsNot };
+        self.verdicts_left = left;
         let Some(call) = self.call_before(pc, memory, code) else { return Verdict::IsNot };
         let target = match call {
             Call::Indirect => None,
@@ -230,13 +243,14 @@ impl Calls {
     /// The function at an address.
     fn function_at(&mut self, at: Addr, machine: Machine, code: Code<'_>) -> Option<(ModuleId, Span)> {
         let (module, linked) = code.linked(at)?;
-        let Calls { functions, functions_held, .. } = self;
+        let Calls { functions, work, .. } = self;
         let functions = functions.entry(module).or_insert_with(|| {
-            if *functions_held > MOST_FUNCTIONS {
+            if *work > MOST_WORK {
                 return Functions::default();
             }
-            let functions = Functions::of(&elf::code_sections(code.modules.get(module), machine));
-            *functions_held += functions.len();
+            let sections = elf::code_sections(code.modules.get(module), machine);
+            let functions = Functions::of(&sections);
+            *work += functions.len() + sections.code.iter().map(|section| section.bytes.len()).sum::<usize>();
             functions
         });
         Some((module, functions.at(linked)?))

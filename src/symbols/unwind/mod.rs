@@ -11,6 +11,8 @@ mod functions;
 mod memory;
 mod registers;
 mod row;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 
@@ -146,6 +148,7 @@ impl Unwinder {
         modules: &Modules,
     ) -> Stack {
         let code = Code { map, modules };
+        self.calls.begin();
         let mut registers = registers.clone();
         let mut reached = Reached::Innermost;
         let mut places = Vec::new();
@@ -165,7 +168,8 @@ impl Unwinder {
             let row = self.row(code, registers.machine(), lookup);
             // In a trampoline the thread is not at a call, but where the signal handler returns to.
             let is_trampoline = row.is_some_and(|row| row.is_signal_frame);
-            let at_entry = row.is_some_and(|row| code.linked(pc).is_some_and(|(_, linked)| linked == row.function));
+            let is_entry = |row: &Row| code.linked(pc).is_some_and(|(_, linked)| linked == row.function);
+            let at_entry = reached == Reached::Innermost && row.is_some_and(is_entry);
             places.push(match reached {
                 Reached::Innermost if !at_entry => map.locate(before(pc)).unwrap_or(place),
                 Reached::Returning if is_trampoline => map.locate(pc).unwrap_or(place),
