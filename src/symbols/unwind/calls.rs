@@ -259,7 +259,7 @@ impl Calls {
     /// Whether the frame's function sets up a frame pointer, as far as can be seen: code without a file is believed to.
     fn keeps_frame_pointer(&mut self, frame: &Frame<'_>, code: Code<'_>) -> bool {
         /// Within so much of the entry; Go checks the stack's size first.
-        const PROLOGUE: u64 = 48;
+        const PROLOGUE: u64 = 64;
         let machine = frame.registers.machine();
         match code.map.locate(frame.lookup) {
             Some(Place::Anonymous(_)) => true,
@@ -279,13 +279,21 @@ impl Calls {
     }
 }
 
-/// Whether there is `push %rbp; mov %rsp,%rbp` in it.
+/// Whether there is `push %rbp; mov %rsp,%rbp` in it, or what Go before 1.21 has: `mov %rbp,disp(%rsp)` followed by
+/// `lea disp(%rsp),%rbp`.
 fn sets_frame_pointer(prologue: &[u8], machine: Machine) -> bool {
     let forms: [&[u8]; 2] = match machine {
         Machine::X86_64 => [&[0x55, 0x48, 0x89, 0xe5], &[0x55, 0x48, 0x8b, 0xec]],
         Machine::I386 => [&[0x55, 0x89, 0xe5], &[0x55, 0x8b, 0xec]],
     };
-    forms.iter().any(|form| prologue.windows(form.len()).any(|bytes| bytes == *form))
+    let pushes = forms.iter().any(|form| prologue.windows(form.len()).any(|bytes| bytes == *form));
+    let stores = machine == Machine::X86_64
+        && prologue.windows(16).any(|bytes| match *bytes {
+            [0x48, 0x89, 0x6c, 0x24, a, 0x48, 0x8d, 0x6c, 0x24, b, ..] => a == b,
+            [0x48, 0x89, 0xac, 0x24, a, b, c, d, 0x48, 0x8d, 0xac, 0x24, e, f, g, h] => [a, b, c, d] == [e, f, g, h],
+            _ => false,
+        });
+    pushes || stores
 }
 
 /// The address in memory that an instruction ending at `end` speaks of.
