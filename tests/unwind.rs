@@ -261,6 +261,12 @@ fn musl() {
         Stopped::run(&program, "nested").expect(&with(&["many_saved", "main"]));
         Stopped::run(&program, "realigned").expect(&with(&["realigned", "forced", "main"]));
         expect_creation(&program);
+        for shape in ["signal", "altstack"] {
+            let (names, end) = Stopped::run(&program, shape).names();
+            let handler = names.iter().position(|name| name == "handler");
+            let after = handler.and_then(|handler| names.get(handler + 2..handler + 5));
+            assert!(after.is_some_and(|after| after == ["leaf", "interrupted", "main"]), "{names:?} {end:?}");
+        }
     }
 }
 

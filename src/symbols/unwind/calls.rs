@@ -342,6 +342,13 @@ pub fn is_syscall(at: Addr, memory: &mut dyn Memory, code: Code<'_>) -> bool {
     read.is_some() && matches!(bytes, [0x0f, 0x05 | 0x34] | [0xcd, 0x80])
 }
 
+/// Whether what a signal handler returns to is at `pc`: `mov $15,%rax; syscall`, musl's `__restore_rt`, of x86-64.
+pub fn is_signal_return(pc: Addr, memory: &mut dyn Memory, code: Code<'_>) -> bool {
+    let mut bytes = [0; 9];
+    let read = read_code(pc, &mut bytes, memory, code);
+    read.is_some() && bytes == [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05]
+}
+
 /// Reads instructions: from the file where there is one.
 fn read_code(at: Addr, buffer: &mut [u8], memory: &mut dyn Memory, code: Code<'_>) -> Option<()> {
     match code.map.locate(at)? {

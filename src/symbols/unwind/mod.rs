@@ -11,6 +11,7 @@ mod functions;
 mod memory;
 mod registers;
 mod row;
+mod signal_frame;
 #[cfg(test)]
 mod tests;
 
@@ -167,7 +168,10 @@ impl Unwinder {
             let frame = Frame { registers: &registers, lookup, reached };
             let row = self.row(code, registers.machine(), lookup);
             // In a trampoline the thread is not at a call, but where the signal handler returns to.
-            let is_trampoline = row.is_some_and(|row| row.is_signal_frame);
+            let is_trampoline = match row {
+                Some(row) => row.is_signal_frame,
+                None => reached == Reached::Returning && calls::is_signal_return(pc, memory, code),
+            };
             let is_entry = |row: &Row| code.linked(pc).is_some_and(|(_, linked)| linked == row.function);
             let at_entry = reached == Reached::Innermost && row.is_some_and(is_entry);
             places.push(match reached {
@@ -181,6 +185,7 @@ impl Unwinder {
             });
             let above = match row {
                 Some(row) => row.caller(&registers, memory),
+                None if is_trampoline => signal_frame::caller(&registers, memory),
                 None => self.above_without_row(&frame, memory, code),
             };
             let above = match above {
