@@ -66,14 +66,12 @@ struct Segment {
 impl Module {
     /// The address for which the byte at `offset` of the file was linked: the one that symbol tables use.
     pub fn linked_address(&self, offset: u64) -> Option<u64> {
-        let segment = self.segments.iter().find(|one| (one.offset..one.offset + one.bytes).contains(&offset))?;
-        Some(segment.address + (offset - segment.offset))
+        self.segments.iter().find_map(|one| shifted(offset, one.offset, one.bytes, one.address))
     }
 
     /// The offset into the file of what was linked for `address`.
     pub fn file_offset(&self, address: u64) -> Option<u64> {
-        let segment = self.segments.iter().find(|one| (one.address..one.address + one.bytes).contains(&address))?;
-        Some(segment.offset + (address - segment.address))
+        self.segments.iter().find_map(|one| shifted(address, one.address, one.bytes, one.offset))
     }
 
     /// A path by which this very file can be opened as long as the module exists, also when it has been deleted.
@@ -99,6 +97,12 @@ fn stamp(file: &File) -> Option<(u64, SystemTime)> {
     Some((metadata.len(), metadata.modified().ok()?))
 }
 
+/// `value` of the `bytes` from `from` on, counted from `to` instead; none where it is none of these.
+fn shifted(value: u64, from: u64, bytes: u64, to: u64) -> Option<u64> {
+    let within = value.checked_sub(from).filter(|within| *within < bytes)?;
+    to.checked_add(within)
+}
+
 /// What a file is known by: a path may name another one tomorrow.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Identity {
@@ -121,7 +125,9 @@ impl Modules {
         if !vma.is_file() && !vdso {
             return None;
         }
-        let identity = Identity { device: vma.device, inode: vma.inode, path: vma.name.clone() };
+        // The vDSO of 32-bit programs is another one than that of 64-bit programs, which have it further up.
+        let inode = if vdso { u64::from(vma.range.end().0 <= 1 << 32) } else { vma.inode };
+        let identity = Identity { device: vma.device, inode, path: vma.name.clone() };
         if let Some(id) = self.by_identity.get(&identity) {
             return Some(*id);
         }

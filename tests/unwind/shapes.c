@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
@@ -117,6 +118,28 @@ NOINLINE static int creates(void) {
     return result;
 }
 
+/* Code made at run time, which has frame pointers and nothing else. */
+NOINLINE static void called_back(void) {
+    nested(0);
+    DONE;
+}
+NOINLINE static int makes_code(void) {
+#ifdef __x86_64__
+    /* push %rbp; mov %rsp,%rbp; sub $32,%rsp; call *%rdi; leave; ret */
+    static const unsigned char code[] = {0x55, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xec, 0x20, 0xff, 0xd7, 0xc9, 0xc3};
+#else
+    /* push %ebp; mov %esp,%ebp; sub $32,%esp; call *8(%ebp); leave; ret */
+    static const unsigned char code[] = {0x55, 0x89, 0xe5, 0x83, 0xec, 0x20, 0xff, 0x55, 0x08, 0xc9, 0xc3};
+#endif
+    void *made = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (made == MAP_FAILED)
+        return 1;
+    memcpy(made, code, sizeof code);
+    ((void (*)(void (*)(void)))made)(called_back);
+    DONE;
+    return 0;
+}
+
 /* To be run instruction by instruction: the linkage table, the loader, the vDSO, and returns from them. */
 NOINLINE static int steps(void) {
     char byte;
@@ -149,6 +172,8 @@ int main(int count, char **args) {
         return forced(count * 100);
     if (!strcmp(shape, "deep"))
         return deep(1000);
+    if (!strcmp(shape, "made"))
+        return makes_code();
     if (!strcmp(shape, "creates"))
         return creates();
     if (!strcmp(shape, "steps"))

@@ -29,8 +29,11 @@ const LARGEST_FRAME: u64 = 1 << 20;
 /// Instructions that are remembered; when there are more, all are forgotten.
 const MOST_REMEMBERED: usize = 1 << 16;
 
-/// Functions that are remembered, of all files. A file has less than a hundred thousand.
-const MOST_FUNCTIONS: usize = 8 << 20;
+/// Functions and bytes of code that are looked through, of all files. A file has less than a hundred thousand functions.
+const MOST_WORK: usize = 64 << 20;
+
+/// Words of one stack, of all its frames together, that are looked at as return addresses.
+const MOST_VERDICTS: u32 = 1 << 14;
 
 /// The longest call instruction: `call *disp32(base,index,scale)`.
 const LONGEST_CALL: usize = 7;
@@ -68,10 +71,18 @@ pub struct Calls {
     /// The jump of the linkage stub at an offset of a file: its slot, and the stub's length.
     stubs: HashMap<(ModuleId, u64), Option<(i32, u64)>>,
     functions: HashMap<ModuleId, Functions>,
-    functions_held: usize,
+    /// Of `MOST_WORK`, what is done.
+    work: usize,
+    /// Of `MOST_VERDICTS`, what is left.
+    verdicts_left: u32,
 }
 
 impl Calls {
+    /// Another stack is to be looked at.
+    pub fn begin(&mut self) {
+        self.verdicts_left = MOST_VERDICTS;
+    }
+
     /// The caller of a frame, with those of its registers that are known.
     pub fn caller(&mut self, frame: &Frame<'_>, memory: &mut dyn Memory, code: Code<'_>) -> Option<Registers> {
         let linked = self.by_frame_pointer(frame, memory, code);
@@ -92,13 +103,6 @@ impl Calls {
         self.verdict(pc, frame, memory, code) != Verdict::IsNot
     }
 
-    /// Whether there is an instruction at `at` that enters the kernel.
-    pub fn is_syscall(&mut self, at: Addr, memory: &mut dyn Memory, code: Code<'_>) -> bool {
-        let mut bytes = [0; SYSCALL_BYTES as usize];
-        let read = read_code(at, &mut bytes, memory, code);
-        read.is_some() && matches!(bytes, [0x0f, 0x05 | 0x34] | [0xcd, 0x80])
-    }
-
     /// What the frame pointer says: the caller's frame pointer lies where it points, the return address above.
     fn by_frame_pointer(
         &mut self,
@@ -106,6 +110,10 @@ impl Calls {
         memory: &mut dyn Memory,
         code: Code<'_>,
     ) -> Option<(Verdict, Registers)> {
+        // In a prologue or an epilogue the frame pointer is the caller's.
+        if !frame.is_at_call() {
+            return None;
+        }
         let machine = frame.registers.machine();
         let word = u64::from(machine.word());
         let (sp, bp) = (frame.registers.sp()?, frame.registers.get(machine.bp())?);
@@ -164,6 +172,8 @@ impl Calls {
     /// Whether `pc` is a return address of the frame's function.
     fn verdict(&mut self, pc: Addr, frame: &Frame<'_>, memory: &mut dyn Memory, code: Code<'_>) -> Verdict {
         let machine = frame.registers.machine();
+        let Some(left) = self.verdicts_left.checked_sub(1) else { return Verdict::IsNot };
+        self.verdicts_left = left;
         let Some(call) = self.call_before(pc, memory, code) else { return Verdict::IsNot };
         let target = match call {
             Call::Indirect => None,
@@ -233,13 +243,14 @@ impl Calls {
     /// The function at an address.
     fn function_at(&mut self, at: Addr, machine: Machine, code: Code<'_>) -> Option<(ModuleId, Span)> {
         let (module, linked) = code.linked(at)?;
-        let Calls { functions, functions_held, .. } = self;
+        let Calls { functions, work, .. } = self;
         let functions = functions.entry(module).or_insert_with(|| {
-            if *functions_held > MOST_FUNCTIONS {
+            if *work > MOST_WORK {
                 return Functions::default();
             }
-            let functions = Functions::of(&elf::code_sections(code.modules.get(module), machine));
-            *functions_held += functions.len();
+            let sections = elf::code_sections(code.modules.get(module), machine);
+            let functions = Functions::of(&sections);
+            *work += functions.len() + sections.code.iter().map(|section| section.bytes.len()).sum::<usize>();
             functions
         });
         Some((module, functions.at(linked)?))
@@ -248,16 +259,18 @@ impl Calls {
     /// Whether the frame's function sets up a frame pointer, as far as can be seen: code without a file is believed to.
     fn keeps_frame_pointer(&mut self, frame: &Frame<'_>, code: Code<'_>) -> bool {
         /// Within so much of the entry; Go checks the stack's size first.
-        const PROLOGUE: u64 = 48;
+        const PROLOGUE: u64 = 64;
         let machine = frame.registers.machine();
         match code.map.locate(frame.lookup) {
             Some(Place::Anonymous(_)) => true,
             Some(Place::Module { module, .. }) => {
-                let Some((_, function)) = self.function_at(frame.lookup, machine, code) else { return false };
+                let linked = code.linked(frame.lookup).map(|(_, linked)| linked);
+                let function = self.function_at(frame.lookup, machine, code).map(|(_, function)| function.start);
+                let (Some(linked), Some(start)) = (linked, function) else { return false };
                 let module = code.modules.get(module);
                 let mut bytes = [0; PROLOGUE as usize];
-                let length = (function.end - function.start).min(PROLOGUE) as usize;
-                let read = module.file_offset(function.start);
+                let length = linked.saturating_sub(start).min(PROLOGUE) as usize;
+                let read = module.file_offset(start);
                 let read = read.and_then(|offset| read_file(module, offset, &mut bytes[..length]));
                 read.is_some() && sets_frame_pointer(&bytes, machine)
             }
@@ -266,13 +279,21 @@ impl Calls {
     }
 }
 
-/// Whether there is `push %rbp; mov %rsp,%rbp` in it.
+/// Whether there is `push %rbp; mov %rsp,%rbp` in it, or what Go before 1.21 has: `mov %rbp,disp(%rsp)` followed by
+/// `lea disp(%rsp),%rbp`.
 fn sets_frame_pointer(prologue: &[u8], machine: Machine) -> bool {
     let forms: [&[u8]; 2] = match machine {
         Machine::X86_64 => [&[0x55, 0x48, 0x89, 0xe5], &[0x55, 0x48, 0x8b, 0xec]],
         Machine::I386 => [&[0x55, 0x89, 0xe5], &[0x55, 0x8b, 0xec]],
     };
-    forms.iter().any(|form| prologue.windows(form.len()).any(|bytes| bytes == *form))
+    let pushes = forms.iter().any(|form| prologue.windows(form.len()).any(|bytes| bytes == *form));
+    let stores = machine == Machine::X86_64
+        && prologue.windows(16).any(|bytes| match *bytes {
+            [0x48, 0x89, 0x6c, 0x24, a, 0x48, 0x8d, 0x6c, 0x24, b, ..] => a == b,
+            [0x48, 0x89, 0xac, 0x24, a, b, c, d, 0x48, 0x8d, 0xac, 0x24, e, f, g, h] => [a, b, c, d] == [e, f, g, h],
+            _ => false,
+        });
+    pushes || stores
 }
 
 /// The address in memory that an instruction ending at `end` speaks of.
@@ -312,6 +333,20 @@ fn stub(bytes: &[u8; LONGEST_STUB]) -> Option<(i32, u64)> {
     let rest = rest.strip_prefix(&[0xf2]).unwrap_or(rest);
     let [0xff, 0x25, a, b, c, d, rest @ ..] = rest else { return None };
     Some((i32::from_le_bytes([*a, *b, *c, *d]), (LONGEST_STUB - rest.len()) as u64))
+}
+
+/// Whether there is an instruction at `at` that enters the kernel.
+pub fn is_syscall(at: Addr, memory: &mut dyn Memory, code: Code<'_>) -> bool {
+    let mut bytes = [0; SYSCALL_BYTES as usize];
+    let read = read_code(at, &mut bytes, memory, code);
+    read.is_some() && matches!(bytes, [0x0f, 0x05 | 0x34] | [0xcd, 0x80])
+}
+
+/// Whether what a signal handler returns to is at `pc`: `mov $15,%rax; syscall`, musl's `__restore_rt`, of x86-64.
+pub fn is_signal_return(pc: Addr, memory: &mut dyn Memory, code: Code<'_>) -> bool {
+    let mut bytes = [0; 9];
+    let read = read_code(pc, &mut bytes, memory, code);
+    read.is_some() && bytes == [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05]
 }
 
 /// Reads instructions: from the file where there is one.

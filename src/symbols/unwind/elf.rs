@@ -16,6 +16,10 @@ const MOST_SECTIONS: u32 = 4096;
 /// A larger section is not read. The call frame information of the largest browsers has some 30 MB.
 const LARGEST_SECTION: u64 = 64 << 20;
 
+/// More code is not looked through for calls: that would take a second. A program as large has symbols, or call frame
+/// information; musl has half a megabyte.
+const LARGEST_CODE: u64 = 8 << 20;
+
 /// A piece of a file, and the address for which it was linked.
 #[derive(Debug)]
 pub struct Section {
@@ -49,7 +53,7 @@ impl FrameSections {
 /// The code of a file, and where its functions are.
 #[derive(Debug, Default)]
 pub struct CodeSections {
-    /// Executable sections.
+    /// Executable sections; none where they are too large.
     pub code: Vec<Section>,
     /// Address and size of each function that a symbol names.
     pub functions: Vec<(u64, u64)>,
@@ -121,14 +125,16 @@ impl<'data, Header: FileHeader<Endian = Endianness>, Data: ReadRef<'data>> Elf<'
     }
 
     fn code(&self) -> CodeSections {
-        let executable = self.sections.iter().filter(|section| section.sh_flags(self.endian).contains(SHF_EXECINSTR));
-        let mut left = LARGEST_SECTION;
-        let code = executable.map_while(|section| {
-            let section = self.read(section)?;
-            left = left.checked_sub(section.bytes.len() as u64)?;
-            Some(section)
-        });
-        let code = code.collect();
+        let executable = || {
+            let sections = self.sections.iter();
+            sections.filter(|section| section.sh_flags(self.endian).contains(SHF_EXECINSTR))
+        };
+        let sizes = executable().filter_map(|section| section.file_range(self.endian));
+        let bytes = sizes.fold(0, |sum: u64, (_, size)| sum.saturating_add(size));
+        let code = match bytes <= LARGEST_CODE {
+            true => executable().filter_map(|section| self.read(section)).collect(),
+            false => Vec::new(),
+        };
         let functions = [SHT_DYNSYM, SHT_SYMTAB].into_iter().flat_map(|kind| self.functions(kind)).collect();
         CodeSections { code, functions }
     }

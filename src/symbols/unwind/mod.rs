@@ -11,6 +11,9 @@ mod functions;
 mod memory;
 mod registers;
 mod row;
+mod signal_frame;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 
@@ -96,6 +99,17 @@ struct Frame<'a> {
     reached: Reached,
 }
 
+impl Frame<'_> {
+    /// Whether the thread is within a call, of another function or of the kernel.
+    fn is_at_call(&self) -> bool {
+        match self.reached {
+            Reached::Returning => true,
+            Reached::Innermost => self.registers.pc().is_some_and(|pc| self.lookup < pc),
+            Reached::Interrupted => false,
+        }
+    }
+}
+
 /// Where things are in the address space that is looked at.
 #[derive(Clone, Copy)]
 struct Code<'a> {
@@ -135,6 +149,7 @@ impl Unwinder {
         modules: &Modules,
     ) -> Stack {
         let code = Code { map, modules };
+        self.calls.begin();
         let mut registers = registers.clone();
         let mut reached = Reached::Innermost;
         let mut places = Vec::new();
@@ -153,8 +168,12 @@ impl Unwinder {
             let frame = Frame { registers: &registers, lookup, reached };
             let row = self.row(code, registers.machine(), lookup);
             // In a trampoline the thread is not at a call, but where the signal handler returns to.
-            let is_trampoline = row.is_some_and(|row| row.is_signal_frame);
-            let at_entry = row.is_some_and(|row| code.linked(pc).is_some_and(|(_, linked)| linked == row.function));
+            let is_trampoline = match row {
+                Some(row) => row.is_signal_frame,
+                None => reached == Reached::Returning && calls::is_signal_return(pc, memory, code),
+            };
+            let is_entry = |row: &Row| code.linked(pc).is_some_and(|(_, linked)| linked == row.function);
+            let at_entry = reached == Reached::Innermost && row.is_some_and(is_entry);
             places.push(match reached {
                 Reached::Innermost if !at_entry => map.locate(before(pc)).unwrap_or(place),
                 Reached::Returning if is_trampoline => map.locate(pc).unwrap_or(place),
@@ -166,12 +185,14 @@ impl Unwinder {
             });
             let above = match row {
                 Some(row) => row.caller(&registers, memory),
+                None if is_trampoline => signal_frame::caller(&registers, memory),
                 None => self.above_without_row(&frame, memory, code),
             };
             let above = match above {
-                Above::Caller(caller) if doubts && !self.is_credible(&caller, &frame, memory, code) => {
-                    self.above_by_saved_frame_pointer(&frame, below, memory, code)
+                Above::Caller(caller) if !doubts || self.is_credible(&caller, &frame, memory, code) => {
+                    Above::Caller(caller)
                 }
+                _ if doubts => self.above_by_saved_frame_pointer(&frame, below, memory, code),
                 above => above,
             };
             let caller = match above {
@@ -212,9 +233,15 @@ impl Unwinder {
 
     /// What lies above a frame of which no row tells.
     fn above_without_row(&mut self, frame: &Frame<'_>, memory: &mut dyn Memory, code: Code<'_>) -> Above {
-        let caller = match self.caller_by_row_before_call(frame, memory, code) {
-            Some(caller) => Some(caller),
-            None => self.calls.caller(frame, memory, code),
+        let syscall = frame.registers.pc().and_then(|pc| pc.0.checked_sub(calls::SYSCALL_BYTES)).map(Addr);
+        let caller = match syscall {
+            Some(syscall) if frame.reached == Reached::Innermost && calls::is_syscall(syscall, memory, code) => {
+                // The function is that of the call, also where that is its last instruction.
+                let frame = Frame { lookup: syscall, ..*frame };
+                let caller = self.caller_by_row_before(syscall, &frame, memory, code);
+                caller.or_else(|| self.calls.caller(&frame, memory, code))
+            }
+            _ => self.calls.caller(frame, memory, code),
         };
         caller.map_or(Above::Unknown, Above::Caller)
     }
@@ -224,25 +251,15 @@ impl Unwinder {
     /// So do glibc's clone and clone3 (sysdeps/unix/sysv/linux/x86_64/clone.S: "End FDE now, because in the child the
     /// unwind info will be wrong"). The kernel leaves the stack as it was, so that the last row still holds in the
     /// parent. Checked by what it yields: the return address must lie behind a call.
-    fn caller_by_row_before_call(
+    fn caller_by_row_before(
         &mut self,
+        syscall: Addr,
         frame: &Frame<'_>,
         memory: &mut dyn Memory,
         code: Code<'_>,
     ) -> Option<Registers> {
-        if frame.reached != Reached::Innermost {
-            return None;
-        }
-        let pc = frame.registers.pc()?;
-        let syscall = Addr(pc.0.checked_sub(calls::SYSCALL_BYTES)?);
-        if !self.calls.is_syscall(syscall, memory, code) {
-            return None;
-        }
-        let Above::Caller(caller) =
-            self.row(code, frame.registers.machine(), before(syscall))?.caller(frame.registers, memory)
-        else {
-            return None;
-        };
+        let row = self.row(code, frame.registers.machine(), before(syscall))?;
+        let Above::Caller(caller) = row.caller(frame.registers, memory) else { return None };
         self.is_credible(&caller, frame, memory, code).then_some(caller)
     }
 
