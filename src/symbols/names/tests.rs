@@ -489,6 +489,30 @@ fn compressed_section_with_a_wrong_size() {
     }
 }
 
+/// Functions that are inlined into each other a million times, as no compiler has it, do not exhaust the stack: there are
+/// symbols still.
+#[test]
+fn debug_information_that_nests_without_end() {
+    let source = format!(
+        r#"#include <stdio.h>
+__attribute__((noinline)) void deep(void) {{ __asm__ volatile(".file 1 \"deep.c\"\n.loc 1 3\nnop"); }}
+__asm__(".section .debug_abbrev,\"\",@progbits\n"
+    ".byte 1,0x11,1,0x11,1,0x12,7,0x10,0x17,0,0\n" /* a unit with low_pc, high_pc and lines */
+    ".byte 2,0x2e,1,0x11,1,0x12,7,3,8,0,0\n" /* a function with a name */
+    ".byte 3,0x1d,1,0,0,0\n" /* an inlined function with nothing but children */
+    ".section .debug_line,\"\",@progbits\nlines:\n"
+    ".section .debug_info,\"\",@progbits\n"
+    "start: .long end - start - 4\n.short 4\n.long .debug_abbrev\n.byte 8\n"
+    ".byte 1\n.quad deep\n.quad 16\n.long lines\n.byte 2\n.quad deep\n.quad 16\n.asciz \"deep\"\n"
+    ".fill 1000000, 1, 3\nend:\n.text\n");
+int main(void) {{ printf("deep %p\n", (void *)deep); {WAIT} }}
+"#
+    );
+    let folder = build("gcc", &["-O1"], "prog.c", &source);
+    let mut target = Target::start(&folder.path().join("prog"));
+    assert_eq!(target.name("deep").as_deref(), Some("deep"));
+}
+
 /// Whatever is broken in a file, looking up names in it ends without a panic that gets out, and without a wait.
 #[test]
 fn damaged_files() {
