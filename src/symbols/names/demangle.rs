@@ -18,6 +18,11 @@ pub fn demangle(symbol: &str) -> String {
     if whole { name.0 } else { cut(symbol).to_owned() }
 }
 
+/// Whether it looks like a name of C++ or Rust as the linker has it.
+pub fn is_mangled(symbol: &str) -> bool {
+    ["_Z", "__Z", "_R"].iter().any(|start| symbol.starts_with(start))
+}
+
 /// The beginning of a text, at most [`MOST`] bytes.
 pub fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(MOST)]

@@ -3,7 +3,8 @@
 //! blazesym maps files into memory and follows links that they hold. A mapped file that is truncated kills whoever
 //! reads it (SIGBUS, mmap(2)); a link may lead to a FIFO that never opens; a compressed section may claim any size. So
 //! the sections that tell names are copied into a memfd, at their places, and the headers of all others are blanked.
-//! Files with more debug information than fits are mapped as they are, without it where it is linked or compressed.
+//! Files with more debug information than fits are mapped as they are, without it where it is linked or compressed:
+//! these can still be truncated while they are read, or nest too deeply.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -22,6 +23,9 @@ const MOST_COPIED: u64 = 64 << 20;
 
 /// What all copies together, and what blazesym inflates of them, may take, in bytes.
 pub const BUDGET: u64 = 512 << 20;
+
+/// What compilers write nests some ten levels deep, inlined functions some tens.
+const DEEPEST: isize = 500;
 
 /// The sections that tell names: symbols, and what gimli reads for functions and lines.
 const NEEDED: [&str; 15] = [
@@ -71,7 +75,7 @@ impl Source {
         }
         *budget -= bytes;
         let copy = copy(file, &headers, budget).ok()?;
-        Some(Source { path: path_of(&copy), debug: true, _copy: Some(copy) })
+        Some(Source { path: path_of(&copy), debug: is_shallow(&copy), _copy: Some(copy) })
     }
 
     /// Where blazesym can open it.
@@ -137,25 +141,83 @@ fn write_headers(copy: &File, headers: &Headers, keep: &[bool]) -> io::Result<()
     copy.write_all_at(&headers.file_header, 0)
 }
 
+/// Whether functions are nested no deeper than compilers do it: blazesym recurses into those that are inlined.
+fn is_shallow(copy: &File) -> bool {
+    let cache = ReadCache::new(copy);
+    let Some(headers) = Headers::read(&cache) else { return false };
+    let contents = |name: &str| -> Option<Vec<u8>> {
+        let section = headers.sections.iter().find(|section| *section.name == *name.as_bytes())?;
+        contents(copy, &headers, section).ok()
+    };
+    match (contents(".debug_info"), contents(".debug_abbrev")) {
+        (Some(info), Some(abbreviations)) => nests_shallowly(&info, &abbreviations).unwrap_or(false),
+        _ => true,
+    }
+}
+
+fn nests_shallowly(info: &[u8], abbreviations: &[u8]) -> gimli::Result<bool> {
+    let info = gimli::DebugInfo::new(info, gimli::LittleEndian);
+    let all = gimli::DebugAbbrev::new(abbreviations, gimli::LittleEndian);
+    // Units of one compiler run may share their table.
+    let mut latest = None;
+    let mut units = info.units();
+    while let Some(unit) = units.next()? {
+        let offset = unit.debug_abbrev_offset();
+        if latest.as_ref().is_none_or(|(of, _)| *of != offset) {
+            latest = unit.abbreviations(&all).ok().map(|table| (offset, table));
+        }
+        let Some((_, table)) = &latest else { continue };
+        let mut entries = unit.entries_raw(table, None)?;
+        while !entries.is_empty() {
+            if entries.next_depth() > DEEPEST {
+                return Ok(false);
+            }
+            // Behind what cannot be read nobody gets.
+            let Ok(entry) = entries.read_abbreviation() else { break };
+            if entry.is_some_and(|entry| entries.skip_attributes(entry.attributes()).is_err()) {
+                break;
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// What is in a section of a copy, inflated.
+fn contents(copy: &File, headers: &Headers, section: &Section) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if section.compressed {
+        inflated(copy, headers, section).ok_or(io::ErrorKind::InvalidData)?.1.read_to_end(&mut bytes)?;
+    } else {
+        bytes.resize(usize::try_from(section.bytes).map_err(io::Error::other)?, 0);
+        copy.read_exact_at(&mut bytes, section.offset)?;
+    }
+    Ok(bytes)
+}
+
 /// Whether a compressed section holds what its header claims, and no more than the budget has.
 fn inflates(copy: &File, headers: &Headers, section: &Section, budget: &mut u64) -> bool {
-    let inflate = || -> Option<u64> {
-        // Elf32_Chdr is three words; in Elf64_Chdr size and alignment are double words, the size at 8.
-        let (header, size_at, size_bytes) = if headers.file_header.len() == 52 { (12, 4, 4) } else { (24, 8, 8) };
-        let mut bytes = [0; 24];
-        copy.read_exact_at(&mut bytes[..header], section.offset).ok()?;
-        let mut size = [0; 8];
-        size[..size_bytes].copy_from_slice(&bytes[size_at..size_at + size_bytes]);
-        let size = u64::from_le_bytes(size);
-        let kind = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        if kind != ELFCOMPRESS_ZLIB.0 || size > *budget {
-            return None;
-        }
-        let mut file = copy.try_clone().ok()?;
-        file.seek(SeekFrom::Start(section.offset + header as u64)).ok()?;
-        let compressed = BufReader::new(file).take(section.bytes.checked_sub(header as u64)?);
-        let inflated = flate2::bufread::ZlibDecoder::new(compressed).take(size + 1);
-        (io::copy(&mut { inflated }, &mut io::sink()).ok()? == size).then_some(size)
-    };
-    inflate().map(|size| *budget -= size).is_some()
+    let Some((size, contents)) = inflated(copy, headers, section) else { return false };
+    if size > *budget {
+        return false;
+    }
+    *budget -= size;
+    io::copy(&mut contents.take(size + 1), &mut io::sink()).is_ok_and(|bytes| bytes == size)
+}
+
+/// The size that a compressed section claims, and what it inflates to.
+fn inflated(copy: &File, headers: &Headers, section: &Section) -> Option<(u64, impl Read + use<>)> {
+    // Elf32_Chdr is three words; in Elf64_Chdr size and alignment are double words, the size at 8.
+    let (header, size_at, size_bytes) = if headers.file_header.len() == 52 { (12, 4, 4) } else { (24, 8, 8) };
+    let mut bytes = [0; 24];
+    copy.read_exact_at(&mut bytes[..header], section.offset).ok()?;
+    let mut size = [0; 8];
+    size[..size_bytes].copy_from_slice(&bytes[size_at..size_at + size_bytes]);
+    let kind = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    if kind != ELFCOMPRESS_ZLIB.0 {
+        return None;
+    }
+    let mut file = copy.try_clone().ok()?;
+    file.seek(SeekFrom::Start(section.offset + header as u64)).ok()?;
+    let compressed = BufReader::new(file).take(section.bytes.checked_sub(header as u64)?);
+    Some((u64::from_le_bytes(size), flate2::bufread::ZlibDecoder::new(compressed)))
 }

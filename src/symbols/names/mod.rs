@@ -18,7 +18,7 @@ use blazesym::symbolize::source::{Elf, Source as BlazesymSource};
 use blazesym::symbolize::{CodeInfo, Input, Sym, Symbolized, Symbolizer};
 use object::{Object, ObjectSymbol};
 
-use self::demangle::{cut, demangle};
+use self::demangle::{cut, demangle, is_mangled};
 use self::elf_copy::Source;
 use self::perf_map::{PerfMap, Writer};
 use super::module::{Contents, Module, ModuleId, Modules};
@@ -141,16 +141,40 @@ fn sources(module: &Module, budget: &mut u64) -> Vec<Source> {
 
 /// By debug information, or by symbols where there is none, or none that can be read.
 fn look_up(symbolizer: &Symbolizer, source: &Source, address: u64, frame: &Frame) -> Option<Vec<Frame>> {
-    let ways = if source.debug { &[true, false][..] } else { &[false] };
-    ways.iter().find_map(|debug_syms| {
-        let mut elf = Elf::new(source.path());
-        elf.debug_syms = *debug_syms;
-        let found = symbolizer.symbolize_single(&BlazesymSource::Elf(elf), Input::VirtOffset(address)).ok()?;
-        match found {
-            Symbolized::Sym(symbol) => frames_of(&symbol, frame),
-            Symbolized::Unknown(_) => None,
+    if source.debug
+        && let Some(symbol) = symbol_at(symbolizer, source, address, Information::Debug)
+        && let Some(mut frames) = frames_of(&symbol, frame)
+    {
+        if let (Some(outer), false) = (frames.last_mut(), is_mangled(&symbol.name)) {
+            outer.symbol = linkage_name(symbolizer, source, address, symbol.addr).or(outer.symbol.take());
         }
-    })
+        return Some(frames);
+    }
+    frames_of(&symbol_at(symbolizer, source, address, Information::Symbols)?, frame)
+}
+
+/// What is asked for a name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Information {
+    Debug,
+    Symbols,
+}
+
+fn symbol_at<'a>(from: &'a Symbolizer, source: &Source, address: u64, what: Information) -> Option<Sym<'a>> {
+    let mut elf = Elf::new(source.path());
+    elf.debug_syms = what == Information::Debug;
+    let found = from.symbolize_single(&BlazesymSource::Elf(elf), Input::VirtOffset(address)).ok()?;
+    match found {
+        Symbolized::Sym(symbol) => Some(symbol),
+        Symbolized::Unknown(_) => None,
+    }
+}
+
+/// What the linker calls the function that starts at `start`, if that tells more than the debug information does: gcc
+/// calls every lambda `operator()` there, and leaves out anonymous namespaces.
+fn linkage_name(from: &Symbolizer, source: &Source, address: u64, start: u64) -> Option<String> {
+    let symbol = symbol_at(from, source, address, Information::Symbols)?;
+    (symbol.addr == start && is_mangled(&symbol.name)).then(|| demangle(&symbol.name))
 }
 
 fn frames_of(symbol: &Sym<'_>, frame: &Frame) -> Option<Vec<Frame>> {
