@@ -27,6 +27,8 @@ pub enum EventKind {
     Syscall(Syscall),
     /// The task called exit(2) or exit_group(2), which do not return. All its siblings still live.
     Exiting(Exiting),
+    /// The task calls execve(2) or execveat(2). All its siblings still live. Whether the call succeeds, its return tells.
+    Executing,
     /// The task made another one. Comes before anything that the child does.
     Born(Birth),
     /// The task is gone. Comes before its memory is.

@@ -1,14 +1,15 @@
 //! Following a process: events from a source into the model, the model against the kernel, and out comes a report.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{self, Signal};
 
-use crate::diagnose::finding::{Confidence, Finding, Note, NoteKind};
+use crate::diagnose::finding::{Confidence, Diagnosis, Finding, Note, NoteKind};
 use crate::diagnose::{self, Library, Moment, Phase};
-use crate::event::{Birth, Event, EventKind, Syscall};
+use crate::event::{Birth, Call, Event, EventKind, Syscall};
 use crate::model::kernel::Mismatch;
 use crate::model::{Model, SpaceId};
 use crate::procfs;
@@ -91,6 +92,23 @@ pub struct Follower<'a> {
     libraries: Libraries,
     suspend_until: Option<Instant>,
     at_end: bool,
+    /// What is to be said of processes that are in execve, if it succeeds.
+    executing: HashMap<SpaceId, Executing>,
+}
+
+/// A process in execve, as it was at the call.
+struct Executing {
+    tid: Tid,
+    judgment: Judgment,
+}
+
+/// What is to be said of a process that is over.
+struct Judgment {
+    diagnosis: Diagnosis,
+    /// Threads and mappings.
+    counts: (u64, u64),
+    /// None where nobody was left who could be asked.
+    memory: Option<Memory>,
 }
 
 impl<'a> Follower<'a> {
@@ -121,6 +139,7 @@ impl<'a> Follower<'a> {
             libraries: Libraries::default(),
             suspend_until: None,
             at_end: false,
+            executing: HashMap::new(),
         }
     }
 
@@ -198,13 +217,18 @@ impl<'a> Follower<'a> {
     }
 
     fn take(&mut self, event: &Event) {
-        if let Some(space) = self.model.ends(event) {
-            self.last_look(space, event);
+        match self.model.ends(event) {
+            Some(space) if event.kind == EventKind::Executing => return self.look_before_exec(space, event),
+            Some(space) => self.last_look(space, event),
+            None => {}
         }
         self.write_event(event);
         let applied = self.model.apply(event);
         match &event.kind {
             EventKind::Attached(_) | EventKind::Exec(_) if self.began.is_none() => self.begin(event.at),
+            EventKind::Syscall(Syscall { call: Call::Execve { .. } | Call::Execveat { .. }, result: Err(_), .. }) => {
+                self.executing.retain(|_, executing| executing.tid != event.tid);
+            }
             EventKind::Syscall(syscall) if self.ran_out(syscall) => self.look_at_limits(event),
             EventKind::Born(birth) if !birth.args.shares_memory() => self.look_at_child(birth, event),
             _ => {}
@@ -280,8 +304,21 @@ impl<'a> Follower<'a> {
         self.observer.warn(&format!("model of process {pid}: {mismatch}"));
     }
 
-    /// The process of an address space ends: what counts is how it is now.
+    /// A task calls execve, which ends its program if it succeeds: then what counts is how it is now.
+    fn look_before_exec(&mut self, id: SpaceId, event: &Event) {
+        let moment = Moment { now: event.at, phase: Phase::Ending };
+        if let Some(judgment) = self.judge(id, moment, Some(event.tid)) {
+            self.executing.insert(id, Executing { tid: event.tid, judgment });
+        }
+    }
+
+    /// The process of an address space ends: what counts is how it is now, or was when it called execve.
     fn last_look(&mut self, id: SpaceId, event: &Event) {
+        if let Some(executing) = self.executing.remove(&id)
+            && matches!(event.kind, EventKind::Superseded | EventKind::Exec(_))
+        {
+            return self.conclude(id, executing.judgment);
+        }
         let alive = !matches!(event.kind, EventKind::Exec(_));
         if self.options.verify_every.is_some() && matches!(event.kind, EventKind::Exiting(_)) {
             self.check(id, event.tid);
@@ -306,9 +343,14 @@ impl<'a> Follower<'a> {
     }
 
     fn diagnose_finally(&mut self, id: SpaceId, moment: Moment, reader: Option<Tid>) {
-        let Some(space) = self.model.space(id) else {
-            return;
-        };
+        if let Some(judgment) = self.judge(id, moment, reader) {
+            self.conclude(id, judgment);
+        }
+    }
+
+    /// What there is to be said of an address space whose process is over, as seen through one of its tasks.
+    fn judge(&mut self, id: SpaceId, moment: Moment, reader: Option<Tid>) -> Option<Judgment> {
+        let space = self.model.space(id)?;
         let pid = space.pid;
         let counts = (u64::from(space.tasks), space.mappings.len() as u64);
         let lists = reader.and_then(|tid| self.libraries.lists(id, space, tid));
@@ -322,11 +364,15 @@ impl<'a> Follower<'a> {
                         ASAN_OPTIONS=detect_leaks=0 for it";
             diagnosis.notes.push(incomplete(Some(pid), 1, text.to_owned()));
         }
-        if pid == self.source.main_pid() {
+        Some(Judgment { diagnosis, counts, memory: reader.map(memory) })
+    }
+
+    /// An address space's process is over, and this is what is said of it.
+    fn conclude(&mut self, id: SpaceId, judgment: Judgment) {
+        let Judgment { mut diagnosis, counts, memory } = judgment;
+        if self.model.space(id).is_some_and(|space| space.pid == self.source.main_pid()) {
             self.last_counts = Some(counts);
-            if let Some(tid) = reader {
-                self.memory = memory(tid);
-            }
+            self.memory = memory.unwrap_or(self.memory);
         }
         self.finished.append(&mut diagnosis.findings);
         self.finished_notes.append(&mut diagnosis.notes);

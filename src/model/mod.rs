@@ -74,8 +74,8 @@ impl Model {
 
     /// The address space whose process this event ends, before it does: the moment to judge it.
     ///
-    /// That is the call of exit_group, the call of exit by the last task, death by a signal, or execve. Tasks that
-    /// merely share the address space (vfork's child, raw clones) end without it.
+    /// That is the call of exit_group, the call of exit by the last task, death by a signal, or execve (of its call it
+    /// is not known yet whether it does). Tasks that merely share the address space (vfork's child, raw clones) end without it.
     pub fn ends(&self, event: &Event) -> Option<SpaceId> {
         let caller = match &event.kind {
             // The leader, whose number the event has, may have ended long before.
@@ -90,7 +90,7 @@ impl Model {
         let whole_group = match &event.kind {
             EventKind::Exiting(exiting) => exiting.scope == ExitScope::Group,
             EventKind::Ended(exit) => matches!(exit, Exit::Signal(_)),
-            EventKind::Superseded | EventKind::Exec(_) => true,
+            EventKind::Executing | EventKind::Superseded | EventKind::Exec(_) => true,
             _ => return None,
         };
         let last = space.tasks == 1;
@@ -107,6 +107,7 @@ impl Model {
                 return self.syscall(event, syscall);
             }
             EventKind::Exiting(_) => self.events += 1,
+            EventKind::Executing => {}
             EventKind::Born(birth) => {
                 self.events += 1;
                 self.born(event, birth);
