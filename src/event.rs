@@ -39,6 +39,8 @@ pub enum EventKind {
     Exec(Box<Exec>),
     /// A look at the kernel's own picture of the address space, which is right where the model differs.
     Maps(Box<[Vma]>),
+    /// What the thread library says of its own stacks.
+    LibraryStacks(Box<[LibraryStack]>),
     /// What the kernel allows and what is used of it, seen after a call had failed for lack of something.
     Limits(Box<Limits>),
 }
@@ -303,6 +305,17 @@ impl Vma {
     pub fn is_file(&self) -> bool {
         self.inode != 0 || self.device != 0
     }
+}
+
+/// A stack that the thread library has mapped, as its descriptor has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LibraryStack {
+    /// All of it.
+    pub range: Range,
+    /// The guard at its lower end, in bytes.
+    pub guard_bytes: u64,
+    /// The live task that has it.
+    pub task: Option<Tid>,
 }
 
 /// What the kernel allows, and what is used of it. None where it could not be read, or is not limited.

@@ -224,9 +224,14 @@ impl<'a> Follower<'a> {
         }
         self.write_event(event);
         let applied = self.model.apply(event);
+        if let (EventKind::Attached(_), Some(space)) = (&event.kind, self.model.space_of(event.tid)) {
+            self.thread_lists(space, event.tid);
+        }
         match &event.kind {
             EventKind::Attached(_) | EventKind::Exec(_) if self.began.is_none() => self.begin(event.at),
-            EventKind::Syscall(Syscall { call: Call::Execve { .. } | Call::Execveat { .. }, result: Err(_), .. }) => {
+            EventKind::Syscall(Syscall {
+                call: Call::Execve { .. } | Call::Execveat { .. }, result: Err(_), ..
+            }) => {
                 self.executing.retain(|_, executing| executing.tid != event.tid);
             }
             EventKind::Syscall(syscall) if self.ran_out(syscall) => self.look_at_limits(event),
@@ -350,10 +355,10 @@ impl<'a> Follower<'a> {
 
     /// What there is to be said of an address space whose process is over, as seen through one of its tasks.
     fn judge(&mut self, id: SpaceId, moment: Moment, reader: Option<Tid>) -> Option<Judgment> {
+        let lists = reader.and_then(|tid| self.thread_lists(id, tid));
         let space = self.model.space(id)?;
         let pid = space.pid;
         let counts = (u64::from(space.tasks), space.mappings.len() as u64);
-        let lists = reader.and_then(|tid| self.libraries.lists(id, space, tid));
         let mut diagnosis =
             diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some(), Library::from(&lists));
         if let Some(tid) = reader {
@@ -383,6 +388,16 @@ impl<'a> Follower<'a> {
         self.finished_notes.truncate(MOST_FINISHED);
         self.model.finish(id);
         self.libraries.forget(id);
+    }
+
+    /// What the thread library says now. Of stacks that were there before us the model learns their bounds by it.
+    fn thread_lists(&mut self, id: SpaceId, tid: Tid) -> Option<Result<ThreadLists, Unavailable>> {
+        let lists = self.libraries.lists(&self.model, id, tid)?;
+        if let (Ok(lists), true) = (&lists, self.model.space(id).is_some_and(|space| space.was_attached)) {
+            let kind = EventKind::LibraryStacks(lists.library_stacks());
+            self.model.apply(&Event { at: self.source.now(), tid, kind });
+        }
+        Some(lists)
     }
 
     /// Whether a call failed for lack of something, and it is time to see of what.
@@ -462,9 +477,11 @@ impl<'a> Follower<'a> {
         let mut findings = self.finished.clone();
         let mut notes = self.finished_notes.clone();
         let main = self.source.main_pid();
-        for (id, space) in self.model.unfinished() {
+        let living: Vec<SpaceId> = self.model.unfinished().map(|(id, _)| id).collect();
+        for id in living {
             let reader = self.model.any_task_of(id);
-            let lists = reader.and_then(|tid| self.libraries.lists(id, space, tid));
+            let lists = reader.and_then(|tid| self.thread_lists(id, tid));
+            let Some(space) = self.model.space(id) else { continue };
             let is_live = |tid| self.model.task(tid).is_some();
             let mut diagnosis = diagnose::diagnose(space, moment, &is_live, Library::from(&lists));
             if let Some(tid) = reader {

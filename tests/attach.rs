@@ -40,6 +40,25 @@ fn a_leak_in_the_middle_of_its_life() {
     target.end().expect_code(0);
 }
 
+/// Threads that live at the attach on stacks that the kernel shows as one line, and end unjoined after it, are found one
+/// by one: the thread library knows where each stack begins and ends.
+#[test]
+fn stacks_without_borders() {
+    let mut target = start("alive_at_attach", &["0"]);
+    let attached = attach(target.pid(), &["--verify=1"]).await_following();
+    attached.report_now().expect_clean("all threads live");
+    target.close_input();
+    let report = attached.end();
+    let [finding] = report.findings() else {
+        panic!("one finding, but {:#}", report.at("/findings"));
+    };
+    let facts = ["reason", "confidence", "regions", "region_bytes", "guard_bytes"].map(|key| finding[key].clone());
+    assert_eq!(facts, ["unjoined".into(), "definite".into(), 3.into(), 1_048_576.into(), Value::from(0)]);
+    let members = finding["members"].as_array().expect("an array");
+    assert!(members.iter().all(|member| !member["exited_at"].is_null() && member["owner_tid"].as_i64() > Some(0)));
+    target.end().expect_code(0);
+}
+
 /// --for ends the following after its time, with a report, and the target goes on.
 #[test]
 fn for_a_while() {

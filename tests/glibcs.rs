@@ -11,7 +11,8 @@ use common::testprogs::{FOLDER, testprog};
 use common::vmtrace::{Report, attach, vmtrace};
 use common::{need, wait_for};
 use nix::sys::signal::Signal;
-use toml::{Table, Value};
+use serde_json::Value;
+use toml::Table;
 
 /// Debian 11, with glibc 2.31: the lists are libpthread's.
 const BULLSEYE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/glibc/bullseye");
@@ -67,6 +68,25 @@ fn sid_in_the_middle_of_its_life() {
     expect_leak_in_the_middle(SID);
 }
 
+/// Guards made by madvise do not show in the kernel's maps: that the stacks lie in one line keeps none from being found.
+#[test]
+fn sid_with_stacks_in_one_line() {
+    need_root(SID);
+    let words = in_root(SID, testprog("alive_at_attach.oldest"), "alive_at_attach");
+    let mut target = Process::start(command(&words[0], &words[1..]).arg("4096"));
+    target.await_output("ready");
+    let attached = attach(target.pid(), &["--verify=1"]).await_following();
+    attached.report_now().expect_clean("all threads live");
+    target.close_input();
+    let report = attached.end();
+    let [finding] = report.findings() else {
+        panic!("one finding, but {:#}", report.at("/findings"));
+    };
+    let facts = ["reason", "confidence", "regions", "region_bytes", "guard_bytes"].map(|key| finding[key].clone());
+    assert_eq!(facts, ["unjoined".into(), "definite".into(), 3.into(), 1_052_672.into(), Value::from(4096)]);
+    target.end().expect_code(0);
+}
+
 /// Runs the cases as cases.toml has them, but for the command, which `words` makes of a program and its name.
 #[track_caller]
 fn expect_the_same(root: &str, words: impl Fn(&str, &str) -> Vec<String>) {
@@ -82,8 +102,8 @@ fn expect_the_same(root: &str, words: impl Fn(&str, &str) -> Vec<String>) {
         let mut run = run.split(' ');
         let name = run.next().and_then(|path| path.strip_prefix("build/")).expect("a test program");
         let command = words(testprog(&format!("{name}.oldest")), name).into_iter();
-        let command = command.chain(run.map(str::to_owned)).map(Value::from);
-        case.insert("run".to_owned(), Value::Array(command.collect()));
+        let command = command.chain(run.map(str::to_owned)).map(toml::Value::from);
+        case.insert("run".to_owned(), toml::Value::Array(command.collect()));
     }
     let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
     fs::write(file.path(), manifest.to_string()).expect("a file can be written");

@@ -27,7 +27,7 @@ use crate::model::mapping::{Ended, Maker, Mapping, MappingId, Stack};
 use crate::model::sites::{Site, SiteKey};
 use crate::model::space::AddressSpace;
 use crate::threadlib::{List, ThreadLists};
-use crate::units::{Range, Tid, Time};
+use crate::units::{Range, Time};
 
 /// What glibc keeps of ended threads' stacks at most (nptl/nptl-stack.c, `__nptl_stack_cache_maxsize`).
 const CACHE_BYTES: u64 = 40 << 20;
@@ -82,13 +82,8 @@ struct Others {
     undecided: u64,
 }
 
-/// Findings and notes about the stacks of one address space. `is_live` tells whether a task still runs.
-pub fn diagnose(
-    space: &AddressSpace,
-    moment: Moment,
-    is_live: &dyn Fn(Tid) -> bool,
-    library: Library<'_>,
-) -> Diagnosis {
+/// Findings and notes about the stacks of one address space.
+pub fn diagnose(space: &AddressSpace, moment: Moment, library: Library<'_>) -> Diagnosis {
     let (idle, others) = survey(space, moment, &listed(space, library));
     let passed_over: u64 = idle
         .iter()
@@ -135,7 +130,7 @@ pub fn diagnose(
         })
         .collect();
     if let Library::Lists(lists) = library {
-        add_forgotten(space, lists, moment, is_live, &mut findings);
+        add_forgotten(space, lists, moment, &mut findings);
     }
     let notes = [unproven_note(space, &unproven, library), cached_note(space, &cached), pool_note(space, &pool)];
     Diagnosis { findings, notes: notes.into_iter().flatten().collect() }
@@ -155,17 +150,11 @@ fn listed(space: &AddressSpace, library: Library<'_>) -> HashMap<MappingId, List
 }
 
 /// Adds what was never joined before we came: on the list of used stacks, with no task, and not known to the model.
-fn add_forgotten(
-    space: &AddressSpace,
-    lists: &ThreadLists,
-    moment: Moment,
-    is_live: &dyn Fn(Tid) -> bool,
-    findings: &mut Vec<Finding>,
-) {
+fn add_forgotten(space: &AddressSpace, lists: &ThreadLists, moment: Moment, findings: &mut Vec<Finding>) {
     // They may have ended a moment before we came, and be joined in a moment.
     let in_grace = moment.phase == Phase::Living && moment.now.since(Time::default()) < GRACE;
     let mut sizes: IndexMap<(u64, u64), Vec<Member>> = IndexMap::new();
-    for thread in lists.threads.iter().filter(|thread| thread.list == List::Used && !is_live(thread.tid)) {
+    for thread in lists.threads.iter().filter(|thread| thread.list == List::Used && thread.task.is_none()) {
         let Some(block) = thread.stack else { continue };
         let mapping = space.mapping_at(thread.descriptor).and_then(|id| space.mappings.get(id));
         // A mapping whose birth was seen, and that is no stack yet, is that of a thread which is being created.

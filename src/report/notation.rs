@@ -347,6 +347,7 @@ fn happened(kind: &EventKind, tid: Tid) -> String {
             format!("--- attached to process {}: {tasks} tasks, {maps} mappings ---", attached.pid)
         }
         EventKind::Maps(maps) => format!("--- {} mappings ---", maps.len()),
+        EventKind::LibraryStacks(stacks) => format!("--- {} stacks of the thread library ---", stacks.len()),
         EventKind::Limits(limits) => format!("--- {} ---", limits_in_use(limits)),
     }
 }

@@ -207,6 +207,7 @@ impl Located {
             tid: Tid(i32::from_ne_bytes(tid)),
             start_routine: self.pointer(&bytes[self.start_routine..self.start_routine + self.word]),
             stack: words.windows(3).find_map(|words| stack_block(words, descriptor)),
+            task: None,
         })
     }
 

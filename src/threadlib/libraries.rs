@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use super::glibc::{self, Located};
 use super::{TaskMemory, ThreadLists, Unavailable};
-use crate::model::SpaceId;
 use crate::model::mapping::Maker;
 use crate::model::space::AddressSpace;
+use crate::model::{Model, SpaceId};
 use crate::procfs;
 use crate::units::Tid;
 
@@ -18,18 +18,22 @@ pub struct Libraries {
 
 impl Libraries {
     /// The lists as they are now, read through a live task; none where they could not tell anything.
-    pub fn lists(&mut self, id: SpaceId, space: &AddressSpace, tid: Tid) -> Option<Result<ThreadLists, Unavailable>> {
-        if !has_question(space) {
+    pub fn lists(&mut self, model: &Model, id: SpaceId, tid: Tid) -> Option<Result<ThreadLists, Unavailable>> {
+        if !has_question(model.space(id)?) {
             return None;
         }
         let located = self.located.entry(id).or_insert_with(|| {
             let maps = procfs::maps::read(tid).unwrap_or_default();
             glibc::locate(tid, &maps)
         });
-        Some(match located {
+        let mut lists = match located {
             Ok(located) => located.read(&TaskMemory(tid)),
             Err(why) => Err(why.clone()),
-        })
+        };
+        if let Ok(lists) = &mut lists {
+            lists.find_tasks(model.tasks_of(id).map(|(tid, task)| (tid, task.anchor)));
+        }
+        Some(lists)
     }
 
     /// The address space is over.
