@@ -13,6 +13,19 @@
 //! | the program's, and its site has mapped a fresh one since | `unmanaged`, definite |
 //! | the program's, two or more of the site | `unmanaged`, probable |
 //! | the program's, a single one | `unmanaged`, possible |
+//!
+//! The lists and the system calls check each other. These are no disagreements: a stack that was passed over and is in
+//! the cache now (it was joined later); one that is on none of the lists while any task may be moving it from one to
+//! another, or to munmap; one that is on the list of used ones without a number (its next thread is being created).
+//! These are, and get a note:
+//!
+//! | the system calls say | the lists say |
+//! |---|---|
+//! | its last owner has ended | a live task has it: a birth was missed, and it is no leak |
+//! | glibc's own, as the owner's MADV_DONTNEED shows | it is on none of them, and nobody can be moving it: another copy of the library made it, or its descriptor is damaged |
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 
@@ -26,7 +39,7 @@ use crate::event::Call;
 use crate::model::mapping::{Ended, Maker, Mapping, MappingId, Stack};
 use crate::model::sites::{Site, SiteKey};
 use crate::model::space::AddressSpace;
-use crate::threadlib::{List, ThreadLists};
+use crate::threadlib::{List, ListedThread, ThreadLists};
 use crate::units::{Range, Time};
 
 /// What glibc keeps of ended threads' stacks at most (nptl/nptl-stack.c, `__nptl_stack_cache_maxsize`).
@@ -39,7 +52,22 @@ struct Idle<'a> {
     mapping: &'a Mapping,
     stack: &'a Stack,
     ended: Ended,
-    listed: Option<List>,
+    word: Word,
+}
+
+/// What the thread library says of an idle stack.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// Its lists are not known.
+    None,
+    /// It is on this one.
+    On(List),
+    /// A live task has it.
+    Live,
+    /// It is on none, or about to be used: it may be on its way from one to another.
+    Moving,
+    /// It is on none, and on no way.
+    Denied,
 }
 
 /// What is to be said of an idle stack.
@@ -51,6 +79,8 @@ enum Verdict {
     /// The thread library's, for reuse.
     Cached,
     Pool,
+    /// By a task whose birth was missed.
+    InUse,
 }
 
 /// Leaks are grouped by this.
@@ -84,7 +114,7 @@ struct Others {
 
 /// Findings and notes about the stacks of one address space.
 pub fn diagnose(space: &AddressSpace, moment: Moment, library: Library<'_>) -> Diagnosis {
-    let (idle, others) = survey(space, moment, &listed(space, library));
+    let (idle, others) = survey(space, moment, &Words::new(space, library));
     let passed_over: u64 = idle
         .iter()
         .filter(|idle| idle.stack.maker == Maker::Glibc && idle.stack.passed_over.is_some())
@@ -96,7 +126,11 @@ pub fn diagnose(space: &AddressSpace, moment: Moment, library: Library<'_>) -> D
     let mut unproven = Vec::new();
     let mut cached = Vec::new();
     let mut pool = Vec::new();
+    let mut disputed = Vec::new();
     for idle in idle {
+        if is_disputed(&idle) {
+            disputed.push(idle);
+        }
         let key = AddressSpace::site_key(idle.stack.region_bytes);
         let site = space.sites.get(key);
         match verdict(&idle, site, others.get(&key).copied().unwrap_or_default(), beyond_cache) {
@@ -104,13 +138,14 @@ pub fn diagnose(space: &AddressSpace, moment: Moment, library: Library<'_>) -> D
                 let maker = idle.stack.maker;
                 let new = Leaks { confidence, maker, listed: false, cut_short: false, members: Vec::new() };
                 let leaks = groups.entry(Group { reason, site: key }).or_insert(new);
-                leaks.listed |= idle.listed == Some(List::Used);
+                leaks.listed |= idle.word == Word::On(List::Used);
                 leaks.confidence = confidence.max(leaks.confidence);
                 leaks.members.push(idle);
             }
             Verdict::Unproven => unproven.push(idle),
             Verdict::Cached => cached.push(idle),
             Verdict::Pool => pool.push(idle),
+            Verdict::InUse => {}
         }
     }
     join_their_like(space, &mut groups, &mut unproven);
@@ -132,21 +167,52 @@ pub fn diagnose(space: &AddressSpace, moment: Moment, library: Library<'_>) -> D
     if let Library::Lists(lists) = library {
         add_forgotten(space, lists, moment, &mut findings);
     }
-    let notes = [unproven_note(space, &unproven, library), cached_note(space, &cached), pool_note(space, &pool)];
+    let notes = [
+        unproven_note(space, &unproven, library),
+        cached_note(space, &cached),
+        pool_note(space, &pool),
+        disputed_note(space, &disputed),
+    ];
     Diagnosis { findings, notes: notes.into_iter().flatten().collect() }
 }
 
-/// Which list each mapping's stack is on.
-fn listed(space: &AddressSpace, library: Library<'_>) -> HashMap<MappingId, List> {
-    let Library::Lists(lists) = library else { return HashMap::new() };
-    lists
-        .threads
-        .iter()
+/// What the thread library says, by mapping.
+struct Words {
+    said: HashMap<MappingId, Word>,
+    /// Of those that it says nothing of.
+    otherwise: Word,
+}
+
+impl Words {
+    fn new(space: &AddressSpace, library: Library<'_>) -> Words {
+        let Library::Lists(lists) = library else { return Words { said: HashMap::new(), otherwise: Word::None } };
+        let said = lists.threads.iter().filter_map(|thread| Some((space.mapping_at(thread.descriptor)?, word(thread))));
+        Words { said: said.collect(), otherwise: if lists.settled { Word::Denied } else { Word::Moving } }
+    }
+
+    fn of(&self, id: MappingId) -> Word {
+        self.said.get(&id).copied().unwrap_or(self.otherwise)
+    }
+}
+
+fn word(thread: &ListedThread) -> Word {
+    match thread.list {
+        _ if thread.task.is_some() => Word::Live,
         // A thread that is being created on a cached stack is on the list of used ones before it exists: glibc up to
         // 2.42 leaves the −1 of a joined thread in its number till then.
-        .filter(|thread| thread.list != List::Used || thread.tid.0 >= 0)
-        .filter_map(|thread| Some((space.mapping_at(thread.descriptor)?, thread.list)))
-        .collect()
+        List::Used if thread.tid.0 < 0 => Word::Moving,
+        list => Word::On(list),
+    }
+}
+
+/// Whether what the thread library says of an idle stack contradicts the system calls.
+fn is_disputed(idle: &Idle) -> bool {
+    let stack = idle.stack;
+    match idle.word {
+        Word::Live => true,
+        Word::Denied => stack.maker == Maker::Glibc && stack.last.released && !stack.cut,
+        _ => false,
+    }
 }
 
 /// Adds what was never joined before we came: on the list of used stacks, with no task, and not known to the model.
@@ -212,11 +278,7 @@ const LISTED: &str = "never joined: on the thread library's list of used stacks,
 const JOIN: &str = "call pthread_join or pthread_detach for each of these threads";
 
 /// All idle stacks that count, oldest end first, and what else their sites have made.
-fn survey<'a>(
-    space: &'a AddressSpace,
-    moment: Moment,
-    listed: &HashMap<MappingId, List>,
-) -> (Vec<Idle<'a>>, HashMap<SiteKey, Others>) {
+fn survey<'a>(space: &'a AddressSpace, moment: Moment, words: &Words) -> (Vec<Idle<'a>>, HashMap<SiteKey, Others>) {
     let mut idle = Vec::new();
     let mut sites: HashMap<SiteKey, Others> = HashMap::new();
     for (id, mapping) in space.mappings.iter().filter(|(_, mapping)| !mapping.inherited) {
@@ -234,7 +296,7 @@ fn survey<'a>(
         }
         let program_made = stack.maker == Maker::Program && stack.owners == 1;
         site.undecided += u64::from(program_made && stack.passed_over.is_none());
-        idle.push(Idle { id, mapping, stack, ended, listed: listed.get(&id).copied() });
+        idle.push(Idle { id, mapping, stack, ended, word: words.of(id) });
     }
     idle.sort_by_key(|idle| (idle.ended.at, idle.stack.last.tid));
     (idle, sites)
@@ -244,13 +306,19 @@ fn verdict(idle: &Idle, site: Site, others: Others, beyond_cache: bool) -> Verdi
     use Confidence::{Definite, Possible, Probable};
     let stack = idle.stack;
     let passed_over = stack.passed_over.is_some();
-    match stack.maker {
+    let maker = if idle.word == Word::On(List::User) { Maker::Program } else { stack.maker };
+    match maker {
+        _ if idle.word == Word::Live => Verdict::InUse,
         Maker::Unknown => Verdict::Unproven,
         _ if stack.cut => Verdict::Leak(Reason::PartlyUnmapped, Definite),
-        _ if idle.listed == Some(List::Used) => Verdict::Leak(Reason::Unjoined, Definite),
-        _ if idle.listed == Some(List::Cached) => Verdict::Cached,
+        _ if idle.word == Word::On(List::Used) => Verdict::Leak(Reason::Unjoined, Definite),
+        _ if idle.word == Word::On(List::Cached) => Verdict::Cached,
         Maker::Musl => Verdict::Leak(Reason::Unjoined, Definite),
-        Maker::Glibc if passed_over && beyond_cache => Verdict::Leak(Reason::Unjoined, Definite),
+        // Whatever has not been joined would be on a list.
+        Maker::Glibc if idle.word == Word::Moving => Verdict::Unproven,
+        Maker::Glibc if passed_over && beyond_cache && idle.word != Word::Denied => {
+            Verdict::Leak(Reason::Unjoined, Definite)
+        }
         Maker::Glibc if passed_over => Verdict::Leak(Reason::Unjoined, Probable),
         Maker::Glibc | Maker::Unsettled => Verdict::Unproven,
         Maker::Program if stack.owners > 1 => Verdict::Pool,
@@ -277,6 +345,9 @@ fn is_cut_short(site: Site, leaks: &Leaks, moment: Moment) -> bool {
 /// Stacks of which nothing is known go with those of their site that are proven, if the site never let one go.
 fn join_their_like<'a>(space: &AddressSpace, groups: &mut IndexMap<Group, Leaks<'a>>, unproven: &mut Vec<Idle<'a>>) {
     unproven.retain(|idle| {
+        if idle.word != Word::None {
+            return true;
+        }
         let key = AddressSpace::site_key(idle.stack.region_bytes);
         let site = space.sites.get(key);
         let kept_all = site.reused == 0 && site.unmapped_after_end == 0;
@@ -407,6 +478,15 @@ fn unproven_note(space: &AddressSpace, unproven: &[Idle], library: Library<'_>) 
 fn cached_note(space: &AddressSpace, cached: &[Idle]) -> Option<Note> {
     note(space, NoteKind::StackCache, cached, |count, size| {
         format!("{count} in the thread library's cache, {size}: of threads that are done with, to be used again")
+    })
+}
+
+fn disputed_note(space: &AddressSpace, disputed: &[Idle]) -> Option<Note> {
+    note(space, NoteKind::EvidenceConflict, disputed, |count, size| {
+        format!(
+            "{count} of ended threads, {size}, by the system calls; but by the thread library's lists a live thread has \
+             them, or the library does not know them"
+        )
     })
 }
 

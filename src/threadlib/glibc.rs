@@ -179,7 +179,7 @@ impl Located {
                 return Err(Unavailable::Inconsistent);
             }
         }
-        Ok(ThreadLists { threads })
+        Ok(ThreadLists { threads, settled: false })
     }
 
     /// Both pointers of a node: next and previous.

@@ -8,6 +8,7 @@ use crate::model::mapping::Maker;
 use crate::model::space::AddressSpace;
 use crate::model::{Model, SpaceId};
 use crate::procfs;
+use crate::procfs::task::blocked_in;
 use crate::units::Tid;
 
 /// Where each address space has its lists.
@@ -32,6 +33,7 @@ impl Libraries {
         };
         if let Ok(lists) = &mut lists {
             lists.find_tasks(model.tasks_of(id).map(|(tid, task)| (tid, task.anchor)));
+            lists.settled = are_settled(model.tasks_of(id).map(|(tid, _)| tid));
         }
         Some(lists)
     }
@@ -40,6 +42,17 @@ impl Libraries {
     pub fn forget(&mut self, id: SpaceId) {
         self.located.remove(&id);
     }
+}
+
+/// Whether the lists, just read, can have shown no stack halfway: all tasks are blocked in calls, and none in munmap, of
+/// which each stops for us, so that whoever had taken a stack from a list would still run or be there.
+fn are_settled(mut tasks: impl Iterator<Item = Tid>) -> bool {
+    /// With more tasks the question costs more than its answer is worth.
+    const MOST: usize = 64;
+    /// munmap of x86-64 and of i386.
+    const MUNMAP: [i64; 2] = [11, 91];
+    let is_elsewhere = |tid| blocked_in(tid).is_some_and(|blocked| blocked.nr >= 0 && !MUNMAP.contains(&blocked.nr));
+    tasks.by_ref().take(MOST).all(is_elsewhere) && tasks.next().is_none()
 }
 
 /// Whether there is an idle stack that may be the library's, or threads may have ended before we came.

@@ -22,6 +22,9 @@ use crate::units::{Addr, Range, Tid};
 pub struct ThreadLists {
     /// The threads on the lists.
     pub threads: Vec<ListedThread>,
+    /// Whether no task can have been moving a stack between lists, or from one to munmap: then a stack that is on none
+    /// of them is none of the library's.
+    pub settled: bool,
 }
 
 /// A thread as the library has it.
@@ -158,7 +161,7 @@ mod tests {
                 task: None,
             }
         };
-        let mut lists = ThreadLists { threads: [1, 2, 3, 4].map(thread).into() };
+        let mut lists = ThreadLists { threads: [1, 2, 3, 4].map(thread).into(), settled: true };
         let tasks = [(Tid(101), Some(lists.threads[0].descriptor)), (Tid(102), Some(Addr(0x2_8000))), (Tid(3), None)];
         lists.find_tasks(tasks.into_iter().chain([(Tid(4), Some(Addr(0x9_0000)))]));
         let found: Vec<_> = lists.threads.iter().map(|thread| thread.task).collect();
