@@ -307,9 +307,21 @@ impl Vma {
     }
 }
 
+/// Who makes threads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ThreadLibrary {
+    /// glibc
+    #[default]
+    Glibc,
+    /// musl
+    Musl,
+}
+
 /// A stack that the thread library has mapped, as its descriptor has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LibraryStack {
+    /// Which library.
+    pub library: ThreadLibrary,
     /// All of it.
     pub range: Range,
     /// The guard at its lower end, in bytes.

@@ -35,7 +35,7 @@ use super::finding::{
     Confidence, Diagnosis, Evidence, EvidenceCall, Finding, Member, Note, NoteKind, Reason, Recurrence, Rule,
 };
 use super::{GRACE, Library, Moment, Phase, bytes_for_people, pieces_of};
-use crate::event::Call;
+use crate::event::{Call, ThreadLibrary};
 use crate::model::mapping::{Ended, Maker, Mapping, MappingId, Stack};
 use crate::model::sites::{Site, SiteKey};
 use crate::model::space::AddressSpace;
@@ -219,6 +219,10 @@ fn is_disputed(idle: &Idle) -> bool {
 fn add_forgotten(space: &AddressSpace, lists: &ThreadLists, moment: Moment, findings: &mut Vec<Finding>) {
     // They may have ended a moment before we came, and be joined in a moment.
     let in_grace = moment.phase == Phase::Living && moment.now.since(Time::default()) < GRACE;
+    let proof = match lists.library {
+        ThreadLibrary::Glibc => LISTED,
+        ThreadLibrary::Musl => MUSL,
+    };
     let mut sizes: IndexMap<(u64, u64), Vec<Member>> = IndexMap::new();
     for thread in lists.threads.iter().filter(|thread| thread.list == List::Used && thread.task.is_none()) {
         let Some(block) = thread.stack else { continue };
@@ -252,7 +256,7 @@ fn add_forgotten(space: &AddressSpace, lists: &ThreadLists, moment: Moment, find
         if let Some(finding) = findings.iter_mut().find(same).filter(|_| !in_grace) {
             finding.members.splice(0..0, members);
             (finding.confidence, finding.created, finding.recurrence) = (Confidence::Definite, None, None);
-            (finding.proof, finding.advice) = (LISTED.to_owned(), JOIN.to_owned());
+            (finding.proof, finding.advice) = (proof.to_owned(), JOIN.to_owned());
         } else {
             findings.push(Finding {
                 rule: Rule::OrphanedStack,
@@ -266,7 +270,7 @@ fn add_forgotten(space: &AddressSpace, lists: &ThreadLists, moment: Moment, find
                 resident_bytes: 0,
                 thread_function: None,
                 site: Vec::new(),
-                proof: LISTED.to_owned(),
+                proof: proof.to_owned(),
                 advice: JOIN.to_owned(),
                 members,
             });
@@ -275,6 +279,7 @@ fn add_forgotten(space: &AddressSpace, lists: &ThreadLists, moment: Moment, find
 }
 
 const LISTED: &str = "never joined: on the thread library's list of used stacks, its task is gone";
+const MUSL: &str = "never joined: musl unmaps a stack when its thread is joined, or when a detached one ends";
 const JOIN: &str = "call pthread_join or pthread_detach for each of these threads";
 
 /// All idle stacks that count, oldest end first, and what else their sites have made.
@@ -408,9 +413,7 @@ fn explain(reason: Reason, confidence: Confidence, leaks: &Leaks) -> (String, St
             "a part of the stack was unmapped, the rest is still mapped and no live thread uses it",
             "unmap the whole range that was mapped, guard page included",
         ),
-        (Reason::Unjoined, Maker::Musl, _) => {
-            ("never joined: musl unmaps a stack when its thread is joined, or when a detached one ends", JOIN)
-        }
+        (Reason::Unjoined, Maker::Musl, _) => (MUSL, JOIN),
         (Reason::Unjoined, ..) if leaks.cut_short => (
             "not joined when the process ended, less than a second after the thread, the latest of a site that joins \
              all others",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::mapping::{Born, Ended, Kind, Maker, Mapping, MappingId, Owner, Stack};
 use super::space::AddressSpace;
 use crate::abi::{clone, map};
-use crate::event::{AttachedTask, Call, CloneArgs, Exit, LibraryStack, Prot, Sharing};
+use crate::event::{AttachedTask, Call, CloneArgs, Exit, LibraryStack, Prot, Sharing, ThreadLibrary};
 use crate::units::{Addr, PAGE, Range, Tid, Time};
 
 /// A library looks at its cache a moment before it maps: an idle stack counts as passed over only if its owner had
@@ -187,6 +187,10 @@ impl AddressSpace {
         if !is_whole || !pieces.iter().all(|id| self.mappings.get(*id).is_some_and(Mapping::is_unbounded)) {
             return None;
         }
+        let maker = match known.library {
+            ThreadLibrary::Glibc => Maker::Glibc,
+            ThreadLibrary::Musl => Maker::Musl,
+        };
         let exact = pieces.iter().all(|id| *id == first) && self.mappings[first].bytes == known.range.bytes();
         let (id, stack) = if exact {
             (first, self.mappings[first].stack.take())
@@ -196,10 +200,10 @@ impl AddressSpace {
         };
         let stack = stack.or_else(|| {
             let owner = Owner { tid: known.task?, born: None, ended: None, released: false };
-            Some(Box::new(Stack::new(Maker::Glibc, known.range.bytes(), known.guard_bytes, owner)))
+            Some(Box::new(Stack::new(maker, known.range.bytes(), known.guard_bytes, owner)))
         });
         self.mappings[id].stack = stack.map(|mut stack| {
-            (stack.maker, stack.region_bytes) = (Maker::Glibc, known.range.bytes());
+            (stack.maker, stack.region_bytes) = (maker, known.range.bytes());
             (stack.guard_bytes, stack.cut) = (known.guard_bytes, false);
             stack
         });

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::elf::MappedSymbols;
 use super::{List, ListedThread, Memory, StackBlock, ThreadLists, Unavailable};
-use crate::event::Vma;
+use crate::event::{ThreadLibrary, Vma};
 use crate::units::{Addr, PAGE, Range, Tid};
 
 /// A list that is longer is a damaged one, which never ends.
@@ -179,7 +179,7 @@ impl Located {
                 return Err(Unavailable::Inconsistent);
             }
         }
-        Ok(ThreadLists { threads, settled: false })
+        Ok(ThreadLists { library: ThreadLibrary::Glibc, threads, settled: false })
     }
 
     /// Both pointers of a node: next and previous.

@@ -3,18 +3,27 @@
 use std::collections::HashMap;
 
 use super::glibc::{self, Located};
+use super::musl;
 use super::{TaskMemory, ThreadLists, Unavailable};
 use crate::model::mapping::Maker;
 use crate::model::space::AddressSpace;
 use crate::model::{Model, SpaceId};
 use crate::procfs;
+use crate::procfs::memory::ResidentPages;
 use crate::procfs::task::blocked_in;
-use crate::units::Tid;
+use crate::units::{Addr, Tid};
 
 /// Where each address space has its lists.
 #[derive(Debug, Default)]
 pub struct Libraries {
-    located: HashMap<SpaceId, Result<Located, Unavailable>>,
+    located: HashMap<SpaceId, Result<Found, Unavailable>>,
+}
+
+/// The thread library of an address space.
+#[derive(Debug)]
+enum Found {
+    Glibc(Located),
+    Musl,
 }
 
 impl Libraries {
@@ -23,12 +32,17 @@ impl Libraries {
         if !has_question(model.space(id)?) {
             return None;
         }
-        let located = self.located.entry(id).or_insert_with(|| {
+        let memory = TaskMemory(tid);
+        let anchors = || model.tasks_of(id).filter_map(|(_, task)| task.anchor);
+        let found = self.located.entry(id).or_insert_with(|| {
             let maps = procfs::maps::read(tid).unwrap_or_default();
-            glibc::locate(tid, &maps)
+            let musl =
+                |why| if anchors().any(|thread| musl::is_here(&memory, thread)) { Ok(Found::Musl) } else { Err(why) };
+            glibc::locate(tid, &maps).map(Found::Glibc).or_else(musl)
         });
-        let mut lists = match located {
-            Ok(located) => located.read(&TaskMemory(tid)),
+        let mut lists = match found {
+            Ok(Found::Glibc(located)) => located.read(&memory),
+            Ok(Found::Musl) => Ok(read_musl(tid, anchors())),
             Err(why) => Err(why.clone()),
         };
         if let Ok(lists) = &mut lists {
@@ -42,6 +56,13 @@ impl Libraries {
     pub fn forget(&mut self, id: SpaceId) {
         self.located.remove(&id);
     }
+}
+
+fn read_musl(tid: Tid, live: impl Iterator<Item = Addr>) -> ThreadLists {
+    let maps = procfs::maps::read(tid).unwrap_or_default();
+    let pages = ResidentPages::open(tid).ok();
+    let touched = |range| pages.as_ref().and_then(|pages| pages.touched(range).ok()).unwrap_or_default();
+    musl::read(&TaskMemory(tid), &maps, live, touched)
 }
 
 /// Whether the lists, just read, can have shown no stack halfway: all tasks are blocked in calls, and none in munmap, of

@@ -6,6 +6,7 @@
 pub mod elf;
 pub mod glibc;
 mod libraries;
+pub mod musl;
 
 pub use libraries::Libraries;
 
@@ -13,13 +14,15 @@ use std::collections::{BTreeMap, HashSet};
 
 use thiserror::Error;
 
-use crate::event::LibraryStack;
+use crate::event::{LibraryStack, ThreadLibrary};
 use crate::sys;
 use crate::units::{Addr, Range, Tid};
 
 /// The lists of one process, by thread descriptor.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ThreadLists {
+    /// Whose they are. musl has no lists: what it would have on that of used ones is found otherwise.
+    pub library: ThreadLibrary,
     /// The threads on the lists.
     pub threads: Vec<ListedThread>,
     /// Whether no task can have been moving a stack between lists, or from one to munmap: then a stack that is on none
@@ -71,7 +74,7 @@ impl ThreadLists {
         let made = self.threads.iter().filter(|thread| thread.list != List::User);
         let stack = |thread: &ListedThread| {
             let StackBlock { range, guard_bytes } = thread.stack?;
-            Some(LibraryStack { range, guard_bytes, task: thread.task })
+            Some(LibraryStack { library: self.library, range, guard_bytes, task: thread.task })
         };
         made.filter_map(stack).collect()
     }
@@ -161,7 +164,7 @@ mod tests {
                 task: None,
             }
         };
-        let mut lists = ThreadLists { threads: [1, 2, 3, 4].map(thread).into(), settled: true };
+        let mut lists = ThreadLists { threads: [1, 2, 3, 4].map(thread).into(), ..ThreadLists::default() };
         let tasks = [(Tid(101), Some(lists.threads[0].descriptor)), (Tid(102), Some(Addr(0x2_8000))), (Tid(3), None)];
         lists.find_tasks(tasks.into_iter().chain([(Tid(4), Some(Addr(0x9_0000)))]));
         let found: Vec<_> = lists.threads.iter().map(|thread| thread.task).collect();

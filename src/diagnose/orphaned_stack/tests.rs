@@ -62,7 +62,7 @@ fn thread(list: List, tid: Tid, task: Option<Tid>) -> ListedThread {
 fn judged(thread: Option<ListedThread>, settled: bool) -> (Vec<(Reason, Confidence)>, Vec<NoteKind>) {
     let model = ended();
     let space = model.space(model.space_of(MAIN).unwrap()).unwrap();
-    let lists = ThreadLists { threads: thread.into_iter().collect(), settled };
+    let lists = ThreadLists { threads: thread.into_iter().collect(), settled, ..ThreadLists::default() };
     let moment = Moment { now: Time(Duration::from_secs(60)), phase: Phase::Ending };
     let diagnosis = diagnose(space, moment, Library::Lists(&lists));
     let found = diagnosis.findings.iter().map(|finding| (finding.reason, finding.confidence)).collect();

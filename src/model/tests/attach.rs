@@ -32,7 +32,7 @@ fn the_library_knows_bounds() {
     let maps = [line(range(0x2000, 12 * PAGE), READ_WRITE, "")];
     let mut trace = Trace::attached(&maps, &[(MAIN, None, None), (ONE, Some(0x4800), None), (TWO, Some(0x8800), None)]);
     let stacks = [0x2000, 0x6000, 0xa000].map(|start| range(start, 4 * PAGE));
-    let known = |range, task| LibraryStack { range, guard_bytes: PAGE, task };
+    let known = |range, task| LibraryStack { library: ThreadLibrary::Glibc, range, guard_bytes: PAGE, task };
     let told = [known(stacks[0], Some(ONE)), known(stacks[1], Some(TWO)), known(stacks[2], None)];
     for _ in 0..2 {
         trace.happen(MAIN, EventKind::LibraryStacks(told.into()));
@@ -57,7 +57,7 @@ fn bounds_that_are_known_are_kept() {
     trace.thread(ONE, stack);
     let before = format!("{:?}", trace.model);
     for range in [part(stack, 0, 8 * PAGE), range(0x1000, 4 * PAGE), range(0x5000, 4 * PAGE), range(PAGE, 1 << 46)] {
-        let told = LibraryStack { range, guard_bytes: 0, task: Some(ONE) };
+        let told = LibraryStack { library: ThreadLibrary::Glibc, range, guard_bytes: 0, task: Some(ONE) };
         trace.happen(MAIN, EventKind::LibraryStacks([told].into()));
     }
     assert_eq!(format!("{:?}", trace.model), before);
