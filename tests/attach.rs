@@ -110,6 +110,27 @@ fn stacks_without_borders() {
     target.end().expect_code(0);
 }
 
+/// In a container's PID namespace descriptors hold other numbers than ours: live threads are live all the same.
+#[test]
+fn in_a_pid_namespace() {
+    need("unshare");
+    let words = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child", testprog("alive_at_attach"), "0"];
+    let mut unshared = Process::start(&mut command("unshare", words));
+    unshared.await_output("ready");
+    let [target] = proc::children(unshared.pid())[..] else { panic!("one child") };
+    let attached = attach(target, &["--verify=1"]).await_following();
+    // What ended before the attach would have a grace of a second.
+    std::thread::sleep(Duration::from_millis(1200));
+    attached.report_now().expect_clean("all threads live");
+    unshared.close_input();
+    let report = attached.end();
+    let [finding] = report.findings() else {
+        panic!("one finding, but {:#}", report.at("/findings"));
+    };
+    assert_eq!((&finding["regions"], &finding["confidence"]), (&3.into(), &"definite".into()));
+    unshared.end().expect_code(0);
+}
+
 /// --for ends the following after its time, with a report, and the target goes on.
 #[test]
 fn for_a_while() {
