@@ -29,6 +29,8 @@ pub enum EventKind {
     Syscall(Syscall),
     /// The task called exit(2) or exit_group(2), which do not return. All its siblings still live.
     Exiting(Exiting),
+    /// The task calls execve(2) or execveat(2). All its siblings still live. Whether the call succeeds, its return tells.
+    Executing,
     /// The task made another one. Comes before anything that the child does.
     Born(Birth),
     /// The task is gone. Comes before its memory is.
@@ -39,6 +41,8 @@ pub enum EventKind {
     Exec(Box<Exec>),
     /// A look at the kernel's own picture of the address space, which is right where the model differs.
     Maps(Box<[Vma]>),
+    /// What the thread library says of its own stacks.
+    LibraryStacks(Box<[LibraryStack]>),
     /// What the kernel allows and what is used of it, seen after a call had failed for lack of something.
     Limits(Box<Limits>),
 }
@@ -305,6 +309,29 @@ impl Vma {
     pub fn is_file(&self) -> bool {
         self.inode != 0 || self.device != 0
     }
+}
+
+/// Who makes threads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ThreadLibrary {
+    /// glibc
+    #[default]
+    Glibc,
+    /// musl
+    Musl,
+}
+
+/// A stack that the thread library has mapped, as its descriptor has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LibraryStack {
+    /// Which library.
+    pub library: ThreadLibrary,
+    /// All of it.
+    pub range: Range,
+    /// The guard at its lower end, in bytes.
+    pub guard_bytes: u64,
+    /// The live task that has it.
+    pub task: Option<Tid>,
 }
 
 /// What the kernel allows, and what is used of it. None where it could not be read, or is not limited.

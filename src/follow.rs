@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::{self, Signal};
 
-use crate::diagnose::finding::{Confidence, Finding, Note, NoteKind};
+use crate::diagnose::finding::{Confidence, Diagnosis, Finding, Note, NoteKind};
 use crate::diagnose::{self, Library, Moment, Phase};
-use crate::event::{Birth, Event, EventKind, Syscall};
+use crate::event::{Birth, Call, Event, EventKind, Syscall};
 use crate::model::kernel::Mismatch;
-use crate::model::space::AddressSpace;
 use crate::model::{Model, SpaceId};
 use crate::procfs;
 use crate::procfs::memory::ResidentPages;
@@ -99,6 +98,23 @@ pub struct Follower<'a> {
     origins: Origins,
     suspend_until: Option<Instant>,
     at_end: bool,
+    /// What is to be said of processes that are in execve, if it succeeds.
+    executing: HashMap<SpaceId, Executing>,
+}
+
+/// A process in execve, as it was at the call.
+struct Executing {
+    tid: Tid,
+    judgment: Judgment,
+}
+
+/// What is to be said of a process that is over.
+struct Judgment {
+    diagnosis: Diagnosis,
+    /// Threads and mappings.
+    counts: (u64, u64),
+    /// None where nobody was left who could be asked.
+    memory: Option<Memory>,
 }
 
 impl<'a> Follower<'a> {
@@ -130,6 +146,7 @@ impl<'a> Follower<'a> {
             origins: Origins::default(),
             suspend_until: None,
             at_end: false,
+            executing: HashMap::new(),
         }
     }
 
@@ -209,14 +226,24 @@ impl<'a> Follower<'a> {
     fn take(&mut self, mut event: Event) {
         self.origins.annotate(&mut event, &self.model, &mut self.libraries);
         let event = &event;
-        if let Some(space) = self.model.ends(event) {
-            self.last_look(space, event);
+        match self.model.ends(event) {
+            Some(space) if event.kind == EventKind::Executing => return self.look_before_exec(space, event),
+            Some(space) => self.last_look(space, event),
+            None => {}
         }
         self.write_event(event);
         let applied = self.model.apply(event);
         self.origins.learn(event, &self.model);
+        if let (EventKind::Attached(_), Some(space)) = (&event.kind, self.model.space_of(event.tid)) {
+            self.ask_library(space, event.tid);
+        }
         match &event.kind {
             EventKind::Attached(_) | EventKind::Exec(_) if self.began.is_none() => self.begin(event.at),
+            EventKind::Syscall(Syscall {
+                call: Call::Execve { .. } | Call::Execveat { .. }, result: Err(_), ..
+            }) => {
+                self.executing.retain(|_, executing| executing.tid != event.tid);
+            }
             EventKind::Syscall(syscall) if self.ran_out(syscall) => self.look_at_limits(event),
             EventKind::Born(birth) if !birth.args.shares_memory() => self.look_at_child(birth, event),
             _ => {}
@@ -292,8 +319,21 @@ impl<'a> Follower<'a> {
         self.observer.warn(&format!("model of process {pid}: {mismatch}"));
     }
 
-    /// The process of an address space ends: what counts is how it is now.
+    /// A task calls execve, which ends its program if it succeeds: then what counts is how it is now.
+    fn look_before_exec(&mut self, id: SpaceId, event: &Event) {
+        let moment = Moment { now: event.at, phase: Phase::Ending };
+        if let Some(judgment) = self.judge(id, moment, Some(event.tid)) {
+            self.executing.insert(id, Executing { tid: event.tid, judgment });
+        }
+    }
+
+    /// The process of an address space ends: what counts is how it is now, or was when it called execve.
     fn last_look(&mut self, id: SpaceId, event: &Event) {
+        if let Some(executing) = self.executing.remove(&id)
+            && matches!(event.kind, EventKind::Superseded | EventKind::Exec(_))
+        {
+            return self.conclude(id, executing.judgment);
+        }
         let alive = !matches!(event.kind, EventKind::Exec(_));
         if self.options.verify_every.is_some() && matches!(event.kind, EventKind::Exiting(_)) {
             self.check(id, event.tid);
@@ -318,13 +358,17 @@ impl<'a> Follower<'a> {
     }
 
     fn diagnose_finally(&mut self, id: SpaceId, moment: Moment, reader: Option<Tid>) {
-        let Some(space) = self.model.space(id) else {
-            return;
-        };
+        if let Some(judgment) = self.judge(id, moment, reader) {
+            self.conclude(id, judgment);
+        }
+    }
+
+    /// What there is to be said of an address space whose process is over, as seen through one of its tasks.
+    fn judge(&mut self, id: SpaceId, moment: Moment, reader: Option<Tid>) -> Option<Judgment> {
+        let asked = reader.map_or(Asked::default(), |tid| self.ask_library(id, tid));
+        let space = self.model.space(id)?;
         let pid = space.pid;
         let counts = (u64::from(space.tasks), space.mappings.len() as u64);
-        let asked =
-            reader.map_or(Asked::default(), |tid| Asked::now(&mut self.libraries, &mut self.origins, id, space, tid));
         let mut diagnosis = diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some(), asked.library());
         if let Some(tid) = reader {
             measure(&mut diagnosis.findings, tid);
@@ -337,11 +381,15 @@ impl<'a> Follower<'a> {
                         ASAN_OPTIONS=detect_leaks=0 for it";
             diagnosis.notes.push(incomplete(Some(pid), 1, text.to_owned()));
         }
-        if pid == self.source.main_pid() {
+        Some(Judgment { diagnosis, counts, memory: reader.map(memory) })
+    }
+
+    /// An address space's process is over, and this is what is said of it.
+    fn conclude(&mut self, id: SpaceId, judgment: Judgment) {
+        let Judgment { mut diagnosis, counts, memory } = judgment;
+        if self.model.space(id).is_some_and(|space| space.pid == self.source.main_pid()) {
             self.last_counts = Some(counts);
-            if let Some(tid) = reader {
-                self.memory = memory(tid);
-            }
+            self.memory = memory.unwrap_or(self.memory);
         }
         self.finished.append(&mut diagnosis.findings);
         self.finished_notes.append(&mut diagnosis.notes);
@@ -353,6 +401,18 @@ impl<'a> Follower<'a> {
         self.model.finish(id);
         self.libraries.forget(id);
         self.origins.forget(id);
+    }
+
+    /// What the thread library says now. Of stacks that were there before us the model learns their bounds by it.
+    fn ask_library(&mut self, id: SpaceId, tid: Tid) -> Asked {
+        let lists = self.libraries.lists(&self.model, id, tid);
+        let Some(Ok(known)) = &lists else { return Asked { lists, ..Asked::default() } };
+        if self.model.space(id).is_some_and(|space| space.was_attached) {
+            let kind = EventKind::LibraryStacks(known.library_stacks());
+            self.model.apply(&Event { at: self.source.now(), tid, call_stack: None, kind });
+        }
+        let functions = self.origins.functions(id, tid, known);
+        Asked { lists, functions }
     }
 
     /// Whether a call failed for lack of something, and it is time to see of what.
@@ -432,10 +492,11 @@ impl<'a> Follower<'a> {
         let mut findings = self.finished.clone();
         let mut notes = self.finished_notes.clone();
         let main = self.source.main_pid();
-        for (id, space) in self.model.unfinished() {
+        let living: Vec<SpaceId> = self.model.unfinished().map(|(id, _)| id).collect();
+        for id in living {
             let reader = self.model.any_task_of(id);
-            let asked = reader
-                .map_or(Asked::default(), |tid| Asked::now(&mut self.libraries, &mut self.origins, id, space, tid));
+            let asked = reader.map_or(Asked::default(), |tid| self.ask_library(id, tid));
+            let Some(space) = self.model.space(id) else { continue };
             let is_live = |tid| self.model.task(tid).is_some();
             let mut diagnosis = diagnose::diagnose(space, moment, &is_live, asked.library());
             if let Some(tid) = reader {
@@ -512,16 +573,6 @@ struct Asked {
 }
 
 impl Asked {
-    /// Asks it, through a live task, if it could tell anything.
-    fn now(libraries: &mut Libraries, origins: &mut Origins, id: SpaceId, space: &AddressSpace, tid: Tid) -> Asked {
-        let lists = libraries.lists(id, space, tid);
-        let functions = match &lists {
-            Some(Ok(lists)) => origins.functions(id, tid, lists),
-            _ => HashMap::new(),
-        };
-        Asked { lists, functions }
-    }
-
     fn library(&self) -> Library<'_> {
         match &self.lists {
             Some(Ok(lists)) => Library::Lists { lists, functions: &self.functions },

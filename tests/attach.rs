@@ -42,6 +42,97 @@ fn a_leak_in_the_middle_of_its_life() {
     target.end().expect_code(0);
 }
 
+/// musl has no list of ended threads, and still those are found that ended unjoined before the attach, and those since.
+#[test]
+fn a_leak_of_musl_threads() {
+    for program in ["attach_loop.musl", "attach_loop.musl_static"] {
+        let target = start(program, &["6", "3", "30"]);
+        // Some are left behind before the attach.
+        std::thread::sleep(Duration::from_millis(200));
+        let attached = attach(target.pid(), &["--verify=1"]).await_following();
+        let members = |report: &Report, since: bool| -> usize {
+            let members = report.findings().iter().flat_map(|finding| finding["members"].as_array().expect("an array"));
+            members.filter(|member| member["mapped_at"].is_null() != since).count()
+        };
+        wait_for("three have been left behind since", || members(&attached.report_now(), true) >= 3);
+        // What ended before the attach has a grace of a second.
+        wait_for("all are definite", || {
+            attached.report_now().findings().iter().all(|finding| finding["confidence"] == "definite")
+        });
+        let report = attached.stop(Signal::SIGINT);
+        expect_left_alive(&report);
+        let before = members(&report, false);
+        assert!(before >= 2 && members(&report, true) >= 3, "{program}: {:#}", report.at("/findings"));
+        for finding in report.findings() {
+            let facts = ["reason", "confidence", "region_bytes", "guard_bytes"].map(|key| finding[key].clone());
+            assert_eq!(facts, ["unjoined".into(), "definite".into(), 1_056_768.into(), Value::from(4096)], "{program}");
+        }
+        target.end().expect_code(0);
+    }
+}
+
+/// musl's threads that live at the attach and end unjoined after it.
+#[test]
+fn live_musl_threads() {
+    for guard_bytes in [0, 4096_u64] {
+        let mut target = start("alive_at_attach.musl", &[&guard_bytes.to_string()]);
+        let attached = attach(target.pid(), &["--verify=1"]).await_following();
+        attached.report_now().expect_clean("all threads live");
+        target.close_input();
+        let report = attached.end();
+        let [finding] = report.findings() else {
+            panic!("one finding, but {:#}", report.at("/findings"));
+        };
+        let facts = ["reason", "confidence", "regions", "region_bytes", "guard_bytes"].map(|key| finding[key].clone());
+        let region_bytes = 1_052_672 + guard_bytes;
+        assert_eq!(
+            facts,
+            [Value::from("unjoined"), "definite".into(), 3.into(), region_bytes.into(), guard_bytes.into()]
+        );
+        target.end().expect_code(0);
+    }
+}
+
+/// Threads that live at the attach on stacks that the kernel shows as one line, and end unjoined after it, are found one
+/// by one: the thread library knows where each stack begins and ends.
+#[test]
+fn stacks_without_borders() {
+    let mut target = start("alive_at_attach", &["0"]);
+    let attached = attach(target.pid(), &["--verify=1"]).await_following();
+    attached.report_now().expect_clean("all threads live");
+    target.close_input();
+    let report = attached.end();
+    let [finding] = report.findings() else {
+        panic!("one finding, but {:#}", report.at("/findings"));
+    };
+    let facts = ["reason", "confidence", "regions", "region_bytes", "guard_bytes"].map(|key| finding[key].clone());
+    assert_eq!(facts, ["unjoined".into(), "definite".into(), 3.into(), 1_048_576.into(), Value::from(0)]);
+    let members = finding["members"].as_array().expect("an array");
+    assert!(members.iter().all(|member| !member["exited_at"].is_null() && member["owner_tid"].as_i64() > Some(0)));
+    target.end().expect_code(0);
+}
+
+/// In a container's PID namespace descriptors hold other numbers than ours: live threads are live all the same.
+#[test]
+fn in_a_pid_namespace() {
+    need("unshare");
+    let words = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child", testprog("alive_at_attach"), "0"];
+    let mut unshared = Process::start(&mut command("unshare", words));
+    unshared.await_output("ready");
+    let [target] = proc::children(unshared.pid())[..] else { panic!("one child") };
+    let attached = attach(target, &["--verify=1"]).await_following();
+    // What ended before the attach would have a grace of a second.
+    std::thread::sleep(Duration::from_millis(1200));
+    attached.report_now().expect_clean("all threads live");
+    unshared.close_input();
+    let report = attached.end();
+    let [finding] = report.findings() else {
+        panic!("one finding, but {:#}", report.at("/findings"));
+    };
+    assert_eq!((&finding["regions"], &finding["confidence"]), (&3.into(), &"definite".into()));
+    unshared.end().expect_code(0);
+}
+
 /// --for ends the following after its time, with a report, and the target goes on.
 #[test]
 fn for_a_while() {

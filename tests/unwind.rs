@@ -325,7 +325,7 @@ fn cost() {
             let (first, then) = (timed(1), timed(TIMES));
             let begin = Instant::now();
             for _ in 0..TIMES {
-                stopped.stacks.code_changed(0);
+                stopped.stacks.forget(0);
                 stopped.stacks.capture(stopped.tid, 0).unwrap();
             }
             let changed = begin.elapsed() / TIMES;

@@ -35,7 +35,7 @@ enum Writer {
     /// A thread that does nothing else.
     Thread(SyncSender<Job>),
     /// We ourselves, where no thread can be had: the limit that the target has met may be ours, too.
-    Here(Desk),
+    Here(Box<Desk>),
 }
 
 /// What it takes to write reports.
@@ -75,7 +75,7 @@ impl Watch {
         let started = thread::Builder::new().spawn(move || write_all(&jobs, output_of_thread, &shared));
         let writer = match started {
             Ok(_) => Writer::Thread(writer),
-            Err(_) => Writer::Here(Desk::new(output)),
+            Err(_) => Writer::Here(Box::new(Desk::new(output))),
         };
         Watch { writer, writing, shown: false }
     }

@@ -197,6 +197,8 @@ pub enum NoteKind {
     UnprovenStacks,
     /// Stacks that the program keeps and reuses.
     StackPool,
+    /// Idle stacks of which the thread library says what the system calls contradict.
+    EvidenceConflict,
     /// malloc's arenas.
     MallocArenas,
     /// A call failed because a limit was met.

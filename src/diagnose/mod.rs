@@ -66,7 +66,7 @@ pub fn diagnose(
     is_live: &dyn Fn(Tid) -> bool,
     library: Library<'_>,
 ) -> Diagnosis {
-    let mut diagnosis = orphaned_stack::diagnose(space, moment, is_live, library);
+    let mut diagnosis = orphaned_stack::diagnose(space, moment, library);
     diagnosis.findings.extend(orphaned_mapping::findings(space, is_live));
     diagnosis.findings.sort_by_key(|finding| (Reverse(finding.confidence), Reverse(finding.virtual_bytes())));
     diagnosis.notes.extend(malloc_arenas(space));

@@ -13,6 +13,19 @@
 //! | the program's, and its site has mapped a fresh one since | `unmanaged`, definite |
 //! | the program's, two or more of the site | `unmanaged`, probable |
 //! | the program's, a single one | `unmanaged`, possible |
+//!
+//! The lists and the system calls check each other. These are no disagreements: a stack that was passed over and is in
+//! the cache now (it was joined later); one that is on none of the lists while any task may be moving it from one to
+//! another, or to munmap; one that is on the list of used ones without a number (its next thread is being created).
+//! These are, and get a note:
+//!
+//! | the system calls say | the lists say |
+//! |---|---|
+//! | its last owner has ended | a live task has it: a birth was missed, and it is no leak |
+//! | glibc's own, as the owner's MADV_DONTNEED shows | it is on none of them, and nobody can be moving it: another copy of the library made it, or its descriptor is damaged |
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 
@@ -22,12 +35,12 @@ use super::finding::{
     Confidence, Diagnosis, Evidence, EvidenceCall, Finding, Member, Note, NoteKind, Origin, Reason, Recurrence, Rule,
 };
 use super::{GRACE, Library, Moment, Phase, bytes_for_people, pieces_of};
-use crate::event::Call;
+use crate::event::{Call, ThreadLibrary};
 use crate::model::mapping::{Ended, Maker, Mapping, MappingId, Stack};
 use crate::model::sites::{Site, SiteKey};
 use crate::model::space::AddressSpace;
-use crate::threadlib::{List, ThreadLists};
-use crate::units::{Addr, CodeId, Range, Tid, Time};
+use crate::threadlib::{List, ListedThread, ThreadLists};
+use crate::units::{Addr, CodeId, Range, Time};
 
 /// What glibc keeps of ended threads' stacks at most (nptl/nptl-stack.c, `__nptl_stack_cache_maxsize`).
 const CACHE_BYTES: u64 = 40 << 20;
@@ -39,27 +52,30 @@ struct Idle<'a> {
     mapping: &'a Mapping,
     stack: &'a Stack,
     ended: Ended,
-    listed: Option<Listed>,
-}
-
-/// What the thread library says of a stack.
-#[derive(Clone, Copy)]
-struct Listed {
-    list: List,
+    word: Word,
     /// What its thread ran.
     function: Option<CodeId>,
 }
 
 impl Idle<'_> {
-    fn is_on(&self, list: List) -> bool {
-        self.listed.is_some_and(|listed| listed.list == list)
-    }
-
     fn group(&self, reason: Reason) -> Group {
-        let listed = self.listed.and_then(|listed| listed.function);
-        let function = listed.or(self.stack.last.born.and_then(|born| born.function));
-        Group { reason, site: self.stack.site(), function }
+        Group { reason, site: self.stack.site(), function: self.function }
     }
+}
+
+/// What the thread library says of an idle stack.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// Its lists are not known.
+    None,
+    /// It is on this one.
+    On(List),
+    /// A live task has it.
+    Live,
+    /// It is on none, or about to be used: it may be on its way from one to another.
+    Moving,
+    /// It is on none, and on no way.
+    Denied,
 }
 
 /// What is to be said of an idle stack.
@@ -71,6 +87,8 @@ enum Verdict {
     /// The thread library's, for reuse.
     Cached,
     Pool,
+    /// By a task whose birth was missed.
+    InUse,
 }
 
 /// Leaks are grouped by this.
@@ -105,14 +123,9 @@ struct Tally {
     undecided: u64,
 }
 
-/// Findings and notes about the stacks of one address space. `is_live` tells whether a task still runs.
-pub fn diagnose(
-    space: &AddressSpace,
-    moment: Moment,
-    is_live: &dyn Fn(Tid) -> bool,
-    library: Library<'_>,
-) -> Diagnosis {
-    let (idle, mut sites) = survey(space, moment, &listed(space, library));
+/// Findings and notes about the stacks of one address space.
+pub fn diagnose(space: &AddressSpace, moment: Moment, library: Library<'_>) -> Diagnosis {
+    let (idle, mut sites) = survey(space, moment, &Words::new(space, library));
     let passed_over: u64 = idle
         .iter()
         .filter(|idle| idle.stack.maker == Maker::Glibc && idle.stack.passed_over.is_some())
@@ -124,7 +137,11 @@ pub fn diagnose(
     let mut unproven = Vec::new();
     let mut cached = Vec::new();
     let mut pool = Vec::new();
+    let mut disputed = Vec::new();
     for idle in idle {
+        if is_disputed(&idle) {
+            disputed.push(idle);
+        }
         let key = idle.stack.site();
         let site = space.sites.get(key);
         match verdict(&idle, site, sites.get(&key).copied().unwrap_or_default(), beyond_cache) {
@@ -132,13 +149,14 @@ pub fn diagnose(
                 let maker = idle.stack.maker;
                 let new = Leaks { confidence, maker, listed: false, cut_short: false, members: Vec::new() };
                 let leaks = groups.entry(idle.group(reason)).or_insert(new);
-                leaks.listed |= idle.is_on(List::Used);
+                leaks.listed |= idle.word == Word::On(List::Used);
                 leaks.confidence = confidence.max(leaks.confidence);
                 leaks.members.push(idle);
             }
             Verdict::Unproven => unproven.push(idle),
             Verdict::Cached => cached.push(idle),
             Verdict::Pool => pool.push(idle),
+            Verdict::InUse => {}
         }
     }
     join_their_like(space, &mut groups, &mut unproven);
@@ -161,26 +179,59 @@ pub fn diagnose(
         })
         .collect();
     if let Library::Lists { lists, functions } = library {
-        add_forgotten(space, lists, functions, moment, is_live, &mut findings);
+        add_forgotten(space, lists, functions, moment, &mut findings);
     }
-    let notes = [unproven_note(space, &unproven, library), cached_note(space, &cached), pool_note(space, &pool)];
+    let notes = [
+        unproven_note(space, &unproven, library),
+        cached_note(space, &cached),
+        pool_note(space, &pool),
+        disputed_note(space, &disputed),
+    ];
     Diagnosis { findings, notes: notes.into_iter().flatten().collect() }
 }
 
-/// Which list each mapping's stack is on.
-fn listed(space: &AddressSpace, library: Library<'_>) -> HashMap<MappingId, Listed> {
-    let Library::Lists { lists, functions } = library else { return HashMap::new() };
-    lists
-        .threads
-        .iter()
+/// What the thread library says, by mapping: of the stack, and of the function that its thread ran.
+struct Words {
+    said: HashMap<MappingId, (Word, Option<CodeId>)>,
+    /// Of those that it says nothing of.
+    otherwise: Word,
+}
+
+impl Words {
+    fn new(space: &AddressSpace, library: Library<'_>) -> Words {
+        let Library::Lists { lists, functions } = library else {
+            return Words { said: HashMap::new(), otherwise: Word::None };
+        };
+        let said = lists.threads.iter().filter_map(|thread| {
+            let function = functions.get(&thread.start_routine).copied();
+            Some((space.mapping_at(thread.descriptor)?, (word(thread), function)))
+        });
+        Words { said: said.collect(), otherwise: if lists.settled { Word::Denied } else { Word::Moving } }
+    }
+
+    fn of(&self, id: MappingId) -> (Word, Option<CodeId>) {
+        self.said.get(&id).copied().unwrap_or((self.otherwise, None))
+    }
+}
+
+fn word(thread: &ListedThread) -> Word {
+    match thread.list {
+        _ if thread.task.is_some() => Word::Live,
         // A thread that is being created on a cached stack is on the list of used ones before it exists: glibc up to
         // 2.42 leaves the −1 of a joined thread in its number till then.
-        .filter(|thread| thread.list != List::Used || thread.tid.0 >= 0)
-        .filter_map(|thread| {
-            let function = functions.get(&thread.start_routine).copied();
-            Some((space.mapping_at(thread.descriptor)?, Listed { list: thread.list, function }))
-        })
-        .collect()
+        List::Used if thread.tid.0 < 0 => Word::Moving,
+        list => Word::On(list),
+    }
+}
+
+/// Whether what the thread library says of an idle stack contradicts the system calls.
+fn is_disputed(idle: &Idle) -> bool {
+    let stack = idle.stack;
+    match idle.word {
+        Word::Live => true,
+        Word::Denied => stack.maker == Maker::Glibc && stack.last.released && !stack.cut,
+        _ => false,
+    }
 }
 
 /// Adds what was never joined before we came: on the list of used stacks, with no task, and not known to the model.
@@ -189,13 +240,16 @@ fn add_forgotten(
     lists: &ThreadLists,
     functions: &HashMap<Addr, CodeId>,
     moment: Moment,
-    is_live: &dyn Fn(Tid) -> bool,
     findings: &mut Vec<Finding>,
 ) {
     // They may have ended a moment before we came, and be joined in a moment.
     let in_grace = moment.phase == Phase::Living && moment.now.since(Time::default()) < GRACE;
+    let proof = match lists.library {
+        ThreadLibrary::Glibc => LISTED,
+        ThreadLibrary::Musl => MUSL,
+    };
     let mut groups: IndexMap<(u64, u64, Option<CodeId>), Vec<Member>> = IndexMap::new();
-    for thread in lists.threads.iter().filter(|thread| thread.list == List::Used && !is_live(thread.tid)) {
+    for thread in lists.threads.iter().filter(|thread| thread.list == List::Used && thread.task.is_none()) {
         let Some(block) = thread.stack else { continue };
         let mapping = space.mapping_at(thread.descriptor).and_then(|id| space.mappings.get(id));
         // A mapping whose birth was seen, and that is no stack yet, is that of a thread which is being created.
@@ -229,7 +283,7 @@ fn add_forgotten(
         if let Some(finding) = findings.iter_mut().find(same).filter(|_| !in_grace) {
             finding.members.splice(0..0, members);
             (finding.confidence, finding.created, finding.recurrence) = (Confidence::Definite, None, None);
-            (finding.proof, finding.advice) = (LISTED.to_owned(), JOIN.to_owned());
+            (finding.proof, finding.advice) = (proof.to_owned(), JOIN.to_owned());
         } else {
             findings.push(Finding {
                 rule: Rule::OrphanedStack,
@@ -245,7 +299,7 @@ fn add_forgotten(
                 thread_function: None,
                 site: Vec::new(),
                 mapped_site: Vec::new(),
-                proof: LISTED.to_owned(),
+                proof: proof.to_owned(),
                 advice: JOIN.to_owned(),
                 members,
             });
@@ -254,14 +308,11 @@ fn add_forgotten(
 }
 
 const LISTED: &str = "never joined: on the thread library's list of used stacks, its task is gone";
+const MUSL: &str = "never joined: musl unmaps a stack when its thread is joined, or when a detached one ends";
 const JOIN: &str = "call pthread_join or pthread_detach for each of these threads";
 
 /// All idle stacks that count, oldest end first, and what else their sites have made.
-fn survey<'a>(
-    space: &'a AddressSpace,
-    moment: Moment,
-    listed: &HashMap<MappingId, Listed>,
-) -> (Vec<Idle<'a>>, HashMap<SiteKey, Tally>) {
+fn survey<'a>(space: &'a AddressSpace, moment: Moment, words: &Words) -> (Vec<Idle<'a>>, HashMap<SiteKey, Tally>) {
     let mut idle = Vec::new();
     let mut sites: HashMap<SiteKey, Tally> = HashMap::new();
     for (id, mapping) in space.mappings.iter().filter(|(_, mapping)| !mapping.inherited) {
@@ -279,7 +330,9 @@ fn survey<'a>(
         }
         let program_made = stack.maker == Maker::Program && stack.owners == 1;
         site.undecided += u64::from(program_made && stack.passed_over.is_none());
-        idle.push(Idle { id, mapping, stack, ended, listed: listed.get(&id).copied() });
+        let (word, listed) = words.of(id);
+        let function = listed.or(stack.last.born.and_then(|born| born.function));
+        idle.push(Idle { id, mapping, stack, ended, word, function });
     }
     idle.sort_by_key(|idle| (idle.ended.at, idle.stack.last.tid));
     (idle, sites)
@@ -289,13 +342,19 @@ fn verdict(idle: &Idle, site: Site, tally: Tally, beyond_cache: bool) -> Verdict
     use Confidence::{Definite, Possible, Probable};
     let stack = idle.stack;
     let passed_over = stack.passed_over.is_some();
-    match stack.maker {
+    let maker = if idle.word == Word::On(List::User) { Maker::Program } else { stack.maker };
+    match maker {
+        _ if idle.word == Word::Live => Verdict::InUse,
         Maker::Unknown => Verdict::Unproven,
         _ if stack.cut => Verdict::Leak(Reason::PartlyUnmapped, Definite),
-        _ if idle.is_on(List::Used) => Verdict::Leak(Reason::Unjoined, Definite),
-        _ if idle.is_on(List::Cached) => Verdict::Cached,
+        _ if idle.word == Word::On(List::Used) => Verdict::Leak(Reason::Unjoined, Definite),
+        _ if idle.word == Word::On(List::Cached) => Verdict::Cached,
         Maker::Musl => Verdict::Leak(Reason::Unjoined, Definite),
-        Maker::Glibc if passed_over && beyond_cache => Verdict::Leak(Reason::Unjoined, Definite),
+        // Whatever has not been joined would be on a list.
+        Maker::Glibc if idle.word == Word::Moving => Verdict::Unproven,
+        Maker::Glibc if passed_over && beyond_cache && idle.word != Word::Denied => {
+            Verdict::Leak(Reason::Unjoined, Definite)
+        }
         Maker::Glibc if passed_over => Verdict::Leak(Reason::Unjoined, Probable),
         Maker::Glibc | Maker::Unsettled => Verdict::Unproven,
         Maker::Program if stack.owners > 1 => Verdict::Pool,
@@ -321,6 +380,9 @@ fn is_cut_short(site: Site, leaks: &Leaks, moment: Moment) -> bool {
 /// Stacks of which nothing is known go with those of their site that are proven, if the site never let one go.
 fn join_their_like<'a>(space: &AddressSpace, groups: &mut IndexMap<Group, Leaks<'a>>, unproven: &mut Vec<Idle<'a>>) {
     unproven.retain(|idle| {
+        if idle.word != Word::None {
+            return true;
+        }
         let site = space.sites.get(idle.stack.site());
         match groups.get_mut(&idle.group(Reason::Unjoined)) {
             Some(leaks) if !site.lets_go() && idle.stack.maker == leaks.maker => {
@@ -383,9 +445,7 @@ fn explain(reason: Reason, confidence: Confidence, leaks: &Leaks) -> (String, St
             "a part of the stack was unmapped, the rest is still mapped and no live thread uses it",
             "unmap the whole range that was mapped, guard page included",
         ),
-        (Reason::Unjoined, Maker::Musl, _) => {
-            ("never joined: musl unmaps a stack when its thread is joined, or when a detached one ends", JOIN)
-        }
+        (Reason::Unjoined, Maker::Musl, _) => (MUSL, JOIN),
         (Reason::Unjoined, ..) if leaks.cut_short => (
             "not joined when the process ended, less than a second after the thread, the latest of a site that joins \
              all others",
@@ -453,6 +513,15 @@ fn unproven_note(space: &AddressSpace, unproven: &[Idle], library: Library<'_>) 
 fn cached_note(space: &AddressSpace, cached: &[Idle]) -> Option<Note> {
     note(space, NoteKind::StackCache, cached, |count, size| {
         format!("{count} in the thread library's cache, {size}: of threads that are done with, to be used again")
+    })
+}
+
+fn disputed_note(space: &AddressSpace, disputed: &[Idle]) -> Option<Note> {
+    note(space, NoteKind::EvidenceConflict, disputed, |count, size| {
+        format!(
+            "{count} of ended threads, {size}, by the system calls; but by the thread library's lists a live thread has \
+             them, or the library does not know them"
+        )
     })
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::finding::{Confidence, Diagnosis, Finding, NoteKind, Reason, Recurrence};
 use super::{Library, Moment, Phase, diagnose};
+use crate::event::ThreadLibrary;
 use crate::model::tests::{LIBRARY, MAIN, ONE, PLAIN, RW, STACK, THREE, TWO, Trace};
 use crate::threadlib::{List, ListedThread, StackBlock, ThreadLists};
 use crate::units::{Addr, CallStackId, CodeId, PAGE, Range, Tid};
@@ -54,9 +55,15 @@ fn listed(list: List, stack: Range, routine: u64) -> ListedThread {
         descriptor: Addr(stack.end().0 - 0x900),
         list,
         tid: Tid(0),
+        task: None,
         start_routine: Addr(routine),
         stack: Some(StackBlock { range: stack, guard_bytes: PAGE }),
     }
+}
+
+/// glibc's lists, read while nothing moved.
+fn glibc(threads: Vec<ListedThread>) -> ThreadLists {
+    ThreadLists { library: ThreadLibrary::Glibc, threads, settled: true }
 }
 
 /// What a test looks at: reason, confidence, recurrence, regions, created.
@@ -73,7 +80,7 @@ fn groups_are_sites_and_functions() {
     let third = trace.unjoined_at(THREE, THERE, JOB);
     let fourth = trace.unjoined_at(FOUR, THERE, OTHER_JOB);
     let stacks = [first, second, third, fourth].map(|stack| listed(List::Used, stack, 0));
-    let findings = trace.verdict_with(&ThreadLists { threads: stacks.into() }, &[]).findings;
+    let findings = trace.verdict_with(&glibc(stacks.into()), &[]).findings;
     let origins: Vec<_> =
         findings.iter().map(|one| (one.origin.created, one.origin.function, one.members.len())).collect();
     assert_eq!(origins, [(HERE, JOB, 2), (THERE, JOB, 1), (THERE, OTHER_JOB, 1)]);
@@ -87,7 +94,7 @@ fn groups_are_sites_and_functions() {
 fn the_list_names_the_function() {
     let mut trace = Trace::new();
     let stack = trace.unjoined_at(ONE, HERE, None);
-    let lists = ThreadLists { threads: vec![listed(List::Used, stack, 0x4000)] };
+    let lists = glibc(vec![listed(List::Used, stack, 0x4000)]);
     let findings = trace.verdict_with(&lists, &[(0x4000, CodeId(7))]).findings;
     assert_eq!(findings[0].origin.function, JOB);
     assert_eq!(seen(&findings[0]), (Reason::Unjoined, Confidence::Definite, Some(Recurrence::OneTime), 1, Some(1)));
@@ -99,7 +106,7 @@ fn the_lists_decide() {
     let mut trace = Trace::new();
     let used = trace.unjoined_at(ONE, HERE, JOB);
     let cached = trace.unjoined_at(TWO, HERE, JOB);
-    let lists = ThreadLists { threads: vec![listed(List::Used, used, 0), listed(List::Cached, cached, 0)] };
+    let lists = glibc(vec![listed(List::Used, used, 0), listed(List::Cached, cached, 0)]);
     let diagnosis = trace.verdict_with(&lists, &[]);
     let findings: Vec<_> = diagnosis.findings.iter().map(seen).collect();
     assert_eq!(findings, [(Reason::Unjoined, Confidence::Definite, Some(Recurrence::Occasional), 1, Some(2))]);
@@ -135,7 +142,7 @@ fn the_forgotten_are_told_apart_from_the_seen() {
     let mut trace = Trace::attached(&maps, &[(MAIN, None, None)]);
     trace.wait(2000);
     let seen_one = trace.unjoined_at(ONE, HERE, JOB);
-    let lists = ThreadLists { threads: vec![listed(List::Used, seen_one, 0x4000), listed(List::Used, block, 0x4000)] };
+    let lists = glibc(vec![listed(List::Used, seen_one, 0x4000), listed(List::Used, block, 0x4000)]);
     let findings = trace.verdict_with(&lists, &[(0x4000, CodeId(7))]).findings;
     let origins: Vec<_> = findings.iter().map(|one| (one.origin.created, one.origin.function, one.created)).collect();
     assert_eq!(origins, [(HERE, JOB, Some(1)), (None, JOB, None)]);
@@ -204,7 +211,7 @@ fn a_part_that_stays_is_a_leak() {
 fn the_living_get_a_grace() {
     let mut trace = Trace::new();
     let stack = trace.unjoined_at(ONE, HERE, JOB);
-    let lists = ThreadLists { threads: vec![listed(List::Used, stack, 0)] };
+    let lists = glibc(vec![listed(List::Used, stack, 0)]);
     let functions = HashMap::new();
     let library = Library::Lists { lists: &lists, functions: &functions };
     assert_eq!(trace.judge(Phase::Living, library).findings.len(), 0);

@@ -91,6 +91,12 @@ impl Mapping {
         })
     }
 
+    /// Whether it was there before us, so that neighbours may have merged with it, and nobody has told its bounds since.
+    pub fn is_unbounded(&self) -> bool {
+        let told = self.stack.as_deref().is_some_and(|stack| !matches!(stack.maker, Maker::Unknown | Maker::Unsettled));
+        self.made.is_none() && self.kind == Kind::Anonymous && !self.inherited && !told
+    }
+
     /// The stack, if its last owner has ended and no live task uses it.
     pub fn idle_stack(&self) -> Option<(&Stack, Ended)> {
         let stack = self.stack.as_deref()?;

@@ -19,9 +19,9 @@ use std::collections::HashMap;
 
 use slotmap::SlotMap;
 
-use crate::abi::madv;
-use crate::event::{Attached, Birth, Call, Event, EventKind, Exec, Exit, ExitScope, Syscall};
-use crate::units::{Pid, Range, Tid, Time};
+use crate::abi::{clone, madv};
+use crate::event::{Attached, Birth, Call, Event, EventKind, Exec, Exit, ExitScope, LibraryStack, Syscall};
+use crate::units::{Addr, Pid, Range, Tid, Time};
 use calls::Caller;
 use mapping::{Born, MappingId};
 use space::AddressSpace;
@@ -50,6 +50,8 @@ pub struct Task {
     pub space: SpaceId,
     /// The mapping that is its stack, if it has one of its own.
     pub stack: Option<MappingId>,
+    /// An address in its thread library's stack: its thread-local storage or, failing that, where its stack pointer was.
+    pub anchor: Option<Addr>,
     /// When it last created a task.
     last_birth: Option<Time>,
     /// READ_IMPLIES_EXEC of personality(2).
@@ -73,8 +75,8 @@ impl Model {
 
     /// The address space whose process this event ends, before it does: the moment to judge it.
     ///
-    /// That is the call of exit_group, the call of exit by the last task, death by a signal, or execve. Tasks that
-    /// merely share the address space (vfork's child, raw clones) end without it.
+    /// That is the call of exit_group, the call of exit by the last task, death by a signal, or execve (of its call it
+    /// is not known yet whether it does). Tasks that merely share the address space (vfork's child, raw clones) end without it.
     pub fn ends(&self, event: &Event) -> Option<SpaceId> {
         let caller = match &event.kind {
             // The leader, whose number the event has, may have ended long before.
@@ -89,7 +91,7 @@ impl Model {
         let whole_group = match &event.kind {
             EventKind::Exiting(exiting) => exiting.scope == ExitScope::Group,
             EventKind::Ended(exit) => matches!(exit, Exit::Signal(_)),
-            EventKind::Superseded | EventKind::Exec(_) => true,
+            EventKind::Executing | EventKind::Superseded | EventKind::Exec(_) => true,
             _ => return None,
         };
         let last = space.tasks == 1;
@@ -106,6 +108,7 @@ impl Model {
                 return self.syscall(event, syscall);
             }
             EventKind::Exiting(_) => self.events += 1,
+            EventKind::Executing => {}
             EventKind::Born(birth) => {
                 self.events += 1;
                 self.born(event, birth);
@@ -124,6 +127,7 @@ impl Model {
                     space.adopt(maps);
                 }
             }
+            EventKind::LibraryStacks(stacks) => self.library_stacks(event.tid, stacks),
             EventKind::Limits(limits) => {
                 let space = self.space_of(event.tid).and_then(|id| self.spaces.get_mut(id));
                 if let Some(refusal) = space.and_then(|space| space.refusals.last_mut()) {
@@ -166,6 +170,11 @@ impl Model {
         self.tasks.get(&tid)
     }
 
+    /// All live tasks that use the address space.
+    pub fn tasks_of(&self, space: SpaceId) -> impl Iterator<Item = (Tid, &Task)> {
+        self.tasks.iter().filter(move |(_, task)| task.space == space).map(|(tid, task)| (*tid, task))
+    }
+
     /// A live task that uses the address space.
     pub fn any_task_of(&self, space: SpaceId) -> Option<Tid> {
         self.tasks.iter().find(|(_, task)| task.space == space).map(|(tid, _)| *tid)
@@ -205,6 +214,7 @@ impl Model {
                     pid: task.pid,
                     space: id,
                     stack,
+                    anchor: task.tls.or(task.sp),
                     last_birth: None,
                     read_implies_exec: attached.read_implies_exec,
                 },
@@ -263,7 +273,9 @@ impl Model {
                 function: birth.function,
             };
             let stack = space.task_born(birth.child, born, parent.last_birth);
-            Task { pid: birth.pid, stack, last_birth: None, ..parent }
+            // Without storage of its own it uses its creator's.
+            let anchor = (birth.args.flags & clone::SETTLS != 0).then_some(birth.args.tls);
+            Task { pid: birth.pid, stack, anchor, last_birth: None, ..parent }
         } else {
             let Some(space) = self.spaces.get(parent.space) else {
                 return;
@@ -298,6 +310,18 @@ impl Model {
         }
     }
 
+    fn library_stacks(&mut self, tid: Tid, stacks: &[LibraryStack]) {
+        let Some(id) = self.space_of(tid) else { return };
+        let Some(space) = self.spaces.get_mut(id) else { return };
+        for stack in stacks {
+            let task = stack.task.and_then(|tid| self.tasks.get_mut(&tid)).filter(|task| task.space == id);
+            let mapping = space.library_stack(stack);
+            if let (Some(task), Some(mapping)) = (task, mapping) {
+                task.stack = Some(mapping);
+            }
+        }
+    }
+
     fn exec(&mut self, event: &Event, exec: &Exec) {
         let tid = event.tid;
         // The caller goes on under the leader's number, whose own task is gone, with all its siblings. Who shares the
@@ -311,8 +335,8 @@ impl Model {
         let mut space = AddressSpace::new(pid, &exec.maps, exec.start_brk);
         space.tasks = 1;
         let space = self.spaces.insert(space);
-        self.tasks
-            .insert(tid, Task { pid, space, stack: None, last_birth: None, read_implies_exec: exec.read_implies_exec });
+        let read_implies_exec = exec.read_implies_exec;
+        self.tasks.insert(tid, Task { pid, space, stack: None, anchor: None, last_birth: None, read_implies_exec });
     }
 
     /// Whether all tasks of the address space are of this task's process.

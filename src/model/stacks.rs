@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::mapping::{Born, Ended, Kind, Maker, MappingId, Owner, Stack};
+use super::mapping::{Born, Ended, Kind, Maker, Mapping, MappingId, Owner, Stack};
 use super::space::AddressSpace;
 use crate::abi::{clone, map};
-use crate::event::{AttachedTask, Call, Exit, Prot, Sharing};
+use crate::event::{AttachedTask, Call, Exit, LibraryStack, Prot, Sharing, ThreadLibrary};
 use crate::units::{Addr, PAGE, Range, Tid, Time};
 
 /// A library looks at its cache a moment before it maps: an idle stack counts as passed over only if its owner had
@@ -168,15 +168,62 @@ impl AddressSpace {
         };
         let end = Addr(crate::units::page_up(descriptor.0 + DESCRIPTOR_BYTES)).min(line.end());
         let whole = Range::new(guard.start(), end)?;
-        self.make_one_mapping(whole, area.mapping);
+        let id = self.make_one_mapping(whole, area.mapping);
         let stack = Stack::new(Maker::Unsettled, whole.bytes(), guard.bytes(), owner);
-        let id = self.mapping_at(whole.start())?;
         self.mappings[id].stack = Some(Box::new(stack));
         Some(id)
     }
 
+    /// The thread library tells the bounds of a stack of its own. Of one that was there before us they were not known,
+    /// or guessed at: it gets them now. Gives its mapping in that case.
+    pub fn library_stack(&mut self, known: &LibraryStack) -> Option<MappingId> {
+        let pieces: Vec<MappingId> = self.areas.overlapping(known.range).map(|(_, area)| area.mapping).collect();
+        let first = *pieces.first()?;
+        let is_whole = self.areas.first_hole(known.range).is_none();
+        if !is_whole || !pieces.iter().all(|id| self.mappings.get(*id).is_some_and(Mapping::is_unbounded)) {
+            return None;
+        }
+        let maker = match known.library {
+            ThreadLibrary::Glibc => Maker::Glibc,
+            ThreadLibrary::Musl => Maker::Musl,
+        };
+        let exact = pieces.iter().all(|id| *id == first) && self.mappings[first].bytes == known.range.bytes();
+        let (id, stack) = if exact {
+            (first, self.mappings[first].stack.take())
+        } else {
+            let stacks = pieces.iter().find_map(|id| self.leave_shared(*id, known.task));
+            (self.make_one_mapping(known.range, first), stacks)
+        };
+        let stack = stack.or_else(|| {
+            let owner = Owner { tid: known.task?, born: None, ended: None, released: false };
+            Some(Box::new(Stack::new(maker, known.range.bytes(), known.guard_bytes, owner)))
+        });
+        self.mappings[id].stack = stack.map(|mut stack| {
+            (stack.maker, stack.region_bytes) = (maker, known.range.bytes());
+            (stack.guard_bytes, stack.cut) = (known.guard_bytes, false);
+            stack
+        });
+        Some(id)
+    }
+
+    /// A task's stack turns out to be a part of what was taken for one. If that was this task's alone, it is given back.
+    fn leave_shared(&mut self, id: MappingId, task: Option<Tid>) -> Option<Box<Stack>> {
+        let shared = &mut self.mappings[id].stack;
+        let stack = shared.as_deref_mut()?;
+        let is_last = task.is_none_or(|task| task == stack.last.tid);
+        if stack.owners == 1 {
+            return if is_last { shared.take() } else { None };
+        }
+        stack.owners -= 1;
+        stack.live = stack.live.saturating_sub(u32::from(task.is_some()));
+        if stack.live == 0 && stack.last.ended.is_none() {
+            *shared = None;
+        }
+        None
+    }
+
     /// Gives the pages of `range`, so far of several lines of maps, a mapping of their own.
-    fn make_one_mapping(&mut self, range: Range, like: MappingId) {
+    fn make_one_mapping(&mut self, range: Range, like: MappingId) -> MappingId {
         let kind = self.mappings[like].kind;
         let id = self.mappings.insert(super::mapping::Mapping {
             bytes: range.bytes(),
@@ -194,6 +241,7 @@ impl AddressSpace {
             }
             self.areas.set(piece, super::space::Area { mapping: id, ..area });
         }
+        id
     }
 
     /// The owner of this stack has given pages of it back.

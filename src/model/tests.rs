@@ -20,7 +20,7 @@ use super::{Applied, Model};
 use crate::abi::{clone, madv, map, mremap, prot};
 use crate::event::{
     Attached, AttachedTask, Birth, Call, CloneArgs, CloneCall, Event, EventKind, Exec, Exit, ExitScope, Exiting,
-    Limits, Prot, Sharing, Syscall, Usage, Vma,
+    LibraryStack, Limits, Prot, Sharing, Syscall, ThreadLibrary, Usage, Vma,
 };
 use crate::units::{Addr, CallStackId, CodeId, PAGE, Pid, Range, Tid, Time};
 

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use crate::sys;
-use crate::units::{PAGE, Range, Tid};
+use crate::units::{Addr, PAGE, Range, Tid};
 
 /// A process whose pages can be counted: /proc/PID/pagemap. Needs the right to trace.
 #[derive(Debug)]
@@ -29,9 +29,25 @@ impl ResidentPages {
         }
     }
 
-    /// Reads the entries one by one: 8 bytes a page, the highest bit says that it is present.
+    /// Pages of `range` that have contents, in physical memory or swapped out.
+    pub fn touched(&self, range: Range) -> io::Result<Vec<Range>> {
+        let mut touched = Vec::new();
+        self.for_each_entry(range, |page, entry| {
+            if entry & (PRESENT | SWAPPED) != 0 {
+                touched.extend(Range::of_len(Addr(page * PAGE), PAGE));
+            }
+        })?;
+        Ok(touched)
+    }
+
     fn count_entries(&self, range: Range) -> io::Result<u64> {
         let mut resident = 0;
+        self.for_each_entry(range, |_, entry| resident += if entry & PRESENT != 0 { PAGE } else { 0 })?;
+        Ok(resident)
+    }
+
+    /// Reads the entries one by one: 8 bytes a page.
+    fn for_each_entry(&self, range: Range, mut each: impl FnMut(u64, u8)) -> io::Result<()> {
         let mut entries = vec![0u8; 8 * 4096];
         let mut page = range.start().0 / PAGE;
         let end = range.end().0 / PAGE;
@@ -41,17 +57,22 @@ impl ResidentPages {
             if read < 8 {
                 break;
             }
-            resident += entries[..read].chunks_exact(8).filter(|entry| entry[7] & 0x80 != 0).count() as u64 * PAGE;
-            page += read as u64 / 8;
+            for entry in entries[..read].chunks_exact(8) {
+                each(page, entry[7]);
+                page += 1;
+            }
         }
-        Ok(resident)
+        Ok(())
     }
 }
+
+/// Bits of an entry's highest byte (Documentation/admin-guide/mm/pagemap.rst).
+const PRESENT: u8 = 0x80;
+const SWAPPED: u8 = 0x40;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::Addr;
 
     /// Both ways to count agree: of eight fresh pages, those are resident that were written to.
     #[test]
@@ -72,5 +93,7 @@ mod tests {
         let pages = ResidentPages::open(Tid(std::process::id() as i32)).unwrap();
         assert_eq!(pages.count(range).unwrap(), 3 * PAGE);
         assert_eq!(pages.count_entries(range).unwrap(), 3 * PAGE);
+        let page = |page| Range::of_len(Addr(range.start().0 + page * PAGE), PAGE).unwrap();
+        assert_eq!(pages.touched(range).unwrap(), [1, 2, 6].map(page));
     }
 }

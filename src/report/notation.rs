@@ -324,6 +324,7 @@ fn happened(kind: &EventKind, tid: Tid) -> String {
         EventKind::Syscall(call) => syscall(call).to_string(),
         EventKind::Exiting(Exiting { scope: ExitScope::Thread, code }) => format!("exit({code}) = ?"),
         EventKind::Exiting(Exiting { scope: ExitScope::Group, code }) => format!("exit_group({code}) = ?"),
+        EventKind::Executing => "--- about to execute a program ---".to_owned(),
         EventKind::Born(birth) => {
             let (child, pid) = (birth.child, birth.pid);
             let shared = if birth.args.shares_memory() { ", in the same address space" } else { "" };
@@ -346,6 +347,7 @@ fn happened(kind: &EventKind, tid: Tid) -> String {
             format!("--- attached to process {}: {tasks} tasks, {maps} mappings ---", attached.pid)
         }
         EventKind::Maps(maps) => format!("--- {} mappings ---", maps.len()),
+        EventKind::LibraryStacks(stacks) => format!("--- {} stacks of the thread library ---", stacks.len()),
         EventKind::Limits(limits) => format!("--- {} ---", limits_in_use(limits)),
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::elf::MappedSymbols;
 use super::{List, ListedThread, Memory, StackBlock, ThreadLists, Unavailable};
-use crate::event::Vma;
+use crate::event::{ThreadLibrary, Vma};
 use crate::units::{Addr, PAGE, Range, Tid};
 
 /// A list that is longer is a damaged one, which never ends.
@@ -179,7 +179,7 @@ impl Located {
                 return Err(Unavailable::Inconsistent);
             }
         }
-        Ok(ThreadLists { threads })
+        Ok(ThreadLists { library: ThreadLibrary::Glibc, threads, settled: false })
     }
 
     /// The function that the thread with this descriptor runs, be it on a list or about to be created.
@@ -214,6 +214,7 @@ impl Located {
             tid: Tid(i32::from_ne_bytes(tid)),
             start_routine: self.pointer(&bytes[self.start_routine..self.start_routine + self.word]),
             stack: words.windows(3).find_map(|words| stack_block(words, descriptor)),
+            task: None,
         })
     }
 

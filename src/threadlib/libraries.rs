@@ -3,38 +3,49 @@
 use std::collections::HashMap;
 
 use super::glibc::{self, Located};
+use super::musl;
 use super::{TaskMemory, ThreadLists, Unavailable};
-use crate::model::SpaceId;
 use crate::model::mapping::Maker;
 use crate::model::space::AddressSpace;
+use crate::model::{Model, SpaceId};
 use crate::procfs;
+use crate::procfs::memory::ResidentPages;
+use crate::procfs::task::blocked_in;
 use crate::units::{Addr, Tid};
 
 /// Where each address space has its lists.
 #[derive(Debug, Default)]
 pub struct Libraries {
-    located: HashMap<SpaceId, Result<Located, Unavailable>>,
+    glibc: HashMap<SpaceId, Result<Located, Unavailable>>,
 }
 
 impl Libraries {
     /// The lists as they are now, read through a live task; none where they could not tell anything.
-    pub fn lists(&mut self, id: SpaceId, space: &AddressSpace, tid: Tid) -> Option<Result<ThreadLists, Unavailable>> {
-        if !has_question(space) {
+    pub fn lists(&mut self, model: &Model, id: SpaceId, tid: Tid) -> Option<Result<ThreadLists, Unavailable>> {
+        if !has_question(model.space(id)?) {
             return None;
         }
-        Some(match self.located(id, tid) {
-            Ok(located) => located.read(&TaskMemory(tid)),
+        let memory = TaskMemory(tid);
+        let anchors = || model.tasks_of(id).filter_map(|(_, task)| task.anchor);
+        let mut lists = match self.glibc(id, tid) {
+            Ok(located) => located.read(&memory),
+            Err(_) if anchors().any(|thread| musl::is_here(&memory, thread)) => Ok(read_musl(tid, anchors())),
             Err(why) => Err(why.clone()),
-        })
+        };
+        if let Ok(lists) = &mut lists {
+            lists.find_tasks(model.tasks_of(id).map(|(tid, task)| (tid, task.anchor)));
+            lists.settled = are_settled(model.tasks_of(id).map(|(tid, _)| tid));
+        }
+        Some(lists)
     }
 
-    /// The function of the thread that has this descriptor, as pthread_create was given it.
+    /// The function of the thread that has this descriptor, as glibc's pthread_create was given it.
     pub fn start_routine(&mut self, id: SpaceId, tid: Tid, descriptor: Addr) -> Option<Addr> {
-        self.located(id, tid).as_ref().ok()?.start_routine_of(&TaskMemory(tid), descriptor)
+        self.glibc(id, tid).as_ref().ok()?.start_routine_of(&TaskMemory(tid), descriptor)
     }
 
-    fn located(&mut self, id: SpaceId, tid: Tid) -> &Result<Located, Unavailable> {
-        self.located.entry(id).or_insert_with(|| {
+    fn glibc(&mut self, id: SpaceId, tid: Tid) -> &Result<Located, Unavailable> {
+        self.glibc.entry(id).or_insert_with(|| {
             let maps = procfs::maps::read(tid).unwrap_or_default();
             glibc::locate(tid, &maps)
         })
@@ -42,8 +53,26 @@ impl Libraries {
 
     /// The address space is over.
     pub fn forget(&mut self, id: SpaceId) {
-        self.located.remove(&id);
+        self.glibc.remove(&id);
     }
+}
+
+fn read_musl(tid: Tid, live: impl Iterator<Item = Addr>) -> ThreadLists {
+    let maps = procfs::maps::read(tid).unwrap_or_default();
+    let pages = ResidentPages::open(tid).ok();
+    let touched = |range| pages.as_ref().and_then(|pages| pages.touched(range).ok()).unwrap_or_default();
+    musl::read(&TaskMemory(tid), &maps, live, touched)
+}
+
+/// Whether the lists, just read, can have shown no stack halfway: all tasks are blocked in calls, and none in munmap, of
+/// which each stops for us, so that whoever had taken a stack from a list would still run or be there.
+fn are_settled(mut tasks: impl Iterator<Item = Tid>) -> bool {
+    /// With more tasks the question costs more than its answer is worth.
+    const MOST: usize = 64;
+    /// munmap of x86-64 and of i386.
+    const MUNMAP: [i64; 2] = [11, 91];
+    let is_elsewhere = |tid| blocked_in(tid).is_some_and(|blocked| blocked.nr >= 0 && !MUNMAP.contains(&blocked.nr));
+    tasks.by_ref().take(MOST).all(is_elsewhere) && tasks.next().is_none()
 }
 
 /// Whether there is an idle stack that may be the library's, or threads may have ended before we came.

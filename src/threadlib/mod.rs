@@ -6,19 +6,28 @@
 pub mod elf;
 pub mod glibc;
 mod libraries;
+pub mod musl;
 
 pub use libraries::Libraries;
 
+use std::collections::{BTreeMap, HashSet};
+
 use thiserror::Error;
 
+use crate::event::{LibraryStack, ThreadLibrary};
 use crate::sys;
 use crate::units::{Addr, Range, Tid};
 
 /// The lists of one process, by thread descriptor.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ThreadLists {
+    /// Whose they are. musl has no lists: what it would have on that of used ones is found otherwise.
+    pub library: ThreadLibrary,
     /// The threads on the lists.
     pub threads: Vec<ListedThread>,
+    /// Whether no task can have been moving a stack between lists, or from one to munmap: then a stack that is on none
+    /// of them is none of the library's.
+    pub settled: bool,
 }
 
 /// A thread as the library has it.
@@ -34,6 +43,41 @@ pub struct ListedThread {
     pub start_routine: Addr,
     /// Its stack, guard and descriptor included; none for the main thread's.
     pub stack: Option<StackBlock>,
+    /// The live task that it is; none where it has ended, or is only just being created.
+    pub task: Option<Tid>,
+}
+
+impl ThreadLists {
+    /// Finds out which threads live. `tasks` are all live tasks of the process, each with an address in its stack.
+    ///
+    /// The number in a descriptor does not tell: it is that of the process's own PID namespace, and stays behind.
+    pub fn find_tasks(&mut self, tasks: impl Iterator<Item = (Tid, Option<Addr>)>) {
+        let (mut anchored, mut others) = (BTreeMap::new(), HashSet::new());
+        for (tid, anchor) in tasks {
+            match anchor {
+                Some(anchor) => drop(anchored.insert(anchor, tid)),
+                None => drop(others.insert(tid)),
+            }
+        }
+        for thread in &mut self.threads {
+            let within = || {
+                let range = thread.stack?.range;
+                anchored.range(range.start()..range.end()).next().map(|(_, tid)| *tid)
+            };
+            let numbered = || others.get(&thread.tid).copied();
+            thread.task = anchored.get(&thread.descriptor).copied().or_else(within).or_else(numbered);
+        }
+    }
+
+    /// The stacks that the library has mapped.
+    pub fn library_stacks(&self) -> Box<[LibraryStack]> {
+        let made = self.threads.iter().filter(|thread| thread.list != List::User);
+        let stack = |thread: &ListedThread| {
+            let StackBlock { range, guard_bytes } = thread.stack?;
+            Some(LibraryStack { library: self.library, range, guard_bytes, task: thread.task })
+        };
+        made.filter_map(stack).collect()
+    }
 }
 
 /// A stack as the descriptor has it.
@@ -97,5 +141,33 @@ pub struct TaskMemory(pub Tid);
 impl Memory for TaskMemory {
     fn read(&self, addr: Addr, buffer: &mut [u8]) -> Result<(), Unavailable> {
         sys::read_memory(self.0, addr, buffer).map_err(|_| Unavailable::NoMemory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::PAGE;
+
+    /// Threads are found by where their storage or their stack is; by number only where neither is known, since
+    /// numbers are those of the process's own PID namespace.
+    #[test]
+    fn live_tasks_are_found_by_address() {
+        let thread = |number: u64| {
+            let range = Range::of_len(Addr(number << 16), 16 * PAGE).unwrap();
+            ListedThread {
+                descriptor: Addr(range.end().0 - 0x900),
+                list: List::Used,
+                tid: Tid(number as i32),
+                start_routine: Addr(0),
+                stack: Some(StackBlock { range, guard_bytes: PAGE }),
+                task: None,
+            }
+        };
+        let mut lists = ThreadLists { threads: [1, 2, 3, 4].map(thread).into(), ..ThreadLists::default() };
+        let tasks = [(Tid(101), Some(lists.threads[0].descriptor)), (Tid(102), Some(Addr(0x2_8000))), (Tid(3), None)];
+        lists.find_tasks(tasks.into_iter().chain([(Tid(4), Some(Addr(0x9_0000)))]));
+        let found: Vec<_> = lists.threads.iter().map(|thread| thread.task).collect();
+        assert_eq!(found, [Some(Tid(101)), Some(Tid(102)), Some(Tid(3)), None]);
     }
 }

@@ -130,7 +130,7 @@ impl Pair {
 
     fn call(&mut self, call: Call) {
         let outcome = self.kernel.call(&call, Fate::Normal);
-        let caller = Caller { at: Time(Duration::ZERO), tid: Tid(1), read_implies_exec: false };
+        let caller = Caller { at: Time(Duration::ZERO), tid: Tid(1), call_stack: None, read_implies_exec: false };
         let syscall = Syscall { call, result: outcome.result, mapped: outcome.mapped };
         let unclear = self.space.apply(caller, &syscall).is_err();
         assert!(outcome.open || !unclear, "{call:?} leaves nothing open");

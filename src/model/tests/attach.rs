@@ -26,6 +26,43 @@ fn unbounded_stacks_have_no_known_maker() {
     assert_eq!((stack.maker, stack.live, stack.owners), (Maker::Unknown, 2, 2));
 }
 
+/// Three stacks that the kernel shows as one line: the thread library tells them apart, and which thread has which.
+#[test]
+fn the_library_knows_bounds() {
+    let maps = [line(range(0x2000, 12 * PAGE), READ_WRITE, "")];
+    let mut trace = Trace::attached(&maps, &[(MAIN, None, None), (ONE, Some(0x4800), None), (TWO, Some(0x8800), None)]);
+    let stacks = [0x2000, 0x6000, 0xa000].map(|start| range(start, 4 * PAGE));
+    let known = |range, task| LibraryStack { library: ThreadLibrary::Glibc, range, guard_bytes: PAGE, task };
+    let told = [known(stacks[0], Some(ONE)), known(stacks[1], Some(TWO)), known(stacks[2], None)];
+    for _ in 0..2 {
+        trace.happen(MAIN, EventKind::LibraryStacks(told.into()));
+        for (stack, owner) in stacks.into_iter().zip([ONE, TWO]) {
+            let known = trace.stack(stack);
+            assert_eq!((known.maker, known.last.tid, known.live), (Maker::Glibc, owner, 1));
+            assert_eq!((known.region_bytes, known.guard_bytes, known.cut), (4 * PAGE, PAGE, false));
+        }
+        assert_eq!((trace.mapping(stacks[2]).bytes, trace.mapping(stacks[2]).stack.is_none()), (4 * PAGE, true));
+        assert_eq!(trace.space().mappings.len(), 3);
+    }
+    trace.end_released(TWO, range(0x6000, 16 * PAGE));
+    assert!(trace.mapping(stacks[0]).idle_stack().is_none() && trace.mapping(stacks[1]).idle_stack().is_some());
+}
+
+/// What has been seen being mapped has known bounds, and descriptors that say otherwise, or nonsense, change nothing.
+#[test]
+fn bounds_that_are_known_are_kept() {
+    let maps = [line(range(0x2000, 4 * PAGE), READ_WRITE, ""), line(range(0x8000, PAGE), Prot::NONE, "/file")];
+    let mut trace = Trace::attached(&maps, &[(MAIN, None, None)]);
+    let stack = trace.glibc_stack(STACK);
+    trace.thread(ONE, stack);
+    let before = format!("{:?}", trace.model);
+    for range in [part(stack, 0, 8 * PAGE), range(0x1000, 4 * PAGE), range(0x5000, 4 * PAGE), range(PAGE, 1 << 46)] {
+        let told = LibraryStack { library: ThreadLibrary::Glibc, range, guard_bytes: 0, task: Some(ONE) };
+        trace.happen(MAIN, EventKind::LibraryStacks([told].into()));
+    }
+    assert_eq!(format!("{:?}", trace.model), before);
+}
+
 /// The main thread's stack is the kernel's, not the program's to free.
 #[test]
 fn the_main_stack_is_no_finding() {

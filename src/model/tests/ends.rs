@@ -43,6 +43,7 @@ fn a_signal_ends() {
 fn exec_ends() {
     let mut trace = Trace::new();
     trace.mmap(MAIN, STACK, RW, PLAIN);
+    assert!(trace.would_end(MAIN, EventKind::Executing));
     assert!(trace.would_end(MAIN, exec(MAIN)));
     trace.exec(MAIN, MAIN);
     assert!(trace.space().mappings.is_empty());

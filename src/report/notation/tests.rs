@@ -328,6 +328,7 @@ fn every_event_is_one_line() {
             function: None,
         }),
         EventKind::Born(Birth { child: Tid(12), pid: Pid(12), args: clone_args(CloneCall::Fork, 0), function: None }),
+        EventKind::Executing,
         EventKind::Ended(Exit::Code(3)),
         EventKind::Exec(Box::new(Exec { former: Tid(7), maps: [].into(), start_brk: None, read_implies_exec: false })),
         EventKind::Exec(Box::new(Exec { former: Tid(9), maps: [].into(), start_brk: None, read_implies_exec: false })),
@@ -339,6 +340,7 @@ fn every_event_is_one_line() {
             read_implies_exec: false,
         })),
         EventKind::Maps([].into()),
+        EventKind::LibraryStacks([].into()),
         EventKind::Limits(Box::default()),
         EventKind::Limits(Box::new(Limits { vmas: Some(Usage { used: 65530, limit: 65530 }), ..Limits::default() })),
     ];
@@ -350,11 +352,13 @@ fn every_event_is_one_line() {
     23:01:02.000137 7  +++ new thread 12 of process 7 +++
     23:01:02.000137 7  +++ new process 12, in the same address space +++
     23:01:02.000137 7  +++ new process 12 +++
+    23:01:02.000137 7  --- about to execute a program ---
     23:01:02.000137 7  +++ exited with 3 +++
     23:01:02.000137 7  --- new program, 0 mappings ---
     23:01:02.000137 7  --- new program, 0 mappings; thread 9 is now 7 ---
     23:01:02.000137 7  --- attached to process 7: 0 tasks, 0 mappings ---
     23:01:02.000137 7  --- 0 mappings ---
+    23:01:02.000137 7  --- 0 stacks of the thread library ---
     23:01:02.000137 7  --- no limit is known ---
     23:01:02.000137 7  --- in use: 65530 of 65530 mappings ---
     ");

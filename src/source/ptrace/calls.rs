@@ -1,7 +1,7 @@
 //! From a stop in a system call to an event: the entry, where a call may have to wait, and the exit, where it is read.
 
 use super::decode::{self, Abi, Followed};
-use super::{After, Inside, Ptrace, filter, gone};
+use super::{After, Inside, Phase, Ptrace, filter, gone};
 use crate::abi::clone::UNTRACED;
 use crate::event::{Call, EventKind, ExitScope, Exiting, Syscall, Vma};
 use crate::procfs;
@@ -68,6 +68,10 @@ impl Ptrace {
             Some(Inside { abi, followed: Followed::ExitGroup, .. }) => {
                 tracee.inside = None;
                 self.say_exiting(tid, abi, ExitScope::Group);
+                self.after.push_back(After::Resume(tid));
+            }
+            Some(Inside { exec: Some(_), .. }) if matches!(self.phase, Phase::Following) => {
+                self.tell(tid, EventKind::Executing);
                 self.after.push_back(After::Resume(tid));
             }
             _ => self.restart(tid, 0),

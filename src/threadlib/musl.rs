@@ -1,0 +1,225 @@
+//! musl's thread descriptors (src/internal/pthread_impl.h, src/thread/pthread_create.c of 1.2). Where the stacks of its live
+//! threads are, and which threads have ended and were not joined.
+//!
+//! Live threads are a circle. A joinable one leaves it when it ends: its descriptor says so, links to itself alone, and
+//! stays at the top of its stack until pthread_join unmaps both. A detached one unmaps its stack itself. So the
+//! descriptor of an ended thread that is still there is that of one which nobody has joined.
+//!
+//! Nothing points to such a descriptor but itself: it is looked for above the guards that the kernel's maps show. It is
+//! believed when it points to itself three times over, says that it has ended and has no number, and when the words that
+//! tell the stack's bounds agree with each other and with where it lies.
+
+use super::{List, ListedThread, Memory, StackBlock, ThreadLists};
+use crate::event::{Prot, Sharing, ThreadLibrary, Vma};
+use crate::units::{Addr, PAGE, Range, Tid};
+
+/// Words of a descriptor, of 8 bytes: x86-64 alone.
+const SELF: usize = 0;
+const PREV: usize = 2;
+const NEXT: usize = 3;
+const TID: usize = 6;
+const DETACH_STATE: usize = 7;
+/// `map_base`, `map_size`, `stack`, `stack_size`, `guard_size`.
+const BOUNDS: usize = 9;
+/// The thread's own values (pthread_getspecific), with which the mapping ends.
+const TSD: usize = 16;
+const WORDS: usize = TSD + 1;
+
+/// Bytes of these, at most: a static program may have none.
+const LARGEST_TSD: u64 = 1024;
+
+/// `DT_EXITED`.
+const EXITED: u32 = 0;
+
+/// `struct start_args`, right below `stack`: the function first.
+const START_ARGS_BYTES: u64 = 32;
+
+/// Larger regions hold something else than a stack.
+const LARGEST: u64 = 1 << 30;
+
+/// Whether this thread's descriptor, at the base of its thread-local storage, is musl's: one of a circle.
+pub fn is_here(memory: &dyn Memory, thread: Addr) -> bool {
+    let next = Descriptor::read(memory, thread).and_then(|descriptor| {
+        let next = Descriptor::read(memory, Addr(descriptor.words[NEXT]))?;
+        Some(next.words[PREV])
+    });
+    next == Some(thread.0)
+}
+
+/// The threads that there are: the live ones, whose descriptors are at `live`, and those that have ended and were not
+/// joined. `touched` tells which pages of a range have ever been written to.
+pub fn read(
+    memory: &dyn Memory,
+    maps: &[Vma],
+    live: impl Iterator<Item = Addr>,
+    touched: impl Fn(Range) -> Vec<Range>,
+) -> ThreadLists {
+    let live = live.filter_map(|thread| Descriptor::read(memory, thread));
+    let ended = above_guards(maps).flat_map(touched).flat_map(|pages| ended_within(memory, pages));
+    let threads = live.chain(ended).filter_map(|descriptor| descriptor.listed(memory)).collect();
+    ThreadLists { library: ThreadLibrary::Musl, threads, settled: false }
+}
+
+/// Anonymous memory right above such as cannot be accessed: stacks begin so.
+fn above_guards(maps: &[Vma]) -> impl Iterator<Item = Range> {
+    let is_plain = |vma: &Vma| !vma.is_file() && vma.name.is_empty() && vma.sharing == Sharing::Private;
+    maps.windows(2).filter_map(move |pair| {
+        let [guard, stack] = pair else { return None };
+        let guarded = guard.prot == Prot::NONE && guard.range.end() == stack.range.start() && is_plain(guard);
+        let writable = stack.prot.contains(Prot::WRITE) && is_plain(stack) && stack.range.bytes() <= LARGEST;
+        (guarded && writable).then_some(stack.range)
+    })
+}
+
+/// The descriptors in these pages of threads that have ended.
+fn ended_within(memory: &dyn Memory, pages: Range) -> Vec<Descriptor> {
+    let mut found = Vec::new();
+    let mut bytes = vec![0u8; PAGE as usize];
+    for page in (pages.start().0..pages.end().0).step_by(bytes.len()) {
+        if memory.read(Addr(page), &mut bytes).is_err() {
+            continue;
+        }
+        for (index, word) in bytes.chunks_exact(8).enumerate() {
+            let here = page + 8 * index as u64;
+            if word == here.to_ne_bytes() {
+                found.extend(Descriptor::read(memory, Addr(here)).filter(Descriptor::has_ended));
+            }
+        }
+    }
+    found
+}
+
+/// A descriptor (`struct pthread`), as far as it is of interest here.
+struct Descriptor {
+    at: Addr,
+    words: [u64; WORDS],
+}
+
+impl Descriptor {
+    /// What is at `at`, if it points to itself.
+    fn read(memory: &dyn Memory, at: Addr) -> Option<Descriptor> {
+        let mut bytes = [0u8; 8 * WORDS];
+        memory.read(at, &mut bytes).ok()?;
+        let mut words = [0; WORDS];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_ne_bytes(*bytes);
+        }
+        (words[SELF] == at.0).then_some(Descriptor { at, words })
+    }
+
+    fn has_ended(&self) -> bool {
+        let alone = self.words[PREV] == self.at.0 && self.words[NEXT] == self.at.0;
+        alone && self.words[DETACH_STATE] as u32 == EXITED && self.words[TID] as u32 == 0
+    }
+
+    /// The stack and where its thread's own part begins; none for the main thread's, and for one that the program gave.
+    fn stack(&self) -> Option<(StackBlock, Addr)> {
+        let [start, bytes, top, stack_bytes, guard_bytes] = *self.words[BOUNDS..BOUNDS + 5].as_array()?;
+        let range = Range::of_len(Addr(start), bytes)?;
+        let aligned = start.is_multiple_of(PAGE) && bytes.is_multiple_of(PAGE) && guard_bytes.is_multiple_of(PAGE);
+        let agrees = start.checked_add(guard_bytes)?.checked_add(stack_bytes) == Some(top);
+        let within = range.contains(Addr(top)) && range.contains(self.at) && top <= self.at.0;
+        let ends = range.end().0.checked_sub(self.words[TSD]).is_some_and(|tsd_bytes| tsd_bytes <= LARGEST_TSD);
+        (aligned && agrees && within && ends).then_some((StackBlock { range, guard_bytes }, Addr(top)))
+    }
+
+    fn listed(&self, memory: &dyn Memory) -> Option<ListedThread> {
+        let (stack, top) = self.stack()?;
+        let mut start_routine = [0u8; 8];
+        let start_args = Addr((top.0 & !7).checked_sub(START_ARGS_BYTES)?);
+        memory.read(start_args, &mut start_routine).ok()?;
+        Some(ListedThread {
+            descriptor: self.at,
+            list: List::Used,
+            tid: Tid(self.words[TID] as i32),
+            start_routine: Addr(u64::from_ne_bytes(start_routine)),
+            stack: Some(stack),
+            task: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::super::Unavailable;
+    use super::*;
+
+    /// Memory that is 0 but for some words.
+    struct Words(HashMap<u64, u64>);
+
+    impl Memory for Words {
+        fn read(&self, addr: Addr, buffer: &mut [u8]) -> Result<(), Unavailable> {
+            for (index, chunk) in buffer.chunks_mut(8).enumerate() {
+                let word = self.0.get(&(addr.0 + 8 * index as u64)).copied().unwrap_or_default();
+                chunk.copy_from_slice(&word.to_ne_bytes()[..chunk.len()]);
+            }
+            Ok(())
+        }
+    }
+
+    const BASE: u64 = 0x7000_0000;
+    const BYTES: u64 = 64 * PAGE;
+    const TOP: u64 = BASE + BYTES - 0x600;
+    const DESCRIPTOR: u64 = TOP + 0x80;
+    const JOINABLE: u64 = 2;
+
+    /// A thread that has ended unjoined: where each word is, and what it is.
+    fn ended() -> HashMap<u64, u64> {
+        let bounds = [BASE, BYTES, TOP, TOP - BASE - PAGE, PAGE];
+        let bounds = bounds.into_iter().enumerate().map(|(index, word)| (BOUNDS + index, word));
+        let words = [(SELF, DESCRIPTOR), (PREV, DESCRIPTOR), (NEXT, DESCRIPTOR), (TSD, BASE + BYTES - 1024)];
+        let words = words.into_iter().chain(bounds);
+        let words = words.map(|(index, word)| (DESCRIPTOR + 8 * index as u64, word));
+        words.chain([(TOP - START_ARGS_BYTES, 0xc0de)]).collect()
+    }
+
+    fn found(words: HashMap<u64, u64>) -> Vec<ListedThread> {
+        let line = |start, bytes, prot| Vma {
+            range: Range::of_len(Addr(start), bytes).unwrap(),
+            prot,
+            sharing: Sharing::Private,
+            offset: 0,
+            inode: 0,
+            device: 0,
+            name: Box::default(),
+        };
+        let read_write = Prot::READ.with(Prot::WRITE);
+        let maps = [line(BASE, PAGE, Prot::NONE), line(BASE + PAGE, BYTES - PAGE, read_write)];
+        let top_page = |range: Range| vec![Range::new(Addr(range.end().0 - PAGE), range.end()).unwrap()];
+        read(&Words(words), &maps, std::iter::empty(), top_page).threads
+    }
+
+    /// A thread that has ended unjoined is found, with its stack and its function.
+    #[test]
+    fn an_ended_thread() {
+        let threads = found(ended());
+        let [thread] = threads.as_slice() else { panic!("{threads:?}") };
+        assert_eq!((thread.descriptor.0, thread.start_routine.0, thread.list), (DESCRIPTOR, 0xc0de, List::Used));
+        let stack = thread.stack.unwrap();
+        assert_eq!((stack.range.start().0, stack.range.bytes(), stack.guard_bytes), (BASE, BYTES, PAGE));
+    }
+
+    /// Words that do not fit together, or tell of a thread that lives, are not believed.
+    #[test]
+    fn one_wrong_word_is_enough() {
+        for index in [SELF, PREV, NEXT, TID, DETACH_STATE].into_iter().chain(BOUNDS..BOUNDS + 5).chain([TSD]) {
+            for wrong in [JOINABLE, BASE + PAGE, u64::MAX] {
+                let mut words = ended();
+                words.insert(DESCRIPTOR + 8 * index as u64, wrong);
+                assert_eq!(found(words), [], "{wrong:#x} as word {index}");
+            }
+        }
+    }
+
+    /// musl is there if a thread's descriptor is one of a circle, be it of one. glibc's third word points to itself too,
+    /// but the fourth is no pointer.
+    #[test]
+    fn a_circle_of_threads() {
+        assert!(is_here(&Words(ended()), Addr(DESCRIPTOR)));
+        assert!(!is_here(&Words(ended()), Addr(DESCRIPTOR + 8)));
+        let glibc = HashMap::from([(DESCRIPTOR, DESCRIPTOR), (DESCRIPTOR + 16, DESCRIPTOR), (DESCRIPTOR + 24, 1)]);
+        assert!(!is_here(&Words(glibc), Addr(DESCRIPTOR)));
+    }
+}
