@@ -456,6 +456,7 @@ impl<'a> Follower<'a> {
                 mappings_live,
             },
             memory: self.memory,
+            breakdown: Vec::new(),
             verify: self.options.verify_every.map(|_| self.verify),
             findings,
             notes,

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use crate::sys;
-use crate::units::{PAGE, Range, Tid};
+use crate::units::{Addr, PAGE, Range, Tid};
 
 /// A process whose pages can be counted: /proc/PID/pagemap. Needs the right to trace.
 #[derive(Debug)]
@@ -29,9 +29,31 @@ impl ResidentPages {
         }
     }
 
-    /// Reads the entries one by one: 8 bytes a page, the highest bit says that it is present.
+    /// All pages of `maps`, which are in order, that lie in physical memory, as ranges in order.
+    pub fn ranges(&self, maps: &[Range]) -> io::Result<Vec<Range>> {
+        let (Some(first), Some(last)) = (maps.first(), maps.last()) else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        let Some(whole) = Range::new(first.start(), last.end()) else { return Ok(found) };
+        // One walk over all: the kernel passes over what is not mapped.
+        match sys::resident_ranges(self.pagemap.as_fd(), whole, &mut |range| found.push(range)) {
+            Err(nix::errno::Errno::ENOTTY) => {
+                for map in maps {
+                    self.scan_entries(*map, &mut |range| found.push(range))?;
+                }
+                Ok(found)
+            }
+            result => Ok(result.map(|()| found)?),
+        }
+    }
+
     fn count_entries(&self, range: Range) -> io::Result<u64> {
         let mut resident = 0;
+        self.scan_entries(range, &mut |range| resident += range.bytes())?;
+        Ok(resident)
+    }
+
+    /// Reads the entries one by one: 8 bytes a page, the highest bit says that it is present.
+    fn scan_entries(&self, range: Range, tell: &mut dyn FnMut(Range)) -> io::Result<()> {
         let mut entries = vec![0u8; 8 * 4096];
         let mut page = range.start().0 / PAGE;
         let end = range.end().0 / PAGE;
@@ -41,17 +63,20 @@ impl ResidentPages {
             if read < 8 {
                 break;
             }
-            resident += entries[..read].chunks_exact(8).filter(|entry| entry[7] & 0x80 != 0).count() as u64 * PAGE;
+            for (at, entry) in (page..).zip(entries[..read].chunks_exact(8)) {
+                if entry[7] & 0x80 != 0 {
+                    Range::of_len(Addr(at * PAGE), PAGE).map(&mut *tell);
+                }
+            }
             page += read as u64 / 8;
         }
-        Ok(resident)
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::Addr;
 
     /// Both ways to count agree: of eight fresh pages, those are resident that were written to.
     #[test]
@@ -72,5 +97,7 @@ mod tests {
         let pages = ResidentPages::open(Tid(std::process::id() as i32)).unwrap();
         assert_eq!(pages.count(range).unwrap(), 3 * PAGE);
         assert_eq!(pages.count_entries(range).unwrap(), 3 * PAGE);
+        let ranges = pages.ranges(&[range]).unwrap();
+        assert_eq!(ranges.iter().map(|range| range.bytes()).collect::<Vec<_>>(), [2 * PAGE, PAGE]);
     }
 }

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::elf::MappedSymbols;
-use super::{List, ListedThread, Memory, StackBlock, ThreadLists, Unavailable};
+use super::{List, ListedThread, Memory, StackBlock, Stage, ThreadLists, Unavailable};
 use crate::event::Vma;
 use crate::units::{Addr, PAGE, Range, Tid};
 
@@ -32,13 +32,31 @@ pub struct Located {
     node: u64,
     tid: usize,
     start_routine: usize,
+    /// Where a thread's stage is written; none where the descriptor is not laid out as expected.
+    stage: Option<StageFields>,
     /// Bytes in a descriptor.
     size: usize,
 }
 
+/// Offsets in a descriptor (nptl/descr.h). All of glibc 2.17 to 2.43 has, in this order: `setxid_futex`, `joinid` (since
+/// 2.43 `joinstate`), `result`, `schedparam`. Before 2.36 an unused number of eight bytes stands between the first two.
+#[derive(Clone, Copy, Debug)]
+struct StageFields {
+    cancelhandling: usize,
+    /// One of these is `setxid_futex`, the other a part of that number, or `setup_failed`: neither is ever negative.
+    setxid_futex: [usize; 2],
+    joinid: usize,
+}
+
+/// Bit of `cancelhandling`: joined, or detached and at its end; the stack is about to leave the list.
+const TERMINATED: u32 = 1 << 5;
+
 const PTHREAD_LIST: &str = "_thread_db_pthread_list";
 const PTHREAD_TID: &str = "_thread_db_pthread_tid";
 const PTHREAD_START_ROUTINE: &str = "_thread_db_pthread_start_routine";
+const PTHREAD_CANCELHANDLING: &str = "_thread_db_pthread_cancelhandling";
+const PTHREAD_SCHEDPARAM: &str = "_thread_db_pthread_schedparam_sched_priority";
+const PTHREAD_REPORT_EVENTS: &str = "_thread_db_pthread_report_events";
 const SIZEOF_PTHREAD: &str = "_thread_db_sizeof_pthread";
 const RTLD_STACK_USED: &str = "_thread_db_rtld_global__dl_stack_used";
 const RTLD_STACK_USER: &str = "_thread_db_rtld_global__dl_stack_user";
@@ -48,6 +66,9 @@ const WANTED: &[&str] = &[
     PTHREAD_LIST,
     PTHREAD_TID,
     PTHREAD_START_ROUTINE,
+    PTHREAD_CANCELHANDLING,
+    PTHREAD_SCHEDPARAM,
+    PTHREAD_REPORT_EVENTS,
     SIZEOF_PTHREAD,
     RTLD_STACK_USED,
     RTLD_STACK_USER,
@@ -87,7 +108,7 @@ pub fn locate(tid: Tid, maps: &[Vma]) -> Result<Located, Unavailable> {
     }
     let program = first_of(maps, |name| name.starts_with(b"/")).ok_or(Unavailable::NoGlibc)?;
     let symbols = MappedSymbols::read(tid, program, WANTED)?;
-    located(&memory, &symbols, named_heads(&symbols)?).map_err(|_| Unavailable::NoGlibc)
+    named_heads(&symbols).and_then(|heads| located(&memory, &symbols, heads)).map_err(|_| Unavailable::NoGlibc)
 }
 
 /// The first mapping of a file whose name satisfies `is_it`: that with the ELF header.
@@ -126,7 +147,20 @@ fn located(memory: &dyn Memory, symbols: &MappedSymbols, heads: [(List, Addr); 3
     if !SIZES.contains(&size) || tid + 4 > size || start_routine + word > size {
         return Err(Unavailable::Inconsistent);
     }
-    Ok(Located { heads, word, node: field(memory, symbols, PTHREAD_LIST)?, tid, start_routine, size })
+    let stage =
+        stage_fields(memory, symbols).filter(|stage| stage.joinid + word <= size && stage.cancelhandling + 4 <= size);
+    Ok(Located { heads, word, node: field(memory, symbols, PTHREAD_LIST)?, tid, start_routine, stage, size })
+}
+
+/// Where a thread's stage is written, counted back from the field behind `result`.
+fn stage_fields(memory: &dyn Memory, symbols: &MappedSymbols) -> Option<StageFields> {
+    let offset = |symbol| usize::try_from(field(memory, symbols, symbol).ok()?).ok();
+    let joinid = offset(PTHREAD_SCHEDPARAM)?.checked_sub(2 * symbols.word)?;
+    let setxid_futex = [joinid.checked_sub(4)?, joinid.checked_sub(12)?];
+    // report_events and other flags, in four bytes, are the last fields before them that may have any value.
+    let first = offset(PTHREAD_REPORT_EVENTS)?;
+    let is_near = first + 2 < setxid_futex[1] && joinid - first <= 32;
+    is_near.then_some(StageFields { cancelhandling: offset(PTHREAD_CANCELHANDLING)?, setxid_futex, joinid })
 }
 
 /// The offset in a `_thread_db_*` descriptor: `{ u32 bits, u32 count, u32 offset }`.
@@ -206,8 +240,26 @@ impl Located {
             list,
             tid: Tid(i32::from_ne_bytes(tid)),
             start_routine: self.pointer(&bytes[self.start_routine..self.start_routine + self.word]),
+            stage: self.stage.map_or(Stage::Unknown, |fields| self.stage(fields, &bytes)),
             stack: words.windows(3).find_map(|words| stack_block(words, descriptor)),
         })
+    }
+
+    /// glibc sets `setxid_futex` to −1 before it puts a stack on the list of used ones (allocate_stack and
+    /// get_cached_stack), a call of setxid may make that −2, and the new thread itself sets it to 0 (start_thread).
+    fn stage(&self, fields: StageFields, bytes: &[u8]) -> Stage {
+        let number = |offset: usize| {
+            bytes[offset..offset + 4].iter().rev().fold(0u32, |number, byte| number << 8 | u32::from(*byte))
+        };
+        let setxid = fields.setxid_futex.map(number);
+        if setxid.iter().any(|value| (-2..=-1).contains(&value.cast_signed())) {
+            return Stage::Starting;
+        }
+        if !setxid.iter().all(|value| matches!(value, 0 | 1)) {
+            return Stage::Unknown;
+        }
+        let claimed = self.pointer(&bytes[fields.joinid..fields.joinid + self.word]).0 != 0;
+        if claimed || number(fields.cancelhandling) & TERMINATED != 0 { Stage::Claimed } else { Stage::Started }
     }
 
     fn pointer(&self, bytes: &[u8]) -> Addr {
@@ -254,7 +306,7 @@ mod tests {
 
     fn layout() -> Located {
         let heads = [(List::Used, Addr(USED)), (List::User, Addr(USER)), (List::Cached, Addr(CACHE))];
-        Located { heads, word: 8, node: 0x40, tid: 0x50, start_routine: 0x58, size: 0x80 }
+        Located { heads, word: 8, node: 0x40, tid: 0x50, start_routine: 0x58, stage: None, size: 0x80 }
     }
 
     /// Lists of descriptors, each linked into a circle behind its head.
