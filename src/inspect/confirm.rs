@@ -175,7 +175,7 @@ impl Confirmation {
         let least = if self.is_restless { RESTLESS } else { FIRST };
         let all_shown = || self.left.values().all(|sameness| *sameness == Sameness::Shown);
         self.left.is_empty()
-            || elapsed >= GRACE
+            || self.looks > 1 && elapsed >= GRACE
             || self.looks > 1 && elapsed >= least && self.waiting.is_empty() && all_shown()
     }
 
@@ -241,7 +241,7 @@ mod tests {
     fn two_looks_at_a_quiet_process() {
         let (left, live) = (thread(1, 0, Stage::Started), thread(2, 102, Stage::Started));
         let seen = look(&[left, live], &[100, 102], &[], QUIET);
-        assert!(!after(&[seen.clone()]).is_settled(FIRST));
+        assert!(!after(std::slice::from_ref(&seen)).is_settled(FIRST));
         let twice = after(&[seen.clone(), seen]);
         assert!(twice.is_settled(FIRST));
         assert_eq!((twice.left(&left), twice.left(&live)), (Some(Confidence::Definite), None));

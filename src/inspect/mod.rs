@@ -158,8 +158,8 @@ impl Process {
     fn watch(&self, located: &Located) -> Result<Confirmation, Unavailable> {
         let others = task::sharers(self.pid, self.reader);
         let highest = HighestNumber(task::number_limit().unwrap_or(i32::MAX));
-        let began = Instant::now();
         let mut confirmation = Confirmation::new(self.look(located, &others)?, highest);
+        let began = Instant::now();
         let mut pause = FIRST;
         while !confirmation.is_settled(began.elapsed()) {
             std::thread::sleep(pause);

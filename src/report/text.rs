@@ -250,7 +250,7 @@ fn verdict(report: &Report) -> String {
         return match blind {
             true => "No leak found, but not all could be seen: see the warning.".to_owned(),
             false => {
-                "No leaked thread stack found: every thread that has ended has been joined or was detached.".to_owned()
+                "No leaked thread stack found so far: every thread that has ended was joined or detached.".to_owned()
             }
         };
     }

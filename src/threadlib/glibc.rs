@@ -194,19 +194,20 @@ impl Located {
     fn read_once(&self, memory: &dyn Memory) -> Result<ThreadLists, Unavailable> {
         let mut threads = Vec::new();
         let mut seen = HashSet::new();
+        let mut bytes = vec![0u8; self.size];
         for (list, head) in self.heads {
-            let (first, last) = self.links(memory, head)?;
+            let [first, last] = self.links(memory, head)?;
             let (mut previous, mut node) = (head, first);
             // Until the program's first thread the heads are not set up.
             if first.0 == 0 && last.0 == 0 {
                 continue;
             }
             while node != head {
-                let (next, back) = self.links(memory, node)?;
+                let (thread, [next, back]) = self.thread(memory, list, node, &mut bytes)?;
                 if back != previous || !seen.insert(node) || seen.len() > LONGEST {
                     return Err(Unavailable::Inconsistent);
                 }
-                threads.push(self.thread(memory, list, node)?);
+                threads.push(thread);
                 (previous, node) = (node, next);
             }
             if last != previous {
@@ -217,32 +218,49 @@ impl Located {
     }
 
     /// Both pointers of a node: next and previous.
-    fn links(&self, memory: &dyn Memory, node: Addr) -> Result<(Addr, Addr), Unavailable> {
+    fn links(&self, memory: &dyn Memory, node: Addr) -> Result<[Addr; 2], Unavailable> {
         let mut bytes = [0u8; 16];
         memory.read(node, &mut bytes[..2 * self.word])?;
-        Ok((self.pointer(&bytes[..self.word]), self.pointer(&bytes[self.word..2 * self.word])))
+        Ok(self.pointers(&bytes))
     }
 
-    /// Reads a descriptor, in one go.
-    fn thread(&self, memory: &dyn Memory, list: List, node: Addr) -> Result<ListedThread, Unavailable> {
+    /// Next and previous, as they stand in a node.
+    fn pointers(&self, node: &[u8]) -> [Addr; 2] {
+        [0, self.word].map(|at| self.pointer(&node[at..at + self.word]))
+    }
+
+    /// Reads a descriptor and the node in it, in one go. `bytes` are as many as it has.
+    fn thread(
+        &self,
+        memory: &dyn Memory,
+        list: List,
+        node: Addr,
+        bytes: &mut [u8],
+    ) -> Result<(ListedThread, [Addr; 2]), Unavailable> {
         let descriptor = Addr(node.0.wrapping_sub(self.node));
-        let mut bytes = vec![0u8; self.size];
-        memory.read(descriptor, &mut bytes)?;
-        let words: Vec<u64> = bytes.chunks_exact(self.word).map(|word| self.pointer(word).0).collect();
+        memory.read(descriptor, bytes)?;
+        let links = usize::try_from(self.node).ok().and_then(|node| bytes.get(node..node + 2 * self.word));
+        let links = links.map(|node| self.pointers(node)).ok_or(Unavailable::Inconsistent)?;
+        let word = |index: usize| self.pointer(&bytes[index * self.word..(index + 1) * self.word]).0;
+        let words = bytes.len() / self.word;
         // The third word of the thread's control block points to the block itself, on both machines (tcbhead_t).
-        if words.get(2) != Some(&descriptor.0) {
+        if words < 3 || word(2) != descriptor.0 {
             return Err(Unavailable::Inconsistent);
         }
         let mut tid = [0u8; 4];
         tid.copy_from_slice(&bytes[self.tid..self.tid + 4]);
-        Ok(ListedThread {
+        // The block lies behind the function, in all versions.
+        let mut triples =
+            (self.start_routine / self.word..words.saturating_sub(2)).map(|at| [0, 1, 2].map(|next| word(at + next)));
+        let thread = ListedThread {
             descriptor,
             list,
             tid: Tid(i32::from_ne_bytes(tid)),
             start_routine: self.pointer(&bytes[self.start_routine..self.start_routine + self.word]),
-            stage: self.stage.map_or(Stage::Unknown, |fields| self.stage(fields, &bytes)),
-            stack: words.windows(3).find_map(|words| stack_block(words, descriptor)),
-        })
+            stage: self.stage.map_or(Stage::Unknown, |fields| self.stage(fields, bytes)),
+            stack: triples.find_map(|words| stack_block(words, descriptor)),
+        };
+        Ok((thread, links))
     }
 
     /// glibc sets `setxid_futex` to −1 before it puts a stack on the list of used ones (allocate_stack and
@@ -271,8 +289,8 @@ impl Located {
 
 /// Three words of a descriptor, if they are stackblock, stackblock_size and guardsize: the descriptor lies at the upper
 /// end of the block that they name.
-fn stack_block(words: &[u64], descriptor: Addr) -> Option<StackBlock> {
-    let &[start, bytes, guard_bytes] = words else { return None };
+fn stack_block(words: [u64; 3], descriptor: Addr) -> Option<StackBlock> {
+    let [start, bytes, guard_bytes] = words;
     let aligned = bytes.is_multiple_of(PAGE) && guard_bytes.is_multiple_of(PAGE) && guard_bytes < bytes;
     let range = Range::of_len(Addr(start), bytes).filter(|range| aligned && range.contains(descriptor))?;
     // Above the descriptor there is less than two pages: its own rest, and padding.

@@ -42,7 +42,9 @@ pub(super) fn write(page: &mut Page<'_>, finding: &Finding, report: &Report) -> 
         (None, None) => {}
     }
     let origin = if finding.rule == Rule::OrphanedMapping { "mapped" } else { "created" };
-    if finding.site.is_empty() {
+    if is_shape(finding) {
+        // Whether a thread was ever created there is the question.
+    } else if finding.site.is_empty() {
         page.labelled(origin, &creators(finding))?;
     } else {
         page.labelled(origin, &call_stack(&finding.site))?;
