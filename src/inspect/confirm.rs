@@ -4,12 +4,14 @@
 //!
 //! * *A thread is being created*: it is on the list before its task exists. Its descriptor says so ([`Stage::Starting`]),
 //!   from before it is on the list until the new thread itself takes that back; a recycled descriptor does too.
-//! * *A thread is ending*: glibc's or the kernel's last act is to clear its number. Before that it is not counted.
+//! * *A thread is ending*: at the end of a task the kernel itself clears its number in the descriptor (CLONE_CHILD_CLEARTID);
+//!   since glibc 2.43 glibc does that, and the kernel clears the field of which [`Stage::Claimed`] speaks. Before that it
+//!   is not counted. (And where a live task's stack pointer lies, nothing is left: see [`super`].)
 //! * *A thread is being joined*: up to 2.42 the descriptor says by whom from the beginning of the join, and any version
 //!   says so before the stack leaves the list ([`Stage::Claimed`]).
 //! * *A thread has ended and its creator is about to join it*: nothing tells that from one that is never joined, but the
 //!   creator needs a processor to do so. So a stack counts when it was left in every look, and every thread that wanted to
-//!   run at the first of them has run since; and where threads come and go, not before [`RESTLESS`].
+//!   run at the first of them has run since; and not before [`LEAST`], for a creator may also sleep for a while.
 //! * *It was joined and has been used again, and that thread has ended as well*: the same descriptor, another thread. New
 //!   ones are put at the head of the list, so what was used again has only newer ones before it. It was not if one of them
 //!   is known to be older ([`Look::unbroken_since`]). Where that cannot be shown it counts after [`GRACE`], when it was
@@ -26,14 +28,14 @@ use crate::procfs::task::Activity;
 use crate::threadlib::{List, ListedThread, Stage};
 use crate::units::{Addr, Tid};
 
-/// How far apart the first two looks are.
-pub const FIRST: Duration = Duration::from_millis(5);
+/// How far apart looks are at first, and where threads run: then few new ones come in between.
+const SHORT: Duration = Duration::from_millis(1);
 
-/// How far apart further ones are.
-pub const FURTHER: Duration = Duration::from_millis(1);
+/// How far apart they are at most where nothing runs.
+const LONG: Duration = Duration::from_millis(50);
 
-/// How long a process is watched in which threads come and go.
-const RESTLESS: Duration = Duration::from_millis(100);
+/// How long a process is watched at least in which something seems to be left.
+const LEAST: Duration = Duration::from_millis(200);
 
 /// How long a process is watched at most.
 const GRACE: Duration = Duration::from_secs(1);
@@ -47,9 +49,7 @@ pub struct Look {
     pub threads: Vec<ListedThread>,
     /// The number that the kernel had given last to a new task, after that.
     pub last_after: i32,
-    /// The tasks that the kernel had after that, by the numbers that they know themselves by.
-    pub tasks: HashSet<Tid>,
-    /// How much each task had run. Empty where nothing is in question.
+    /// How much each of the kernel's tasks had run after that. Empty where nothing is in question.
     pub activity: HashMap<Tid, Activity>,
 }
 
@@ -67,16 +67,6 @@ impl Look {
         self.used().filter(|thread| {
             let has_run = matches!(thread.stage, Stage::Started | Stage::Unknown);
             thread.tid.0 == 0 && has_run && thread.stack.is_some()
-        })
-    }
-
-    /// Whether a thread is just beginning, or is just being joined.
-    fn has_change(&self) -> bool {
-        self.used().any(|thread| match thread.stage {
-            Stage::Starting => true,
-            Stage::Claimed => thread.tid.0 <= 0,
-            Stage::Started => thread.tid.0 > 0 && !self.tasks.contains(&thread.tid),
-            Stage::Unknown => false,
         })
     }
 
@@ -126,7 +116,7 @@ pub struct Confirmation {
     left: HashMap<Addr, Sameness>,
     /// Threads that wanted to run at the first look, and have not done so since.
     waiting: HashMap<Tid, Activity>,
-    is_restless: bool,
+    pause: Duration,
     looks: u32,
 }
 
@@ -148,8 +138,8 @@ impl Confirmation {
             highest,
             left: first.left().map(|thread| (thread.descriptor, sameness(thread))).collect(),
             waiting: first.activity.iter().filter(|(_, one)| one.wants_to_run).map(|(tid, one)| (*tid, *one)).collect(),
-            is_restless: first.has_change(),
             last: first,
+            pause: SHORT,
             looks: 1,
         }
     }
@@ -165,18 +155,22 @@ impl Confirmation {
             }
         }
         self.waiting.retain(|tid, before| look.activity.get(tid) == Some(before));
-        self.is_restless |= look.has_change() || look.tasks != self.last.tasks || look.threads != self.last.threads;
+        self.pause = if look.stands_still_since(&self.last) { LONG.min(2 * self.pause) } else { SHORT };
         self.last = look;
         self.looks += 1;
     }
 
     /// Whether it is settled, so long after the first look.
     pub fn is_settled(&self, elapsed: Duration) -> bool {
-        let least = if self.is_restless { RESTLESS } else { FIRST };
         let all_shown = || self.left.values().all(|sameness| *sameness == Sameness::Shown);
-        self.left.is_empty()
-            || self.looks > 1 && elapsed >= GRACE
-            || self.looks > 1 && elapsed >= least && self.waiting.is_empty() && all_shown()
+        let nothing_to_wait_for = || self.waiting.is_empty() && all_shown();
+        let is_long_enough = elapsed >= GRACE || elapsed >= LEAST && nothing_to_wait_for();
+        self.left.is_empty() || self.looks > 1 && is_long_enough
+    }
+
+    /// How long to wait before the next look.
+    pub fn pause(&self) -> Duration {
+        self.pause
     }
 
     /// The last look.
@@ -217,13 +211,12 @@ mod tests {
     }
 
     /// A look between two new tasks; the given ones want to run, and have run so long.
-    fn look(threads: &[ListedThread], tasks: &[i32], running: &[(i32, u64)], last: (i32, i32)) -> Look {
+    fn look(threads: &[ListedThread], running: &[(i32, u64)], last: (i32, i32)) -> Look {
         let activity = |nanoseconds| Activity { wants_to_run: true, nanoseconds, turns: 1 };
         Look {
             last_before: last.0,
             threads: threads.to_vec(),
             last_after: last.1,
-            tasks: tasks.iter().copied().map(Tid).collect(),
             activity: running.iter().map(|(tid, nanoseconds)| (Tid(*tid), activity(*nanoseconds))).collect(),
         }
     }
@@ -240,10 +233,10 @@ mod tests {
     #[test]
     fn two_looks_at_a_quiet_process() {
         let (left, live) = (thread(1, 0, Stage::Started), thread(2, 102, Stage::Started));
-        let seen = look(&[left, live], &[100, 102], &[], QUIET);
-        assert!(!after(std::slice::from_ref(&seen)).is_settled(FIRST));
+        let seen = look(&[left, live], &[], QUIET);
+        assert!(!after(std::slice::from_ref(&seen)).is_settled(LEAST));
         let twice = after(&[seen.clone(), seen]);
-        assert!(twice.is_settled(FIRST));
+        assert!(twice.is_settled(LEAST));
         assert_eq!((twice.left(&left), twice.left(&live)), (Some(Confidence::Definite), None));
     }
 
@@ -259,7 +252,7 @@ mod tests {
             ListedThread { list: List::Cached, ..thread(6, 0, Stage::Started) },
             ListedThread { list: List::User, ..thread(7, 0, Stage::Started) },
         ];
-        let seen = look(&moments, &[100], &[], QUIET);
+        let seen = look(&moments, &[], QUIET);
         let twice = after(&[seen.clone(), seen]);
         assert!(twice.is_settled(Duration::ZERO), "nothing is in question");
         assert!(moments.iter().all(|thread| twice.left(thread).is_none()));
@@ -269,10 +262,9 @@ mod tests {
     #[test]
     fn only_what_is_left_in_all_looks() {
         let [first, both, second] = [1, 2, 3].map(|number| thread(number, 0, Stage::Started));
-        let twice = after(&[look(&[first, both], &[100], &[], QUIET), look(&[second, both], &[100], &[], (201, 201))]);
+        let twice = after(&[look(&[first, both], &[], QUIET), look(&[second, both], &[], (201, 201))]);
         assert_eq!([first, both, second].map(|thread| twice.left(&thread).is_some()), [false, true, false]);
-        // Threads come and go here.
-        assert!(!twice.is_settled(FIRST) && twice.is_settled(RESTLESS));
+        assert!(!twice.is_settled(LEAST - MILLISECOND) && twice.is_settled(LEAST));
     }
 
     /// A descriptor may be another thread's by now, unless there are more before it than new tasks on the system, or one
@@ -281,8 +273,8 @@ mod tests {
     fn descriptors_that_may_have_been_used_again() {
         let [newest, older, oldest] = [3, 2, 1].map(|number| thread(number, 0, Stage::Started));
         let judge = |threads: &[ListedThread], new_tasks| {
-            let first = look(threads, &[100], &[], QUIET);
-            let twice = after(&[first, look(threads, &[100], &[], (200, 200 + new_tasks))]);
+            let first = look(threads, &[], QUIET);
+            let twice = after(&[first, look(threads, &[], (200, 200 + new_tasks))]);
             let sure = |thread| twice.left(&thread) == Some(Confidence::Definite);
             ([newest, older, oldest].map(sure), twice.is_settled(GRACE - MILLISECOND))
         };
@@ -306,37 +298,37 @@ mod tests {
         let left = thread(1, 0, Stage::Started);
         let asleep = |last, turns| Look {
             activity: HashMap::from([(Tid(100), Activity { wants_to_run: false, nanoseconds: 1000, turns })]),
-            ..look(&[left], &[100], &[], last)
+            ..look(&[left], &[], last)
         };
         let slept = after(&[asleep((200, 210), 7), asleep((900, 910), 7)]);
-        assert!(slept.is_settled(FIRST) && slept.left(&left) == Some(Confidence::Definite));
+        assert!(slept.is_settled(LEAST) && slept.left(&left) == Some(Confidence::Definite));
         let ran = after(&[asleep((200, 210), 7), asleep((900, 910), 8)]);
-        assert!(!ran.is_settled(FIRST) && ran.left(&left) == Some(Confidence::Probable));
+        assert!(!ran.is_settled(LEAST) && ran.left(&left) == Some(Confidence::Probable));
     }
 
     /// As long as a thread waits for a processor, which might be going to join, nothing is settled; but not for ever.
     #[test]
     fn a_creator_that_cannot_run() {
         let left = thread(1, 0, Stage::Started);
-        let waits = look(&[left], &[100], &[(100, 5)], QUIET);
+        let waits = look(&[left], &[(100, 5)], QUIET);
         let twice = [waits.clone(), waits];
         assert!(!after(&twice).is_settled(GRACE - MILLISECOND) && after(&twice).is_settled(GRACE));
         let then = |running: &[(i32, u64)]| {
             let mut confirmation = after(&twice);
-            confirmation.again(look(&[left], &[100], running, QUIET));
+            confirmation.again(look(&[left], running, QUIET));
             confirmation
         };
-        assert!(then(&[(100, 6)]).is_settled(FIRST), "it has run");
-        assert!(then(&[]).is_settled(FIRST), "it sleeps, so it has run");
+        assert!(then(&[(100, 6)]).is_settled(LEAST), "it has run");
+        assert!(then(&[]).is_settled(LEAST), "it sleeps, so it has run");
     }
 
     /// A descriptor whose stage cannot be read is watched for the whole grace, and never definite.
     #[test]
     fn unknown_descriptors() {
         let left = thread(1, 0, Stage::Unknown);
-        let seen = look(&[left], &[100], &[], QUIET);
+        let seen = look(&[left], &[], QUIET);
         let twice = after(&[seen.clone(), seen]);
-        assert!(!twice.is_settled(RESTLESS) && twice.is_settled(GRACE));
+        assert!(!twice.is_settled(GRACE - MILLISECOND) && twice.is_settled(GRACE));
         assert_eq!(twice.left(&left), Some(Confidence::Probable));
     }
 }

@@ -7,7 +7,7 @@ pub mod arenas;
 pub mod confirm;
 pub mod refused;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use jiff::Zoned;
@@ -24,7 +24,7 @@ use crate::sys;
 use crate::threadlib::glibc::{self, Located};
 use crate::threadlib::{List, ListedThread, TaskMemory, Unavailable};
 use crate::units::{Addr, Pid, Range, Tid};
-use confirm::{Confirmation, FIRST, FURTHER, HighestNumber, Look};
+use confirm::{Confirmation, HighestNumber, Look};
 use refused::{InspectError, explain};
 
 /// How long the lists are tried to be read when they change all the time.
@@ -160,11 +160,9 @@ impl Process {
         let highest = HighestNumber(task::number_limit().unwrap_or(i32::MAX));
         let mut confirmation = Confirmation::new(self.look(located, &others)?, highest);
         let began = Instant::now();
-        let mut pause = FIRST;
         while !confirmation.is_settled(began.elapsed()) {
-            std::thread::sleep(pause);
+            std::thread::sleep(confirmation.pause());
             confirmation.again(self.look(located, &others)?);
-            pause = FURTHER;
         }
         Ok(confirmation)
     }
@@ -182,7 +180,7 @@ impl Process {
             true => tids.iter().filter_map(|tid| Some((*tid, task::activity(*tid)?))).collect(),
             false => HashMap::new(),
         };
-        Ok(Look { last_before, threads, last_after, tasks: self.own_numbers(tids), activity })
+        Ok(Look { last_before, threads, last_after, activity })
     }
 
     /// The lists, tried for longer than the moment of one change.
@@ -194,12 +192,6 @@ impl Process {
                 result => return result.map(|lists| lists.threads),
             }
         }
-    }
-
-    /// Numbers of tasks as the process itself knows them: in a PID namespace of its own they are others.
-    fn own_numbers(&self, tids: Vec<Tid>) -> HashSet<Tid> {
-        let has_own = task::own_number(self.reader).is_some_and(|own| own != self.reader);
-        if has_own { tids.into_iter().filter_map(task::own_number).collect() } else { tids.into_iter().collect() }
     }
 }
 

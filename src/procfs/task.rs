@@ -117,12 +117,6 @@ pub fn number_limit() -> Option<i32> {
     i32::try_from(super::number_in("/proc/sys/kernel/pid_max")?).ok()
 }
 
-/// A task's number in its own PID namespace: what gettid(2) tells it.
-pub fn own_number(tid: Tid) -> Option<Tid> {
-    let text = super::read(tid, "status").ok()?;
-    super::field(&text, "NSpid")?.split_ascii_whitespace().last()?.parse().ok().map(Tid)
-}
-
 /// Processes other than `pid` and ourselves that use the address space of `of`, a live task of it: made by clone
 /// with CLONE_VM and without CLONE_THREAD. (A zombie has none, and would seem to share that with all that have none.)
 pub fn sharers(pid: Pid, of: Tid) -> Vec<Pid> {
