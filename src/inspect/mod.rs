@@ -1,10 +1,10 @@
 //! `vmtrace inspect`: what is leaked already, by looks from outside. The target is neither stopped nor traced.
 //!
-//! The thread library's lists and the kernel's list of tasks are read at least twice ([`confirm`] has the rule), then the
+//! The thread library's lists and the kernel's list of tasks are read at least twice (`confirm` has the rule), then the
 //! maps; [`crate::diagnose::survey`] judges what was seen.
 
-pub mod arenas;
-pub mod confirm;
+mod arenas;
+mod confirm;
 pub mod refused;
 
 use std::collections::HashMap;

@@ -383,6 +383,30 @@ mod tests {
         assert_eq!(layout().read_once(&no_thread), Err(Unavailable::Inconsistent));
     }
 
+    /// A thread that has not run yet, one that has, one that is joined: told apart with and without the number that glibc
+    /// before 2.36 has between the fields; nothing is made of values that they cannot have.
+    #[test]
+    fn stages_of_a_life() {
+        let layout = layout();
+        let stage = |setxid_futex: usize, setxid: i32, joinid: u8, cancelhandling: u8| {
+            let mut bytes = vec![0u8; layout.size];
+            bytes[setxid_futex..setxid_futex + 4].copy_from_slice(&setxid.to_ne_bytes());
+            (bytes[0x30], bytes[0x10]) = (joinid, cancelhandling);
+            layout.stage(StageFields { cancelhandling: 0x10, setxid_futex: [0x2c, 0x24], joinid: 0x30 }, &bytes)
+        };
+        for setxid_futex in [0x2c, 0x24] {
+            assert_eq!([-1, -2].map(|setxid| stage(setxid_futex, setxid, 0, 0)), [Stage::Starting; 2]);
+            assert_eq!([0, 1].map(|setxid| stage(setxid_futex, setxid, 0, 0x10)), [Stage::Started; 2]);
+            assert_eq!(stage(setxid_futex, 77, 0, 0), Stage::Unknown);
+            assert_eq!(
+                stage(setxid_futex, -1, 1, 0x20),
+                Stage::Starting,
+                "what is left of its former life does not count"
+            );
+        }
+        assert_eq!([stage(0x2c, 0, 1, 0x10), stage(0x2c, 0, 0, 0x30)], [Stage::Claimed; 2]);
+    }
+
     /// glibc's files by their names in several distributions; others' are not taken for them.
     #[test]
     fn names_of_libraries() {
