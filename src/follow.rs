@@ -1,6 +1,5 @@
 //! Following a process: events from a source into the model, the model against the kernel, and out comes a report.
 
-pub mod naming;
 mod origins;
 
 use std::collections::HashMap;
@@ -17,13 +16,13 @@ use crate::model::kernel::Mismatch;
 use crate::model::{Model, SpaceId};
 use crate::procfs;
 use crate::procfs::memory::ResidentPages;
+use crate::report::draft::Draft;
 use crate::report::{Clock, Counts, Engine, Memory, Mode, Report, Target, Verify, notation};
 use crate::source::Next;
 use crate::source::control::Control;
 use crate::source::ptrace::Ptrace;
 use crate::threadlib::{Libraries, ThreadLists, Unavailable};
 use crate::units::{Addr, CodeId, Pid, Tid, Time};
-use naming::Draft;
 use origins::Origins;
 
 /// Findings of processes that have ended are kept up to this number; what is beyond is counted.
@@ -535,6 +534,7 @@ impl<'a> Follower<'a> {
                 mappings_live,
             },
             memory: self.memory,
+            breakdown: Vec::new(),
             verify: self.options.verify_every.map(|_| self.verify),
             findings,
             notes,

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod diagnose;
 pub mod event;
 pub mod follow;
+pub mod inspect;
 pub mod model;
 pub mod procfs;
 pub mod report;

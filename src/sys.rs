@@ -419,8 +419,16 @@ fn install_filter(program: &[libc::sock_filter]) -> Result<(), Errno> {
     }
 }
 
-/// Physical pages in `range` of a process: PAGEMAP_SCAN (Linux 6.7) on its /proc/PID/pagemap.
+/// Bytes in physical memory in `range` of a process: PAGEMAP_SCAN (Linux 6.7) on its /proc/PID/pagemap.
 pub fn resident_bytes(pagemap: BorrowedFd<'_>, range: Range) -> Result<u64, Errno> {
+    let mut resident = 0;
+    resident_ranges(pagemap, range, &mut |range| resident += range.bytes())?;
+    Ok(resident)
+}
+
+/// Tells of all pages in `range` of a process that lie in physical memory, as ranges from the lowest to the highest:
+/// PAGEMAP_SCAN (Linux 6.7) on its /proc/PID/pagemap. Two that adjoin may be told one by one.
+pub fn resident_ranges(pagemap: BorrowedFd<'_>, range: Range, tell: &mut dyn FnMut(Range)) -> Result<(), Errno> {
     const PAGE_IS_PRESENT: u64 = 1 << 3;
     #[repr(C)]
     #[derive(Clone, Copy, Default)]
@@ -445,8 +453,7 @@ pub fn resident_bytes(pagemap: BorrowedFd<'_>, range: Range) -> Result<u64, Errn
         return_mask: u64,
     }
     nix::ioctl_readwrite!(pagemap_scan, b'f', 16, PmScanArg);
-    let mut regions = [PageRegion::default(); 64];
-    let mut resident = 0;
+    let mut regions = [PageRegion::default(); 512];
     let mut start = range.start().0;
     while start < range.end().0 {
         let mut arg = PmScanArg {
@@ -466,13 +473,13 @@ pub fn resident_bytes(pagemap: BorrowedFd<'_>, range: Range) -> Result<u64, Errn
         // SAFETY: the argument and the vector it points to live through the call and have the stated lengths.
         let found = unsafe { pagemap_scan(pagemap.as_raw_fd(), &raw mut arg) }?;
         let found = usize::try_from(found).unwrap_or(0).min(regions.len());
-        resident += regions[..found].iter().map(|region| region.end - region.start).sum::<u64>();
+        regions[..found].iter().filter_map(|one| Range::new(Addr(one.start), Addr(one.end))).for_each(&mut *tell);
         if arg.walk_end <= start {
             break;
         }
         start = arg.walk_end;
     }
-    Ok(resident)
+    Ok(())
 }
 
 /// A task made by [`clone_on_new_stack`].

@@ -6,11 +6,11 @@ use nix::errno::Errno;
 use super::events;
 use super::output::{Output, Stream};
 use super::watch::{STATUS_EVERY, Watch};
-use super::{FAILED, FollowArgs, NOT_EXECUTABLE, NOT_FOUND};
+use super::{FAILED, FollowArgs, NOT_EXECUTABLE, NOT_FOUND, ReportArgs};
 use crate::event::Exit;
-use crate::follow::naming::Draft;
 use crate::follow::{Follower, Observer, Options};
 use crate::procfs::task;
+use crate::report::draft::Draft;
 use crate::report::{Clock, Mode, Report};
 use crate::source::control::{Control, Manners, Timers, block_signals};
 use crate::source::ptrace::Ptrace;
@@ -32,7 +32,7 @@ pub fn run(args: &FollowArgs) -> Result<u8, anyhow::Error> {
 }
 
 /// Refuses to look at others' numbers: in a PID namespace of its own, /proc may still be that of the host.
-fn check_proc() -> Result<(), anyhow::Error> {
+pub(super) fn check_proc() -> Result<(), anyhow::Error> {
     let own =
         std::fs::read_link("/proc/self").map_err(|error| anyhow::anyhow!("cannot read /proc: {error}; mount it"))?;
     let is_ours = own.to_str().is_some_and(|own| own == std::process::id().to_string());
@@ -53,7 +53,7 @@ fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
     let source = Ptrace::attach(pid)?;
     let (draft, _, mut watch) = follow(source, &control, options, output);
     let report = watch.write(draft)?;
-    Ok(exit_status(args, &report, 0))
+    Ok(exit_status(&args.report, &report, 0))
 }
 
 /// Launches the program that `args` name; `stream` is where the report goes unless they say otherwise.
@@ -80,7 +80,7 @@ pub(super) fn launch(args: &FollowArgs, stream: Stream) -> Result<u8, anyhow::Er
         Exit::Code(code) => u8::try_from(code).unwrap_or(FAILED),
         Exit::Signal(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(127)),
     };
-    Ok(exit_status(args, &report, status))
+    Ok(exit_status(&args.report, &report, status))
 }
 
 fn why_not_executed(errno: Errno) -> String {
@@ -119,8 +119,8 @@ fn follow(source: Ptrace, control: &Control, options: Options, output: Output) -
 }
 
 /// The status to exit with: that of the program, or what was asked for if there is a finding.
-fn exit_status(args: &FollowArgs, report: &Report, status: u8) -> u8 {
-    match args.report.error_exitcode {
+pub(super) fn exit_status(args: &ReportArgs, report: &Report, status: u8) -> u8 {
+    match args.error_exitcode {
         Some(code) if report.listed().next().is_some() => code,
         _ => status,
     }

@@ -5,6 +5,7 @@ pub mod demo;
 pub mod duration;
 pub mod events;
 pub mod follow;
+pub mod inspect;
 pub mod manifest;
 pub mod output;
 pub mod watch;
@@ -31,6 +32,7 @@ Examples:
   vmtrace -- ./app_server --port 80     launch a program and follow it to its end
   vmtrace -p 31108 --for 15m            attach to all threads of a process for a quarter of an hour
   vmtrace -p 31108 --every 1h -o leaks  keep an eye on it, with a report every hour
+  vmtrace inspect -p 31108              what is leaked already: a look of milliseconds, without tracing
   vmtrace demo                          see what a finding looks like
 
 Exit status: the launched program's own (128 + signal when it died of one), otherwise 0; N with
@@ -55,6 +57,8 @@ pub struct Cli {
 /// Commands besides following.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Say what is leaked already, and what VIRT consists of: a look of milliseconds, without tracing
+    Inspect(InspectArgs),
     /// Make the documented leak in a child process, and diagnose it before your eyes
     Demo(DemoArgs),
     /// Run reproducer programs and compare the findings with what is expected
@@ -62,6 +66,17 @@ pub enum Command {
     /// The leaking child of the demo
     #[command(hide = true, name = "demo-target")]
     DemoTarget,
+}
+
+/// Options of a look.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The process to look at; it is neither stopped nor traced
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub pid: i32,
+    /// How the report looks.
+    #[command(flatten)]
+    pub report: ReportArgs,
 }
 
 /// Options of the demo.
@@ -178,6 +193,7 @@ impl From<Level> for Confidence {
 /// What vmtrace could not do, in one line.
 pub fn run(cli: Cli) -> Result<u8, anyhow::Error> {
     match cli.command {
+        Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::DemoTarget) => demo::leak().map(|()| 0),
         Some(Command::Check(args)) => match check::run(&args) {

@@ -10,9 +10,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::output::Output;
-use crate::follow::naming::Draft;
 use crate::follow::{Observer, Status};
 use crate::report::Report;
+use crate::report::draft::Draft;
 use crate::report::words::{count, counted, duration};
 use crate::symbols::names::Names;
 

@@ -1,10 +1,12 @@
 //! Rules: model in, findings out. One file per rule, and no operating system in here.
 
+pub mod breakdown;
 pub mod finding;
 pub mod limit_hit;
 pub mod orphaned_mapping;
 pub mod orphaned_stack;
 pub mod series;
+pub mod survey;
 
 #[cfg(test)]
 mod tests;
@@ -16,7 +18,7 @@ use std::time::Duration;
 use crate::model::mapping::{Made, MappingId};
 use crate::model::space::AddressSpace;
 use crate::threadlib::{ThreadLists, Unavailable};
-use crate::units::{Addr, CodeId, Range, Tid, Time};
+use crate::units::{Addr, CodeId, Pid, Range, Tid, Time};
 use finding::{Diagnosis, Evidence, EvidenceCall, Note, NoteKind};
 
 /// The moment for which a diagnosis is made.
@@ -79,18 +81,21 @@ fn malloc_arenas(space: &AddressSpace) -> Option<Note> {
     let arenas: Vec<u64> =
         space.mappings.values().filter(|mapping| mapping.is_malloc_arena()).map(|mapping| mapping.bytes).collect();
     let bytes = arenas.iter().sum();
-    (arenas.len() >= MANY_ARENAS).then(|| Note {
+    (arenas.len() >= MANY_ARENAS).then(|| arenas_note(space.pid, arenas.len(), bytes))
+}
+
+fn arenas_note(pid: Pid, count: usize, bytes: u64) -> Note {
+    Note {
         kind: NoteKind::MallocArenas,
-        pid: Some(space.pid),
-        regions: arenas.len() as u64,
+        pid: Some(pid),
+        regions: count as u64,
         virtual_bytes: bytes,
         text: format!(
-            "malloc has {} arenas, {} of address space: they outlive their threads on purpose (limit them with \
+            "malloc has {count} arenas, {} of address space: they outlive their threads on purpose (limit them with \
              MALLOC_ARENA_MAX)",
-            arenas.len(),
             bytes_for_people(bytes)
         ),
-    })
+    }
 }
 
 /// Where each of these mappings still lies, in one pass over the address space.

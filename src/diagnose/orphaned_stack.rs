@@ -307,9 +307,10 @@ fn add_forgotten(
     }
 }
 
-const LISTED: &str = "never joined: on the thread library's list of used stacks, its task is gone";
+pub(super) const LISTED: &str = "never joined: on the thread library's list of used stacks, its task is gone";
 const MUSL: &str = "never joined: musl unmaps a stack when its thread is joined, or when a detached one ends";
-const JOIN: &str = "call pthread_join or pthread_detach for each of these threads";
+pub(super) const JOIN: &str = "call pthread_join or pthread_detach for each of these threads";
+pub(super) const UNMAP: &str = "unmap (or free) the stack after its thread has ended";
 
 /// All idle stacks that count, oldest end first, and what else their sites have made.
 fn survey<'a>(space: &'a AddressSpace, moment: Moment, words: &Words) -> (Vec<Idle<'a>>, HashMap<SiteKey, Tally>) {
@@ -463,12 +464,9 @@ fn explain(reason: Reason, confidence: Confidence, leaks: &Leaks) -> (String, St
         ),
         (_, _, Confidence::Definite) => (
             "the program's own: its thread is gone, and the program mapped a fresh one rather than use it again",
-            "unmap (or free) the stack after its thread has ended",
+            UNMAP,
         ),
-        _ => (
-            "the program's own: its thread is gone, and nothing has used, unmapped or freed it since",
-            "unmap (or free) the stack after its thread has ended",
-        ),
+        _ => ("the program's own: its thread is gone, and nothing has used, unmapped or freed it since", UNMAP),
     };
     (proof.to_owned(), advice.to_owned())
 }

@@ -6,7 +6,7 @@ use super::finding::{Confidence, Diagnosis, Finding, NoteKind, Reason, Recurrenc
 use super::{Library, Moment, Phase, diagnose};
 use crate::event::ThreadLibrary;
 use crate::model::tests::{LIBRARY, MAIN, ONE, PLAIN, RW, STACK, THREE, TWO, Trace};
-use crate::threadlib::{List, ListedThread, StackBlock, ThreadLists};
+use crate::threadlib::{List, ListedThread, StackBlock, Stage, ThreadLists};
 use crate::units::{Addr, CallStackId, CodeId, PAGE, Range, Tid};
 
 const HERE: Option<CallStackId> = Some(CallStackId(1));
@@ -55,6 +55,7 @@ fn listed(list: List, stack: Range, routine: u64) -> ListedThread {
         descriptor: Addr(stack.end().0 - 0x900),
         list,
         tid: Tid(0),
+        stage: Stage::Unknown,
         task: None,
         start_routine: Addr(routine),
         stack: Some(StackBlock { range: stack, guard_bytes: PAGE }),

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use slotmap::Key;
 
-use super::naming::Places;
 use crate::abi::{clone, map};
 use crate::diagnose::finding::Finding;
 use crate::event::{Birth, Call, CloneArgs, CloneCall, Event, EventKind, Prot};
 use crate::model::mapping::Maker;
 use crate::model::{Model, SpaceId};
+use crate::report::draft::Places;
 use crate::symbols::capture::CallStacks;
 use crate::symbols::names::perf_map::Writer;
 use crate::sys;
@@ -84,19 +84,7 @@ impl Origins {
 
     /// The places of all that these findings come from, to be named later.
     pub fn of(&self, findings: &[Finding]) -> Places {
-        let mut places =
-            Places { modules: self.stacks.modules.clone(), writers: self.writers.clone(), ..Places::default() };
-        for origin in findings.iter().map(|finding| finding.origin) {
-            for stack in [origin.created, origin.mapped].into_iter().flatten() {
-                places.stacks.entry(stack).or_insert_with(|| {
-                    self.stacks.places.frames(stack).iter().filter_map(|code| self.stacks.places.get(*code)).collect()
-                });
-            }
-            if let Some(code) = origin.function {
-                places.functions.extend(self.stacks.places.get(code).map(|place| (code, place)));
-            }
-        }
-        places
+        Places { writers: self.writers.clone(), ..Places::of(findings, &self.stacks) }
     }
 
     /// The function that a new task, which has not run yet, is made to run.

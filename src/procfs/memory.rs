@@ -40,6 +40,27 @@ impl ResidentPages {
         Ok(touched)
     }
 
+    /// All pages of `maps`, which are in order, that lie in physical memory, as ranges in order.
+    pub fn ranges(&self, maps: &[Range]) -> io::Result<Vec<Range>> {
+        let (Some(first), Some(last)) = (maps.first(), maps.last()) else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        let Some(whole) = Range::new(first.start(), last.end()) else { return Ok(found) };
+        // One walk over all: the kernel passes over what is not mapped.
+        match sys::resident_ranges(self.pagemap.as_fd(), whole, &mut |range| found.push(range)) {
+            Err(nix::errno::Errno::ENOTTY) => {
+                for map in maps {
+                    self.for_each_entry(*map, |page, entry| {
+                        if entry & PRESENT != 0 {
+                            found.extend(Range::of_len(Addr(page * PAGE), PAGE));
+                        }
+                    })?;
+                }
+                Ok(found)
+            }
+            result => Ok(result.map(|()| found)?),
+        }
+    }
+
     fn count_entries(&self, range: Range) -> io::Result<u64> {
         let mut resident = 0;
         self.for_each_entry(range, |_, entry| resident += if entry & PRESENT != 0 { PAGE } else { 0 })?;
@@ -95,5 +116,7 @@ mod tests {
         assert_eq!(pages.count_entries(range).unwrap(), 3 * PAGE);
         let page = |page| Range::of_len(Addr(range.start().0 + page * PAGE), PAGE).unwrap();
         assert_eq!(pages.touched(range).unwrap(), [1, 2, 6].map(page));
+        let ranges = pages.ranges(&[range]).unwrap();
+        assert_eq!(ranges.iter().map(|range| range.bytes()).collect::<Vec<_>>(), [2 * PAGE, PAGE]);
     }
 }

@@ -70,6 +70,65 @@ pub fn start_brk(tid: Tid) -> Option<Addr> {
     (start != 0).then_some(Addr(start))
 }
 
+/// When a task was created, in ticks since the boot: field 22 of proc_pid_stat(5). Tells it from a later one of its number.
+pub fn start_ticks(tid: Tid) -> Option<u64> {
+    let text = super::read(tid, "stat").ok()?;
+    let after_name = text.iter().rposition(|byte| *byte == b')')?;
+    let fields = std::str::from_utf8(&text[after_name + 1..]).ok()?;
+    fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+}
+
+/// What a task does, and how much it has run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Activity {
+    /// Whether it runs, or waits for a processor; otherwise it sleeps, is stopped, or has ended.
+    pub wants_to_run: bool,
+    /// How long it has run. The present turn may not be counted yet.
+    pub nanoseconds: u64,
+    /// How often it was given a processor.
+    pub turns: u64,
+}
+
+impl Activity {
+    /// Whether the kernel counts turns (CONFIG_SCHED_INFO): every task has had one.
+    pub fn is_counted(&self) -> bool {
+        self.turns > 0
+    }
+}
+
+/// What a task does: /proc/TID/stat and /proc/TID/schedstat.
+pub fn activity(tid: Tid) -> Option<Activity> {
+    let text = super::read(tid, "stat").ok()?;
+    let after_name = text.iter().rposition(|byte| *byte == b')')?;
+    let wants_to_run = text.get(after_name + 2) == Some(&b'R');
+    // All of it is 0 where the kernel does not count.
+    let text = super::read(tid, "schedstat").unwrap_or_default();
+    let mut numbers = std::str::from_utf8(&text).ok()?.split_ascii_whitespace().map(|word| word.parse().unwrap_or(0));
+    Some(Activity { wants_to_run, nanoseconds: numbers.next().unwrap_or(0), turns: numbers.nth(1).unwrap_or(0) })
+}
+
+/// The number that the kernel has given last to a new task of this PID namespace: the fifth field of /proc/loadavg.
+pub fn last_number() -> Option<i32> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split_ascii_whitespace().nth(4)?.parse().ok()
+}
+
+/// Numbers of tasks are below this: /proc/sys/kernel/pid_max.
+pub fn number_limit() -> Option<i32> {
+    i32::try_from(super::number_in("/proc/sys/kernel/pid_max")?).ok()
+}
+
+/// Processes other than `pid` and ourselves that use the address space of `of`, a live task of it: made by clone
+/// with CLONE_VM and without CLONE_THREAD. (A zombie has none, and would seem to share that with all that have none.)
+pub fn sharers(pid: Pid, of: Tid) -> Vec<Pid> {
+    let own = std::process::id();
+    let processes = processes().unwrap_or_default();
+    processes
+        .into_iter()
+        .filter(|other| *other != pid && other.0 as u32 != own)
+        .filter(|other| crate::sys::share_memory(of, (*other).into()).unwrap_or(false))
+        .collect()
+}
+
 /// Whether READ_IMPLIES_EXEC of personality(2) is set. Needs the right to trace.
 pub fn read_implies_exec(tid: Tid) -> bool {
     let persona = super::read(tid, "personality").ok();

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{Clock, Counts, Engine, Mode, Report, Verify, notation};
+use crate::diagnose::breakdown::Share;
 use crate::diagnose::finding::{Confidence, Finding, Frame, Member, Note, Reason, Recurrence, Rule};
 use crate::event::Exit;
 use crate::units::{Addr, Pid, Tid, Time};
@@ -44,7 +45,7 @@ struct Document<'a> {
     target: Target<'a>,
     span: Span,
     counts: Counts,
-    memory: Memory,
+    memory: Memory<'a>,
     verify: Option<Verify>,
     min_confidence: Confidence,
     unlisted: usize,
@@ -73,6 +74,7 @@ impl<'a> From<&'a Report> for Document<'a> {
             counts: report.counts,
             memory: Memory {
                 size: report.memory,
+                breakdown: (!report.breakdown.is_empty()).then_some(report.breakdown.as_slice()),
                 leaked_virtual_bytes: leaked(Finding::virtual_bytes),
                 leaked_resident_bytes: leaked(|finding| finding.resident_bytes),
             },
@@ -118,11 +120,12 @@ struct Span {
 }
 
 #[derive(Serialize)]
-struct Memory {
+struct Memory<'a> {
     #[serde(flatten)]
     size: super::Memory,
     leaked_virtual_bytes: u64,
     leaked_resident_bytes: u64,
+    breakdown: Option<&'a [Share]>,
 }
 
 #[derive(Serialize)]

@@ -1,5 +1,6 @@
 //! Findings out: one file per format. Reports see findings, never the model.
 
+pub mod draft;
 pub mod json;
 pub mod layout;
 pub mod notation;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use jiff::{Timestamp, Zoned};
 use serde::Serialize;
 
+use crate::diagnose::breakdown::Share;
 use crate::diagnose::finding::{Confidence, Finding, Note};
 use crate::event::Exit;
 use crate::units::{Pid, Time};
@@ -33,6 +35,8 @@ pub struct Report {
     pub counts: Counts,
     /// Sizes of the target's memory at the end, or as last seen.
     pub memory: Memory,
+    /// What VIRT consists of, largest share first; empty where that was not looked at.
+    pub breakdown: Vec<Share>,
     /// The comparison of the model with the kernel, where it was asked for.
     pub verify: Option<Verify>,
     /// Leaks of all processes, of every confidence, largest first.
@@ -77,6 +81,7 @@ pub struct Target {
 pub enum Mode {
     Launch,
     Attach,
+    Inspect,
 }
 
 /// Where the events came from.
@@ -85,6 +90,7 @@ pub enum Mode {
 #[allow(missing_docs)]
 pub enum Engine {
     Ptrace,
+    Procfs,
 }
 
 /// Relates the events' times to the wall clock.

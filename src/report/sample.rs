@@ -42,6 +42,7 @@ pub(super) fn clean() -> Report {
             vmas: Some(58_012),
             max_map_count: Some(65_530),
         },
+        breakdown: vec![],
         verify: Some(Verify { checks: 41, mismatches: 0 }),
         findings: vec![],
         notes: vec![],

@@ -1,5 +1,6 @@
 //! For people: what leaked, how sure that is, why, and what to do, in at most 100 columns.
 
+mod breakdown;
 mod leak;
 
 use std::io::{self, Write};
@@ -8,7 +9,7 @@ use colored::{ColoredString, Colorize};
 
 use super::layout::{COLUMNS, glue, printable, wrap};
 use super::words::{count, counted, duration, size};
-use super::{Engine, Report, notation};
+use super::{Engine, Mode, Report, notation};
 use crate::diagnose::finding::{Confidence, Finding, Note, NoteKind};
 use crate::event::Exit;
 
@@ -44,6 +45,7 @@ pub fn write(report: &Report, out: &mut dyn Write, style: Style) -> io::Result<(
         page.blank()?;
         leak::write(&mut page, finding, report)?;
     }
+    breakdown::write(&mut page, &report.breakdown)?;
     if !report.notes.is_empty() || report.unlisted() > 0 || listed.len() > 1 {
         page.blank()?;
     }
@@ -63,7 +65,11 @@ struct Page<'a> {
 impl Page<'_> {
     fn header(&mut self, report: &Report) -> io::Result<()> {
         let target = &report.target;
-        let mut parts = vec![counted(report.counts.threads_seen, "thread"), counted(report.counts.events, "event")];
+        let mut parts = vec![counted(report.counts.threads_seen, "thread")];
+        match report.memory.virtual_bytes.filter(|_| target.mode == Mode::Inspect) {
+            Some(bytes) => parts.push(format!("{} of address space", size(bytes))),
+            None => parts.push(counted(report.counts.events, "event")),
+        }
         if let Some(verify) = report.verify.filter(|verify| verify.checks > 0) {
             parts.push(format!("model verified {}", times(verify.checks)));
         }
@@ -101,6 +107,16 @@ impl Page<'_> {
         for line in wrap(&verdict, COLUMNS) {
             let line = self.paint(&line, |line| line.bold());
             writeln!(self.out, "{line}")?;
+        }
+        if report.target.mode == Mode::Inspect {
+            let looked = format!(
+                "at {} and {}",
+                counted(counts.threads_live, "live thread"),
+                counted(counts.mappings_live, "mapping")
+            );
+            let looked = [looked, "from outside".to_owned(), format!("in {}", duration(report.followed))];
+            self.labelled("looked", &clauses(&looked))?;
+            return self.memory(report);
         }
         // Those that lived when the process ended are no ended threads: it ended them.
         let alive = if report.at_end { "to the end" } else { "alive" };
@@ -230,6 +246,14 @@ fn verdict(report: &Report) -> String {
         return format!("No leak is proven{so_far}, but {stacks} that ended could not be judged: see the note.");
     }
     let blind = report.counts.lost > 0 || report.notes.iter().any(|note| note.kind == NoteKind::Incomplete);
+    if report.target.mode == Mode::Inspect {
+        return match blind {
+            true => "No leak found, but not all could be seen: see the warning.".to_owned(),
+            false => {
+                "No leaked thread stack found so far: every thread that has ended was joined or detached.".to_owned()
+            }
+        };
+    }
     let found = format!("No leak found{so_far}{}", if blind { ", as far as could be seen" } else { "" });
     match report.counts.threads_seen.saturating_sub(report.counts.threads_live) {
         0 if report.at_end => format!("{found}: no thread ended before the process did, so none could leave anything."),
@@ -262,8 +286,12 @@ fn times(number: u64) -> String {
 
 /// How and until when it was followed.
 fn followed(report: &Report) -> String {
+    if report.target.mode == Mode::Inspect {
+        return format!("looked at in {}", glue(&duration(report.followed)));
+    }
     let engine = match report.target.engine {
         Engine::Ptrace => "ptrace",
+        Engine::Procfs => "/proc",
     };
     let until = match report.target.exit {
         _ if !report.at_end => String::new(),

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::elf::MappedSymbols;
-use super::{List, ListedThread, Memory, StackBlock, ThreadLists, Unavailable};
+use super::{List, ListedThread, Memory, StackBlock, Stage, ThreadLists, Unavailable};
 use crate::event::{ThreadLibrary, Vma};
 use crate::units::{Addr, PAGE, Range, Tid};
 
@@ -32,13 +32,31 @@ pub struct Located {
     node: u64,
     tid: usize,
     start_routine: usize,
+    /// Where a thread's stage is written; none where the descriptor is not laid out as expected.
+    stage: Option<StageFields>,
     /// Bytes in a descriptor.
     size: usize,
 }
 
+/// Offsets in a descriptor (nptl/descr.h). All of glibc 2.17 to 2.43 has, in this order: `setxid_futex`, `joinid` (since
+/// 2.43 `joinstate`), `result`, `schedparam`. Before 2.36 an unused number of eight bytes stands between the first two.
+#[derive(Clone, Copy, Debug)]
+struct StageFields {
+    cancelhandling: usize,
+    /// One of these is `setxid_futex`, the other a part of that number, or `setup_failed`: neither is ever negative.
+    setxid_futex: [usize; 2],
+    joinid: usize,
+}
+
+/// Bit of `cancelhandling`: joined, or detached and at its end; the stack is about to leave the list.
+const TERMINATED: u32 = 1 << 5;
+
 const PTHREAD_LIST: &str = "_thread_db_pthread_list";
 const PTHREAD_TID: &str = "_thread_db_pthread_tid";
 const PTHREAD_START_ROUTINE: &str = "_thread_db_pthread_start_routine";
+const PTHREAD_CANCELHANDLING: &str = "_thread_db_pthread_cancelhandling";
+const PTHREAD_SCHEDPARAM: &str = "_thread_db_pthread_schedparam_sched_priority";
+const PTHREAD_REPORT_EVENTS: &str = "_thread_db_pthread_report_events";
 const SIZEOF_PTHREAD: &str = "_thread_db_sizeof_pthread";
 const RTLD_STACK_USED: &str = "_thread_db_rtld_global__dl_stack_used";
 const RTLD_STACK_USER: &str = "_thread_db_rtld_global__dl_stack_user";
@@ -48,6 +66,9 @@ const WANTED: &[&str] = &[
     PTHREAD_LIST,
     PTHREAD_TID,
     PTHREAD_START_ROUTINE,
+    PTHREAD_CANCELHANDLING,
+    PTHREAD_SCHEDPARAM,
+    PTHREAD_REPORT_EVENTS,
     SIZEOF_PTHREAD,
     RTLD_STACK_USED,
     RTLD_STACK_USER,
@@ -87,7 +108,7 @@ pub fn locate(tid: Tid, maps: &[Vma]) -> Result<Located, Unavailable> {
     }
     let program = first_of(maps, |name| name.starts_with(b"/")).ok_or(Unavailable::NoGlibc)?;
     let symbols = MappedSymbols::read(tid, program, WANTED)?;
-    located(&memory, &symbols, named_heads(&symbols)?).map_err(|_| Unavailable::NoGlibc)
+    named_heads(&symbols).and_then(|heads| located(&memory, &symbols, heads)).map_err(|_| Unavailable::NoGlibc)
 }
 
 /// The first mapping of a file whose name satisfies `is_it`: that with the ELF header.
@@ -126,7 +147,20 @@ fn located(memory: &dyn Memory, symbols: &MappedSymbols, heads: [(List, Addr); 3
     if !SIZES.contains(&size) || tid + 4 > size || start_routine + word > size {
         return Err(Unavailable::Inconsistent);
     }
-    Ok(Located { heads, word, node: field(memory, symbols, PTHREAD_LIST)?, tid, start_routine, size })
+    let stage =
+        stage_fields(memory, symbols).filter(|stage| stage.joinid + word <= size && stage.cancelhandling + 4 <= size);
+    Ok(Located { heads, word, node: field(memory, symbols, PTHREAD_LIST)?, tid, start_routine, stage, size })
+}
+
+/// Where a thread's stage is written, counted back from the field behind `result`.
+fn stage_fields(memory: &dyn Memory, symbols: &MappedSymbols) -> Option<StageFields> {
+    let offset = |symbol| usize::try_from(field(memory, symbols, symbol).ok()?).ok();
+    let joinid = offset(PTHREAD_SCHEDPARAM)?.checked_sub(2 * symbols.word)?;
+    let setxid_futex = [joinid.checked_sub(4)?, joinid.checked_sub(12)?];
+    // report_events and other flags, in four bytes, are the last fields before them that may have any value.
+    let first = offset(PTHREAD_REPORT_EVENTS)?;
+    let is_near = first + 2 < setxid_futex[1] && joinid - first <= 32;
+    is_near.then_some(StageFields { cancelhandling: offset(PTHREAD_CANCELHANDLING)?, setxid_futex, joinid })
 }
 
 /// The offset in a `_thread_db_*` descriptor: `{ u32 bits, u32 count, u32 offset }`.
@@ -160,19 +194,20 @@ impl Located {
     fn read_once(&self, memory: &dyn Memory) -> Result<ThreadLists, Unavailable> {
         let mut threads = Vec::new();
         let mut seen = HashSet::new();
+        let mut bytes = vec![0u8; self.size];
         for (list, head) in self.heads {
-            let (first, last) = self.links(memory, head)?;
+            let [first, last] = self.links(memory, head)?;
             let (mut previous, mut node) = (head, first);
             // Until the program's first thread the heads are not set up.
             if first.0 == 0 && last.0 == 0 {
                 continue;
             }
             while node != head {
-                let (next, back) = self.links(memory, node)?;
+                let (thread, [next, back]) = self.thread(memory, list, node, &mut bytes)?;
                 if back != previous || !seen.insert(node) || seen.len() > LONGEST {
                     return Err(Unavailable::Inconsistent);
                 }
-                threads.push(self.thread(memory, list, node)?);
+                threads.push(thread);
                 (previous, node) = (node, next);
             }
             if last != previous {
@@ -190,32 +225,67 @@ impl Located {
     }
 
     /// Both pointers of a node: next and previous.
-    fn links(&self, memory: &dyn Memory, node: Addr) -> Result<(Addr, Addr), Unavailable> {
+    fn links(&self, memory: &dyn Memory, node: Addr) -> Result<[Addr; 2], Unavailable> {
         let mut bytes = [0u8; 16];
         memory.read(node, &mut bytes[..2 * self.word])?;
-        Ok((self.pointer(&bytes[..self.word]), self.pointer(&bytes[self.word..2 * self.word])))
+        Ok(self.pointers(&bytes))
     }
 
-    /// Reads a descriptor, in one go.
-    fn thread(&self, memory: &dyn Memory, list: List, node: Addr) -> Result<ListedThread, Unavailable> {
+    /// Next and previous, as they stand in a node.
+    fn pointers(&self, node: &[u8]) -> [Addr; 2] {
+        [0, self.word].map(|at| self.pointer(&node[at..at + self.word]))
+    }
+
+    /// Reads a descriptor and the node in it, in one go. `bytes` are as many as it has.
+    fn thread(
+        &self,
+        memory: &dyn Memory,
+        list: List,
+        node: Addr,
+        bytes: &mut [u8],
+    ) -> Result<(ListedThread, [Addr; 2]), Unavailable> {
         let descriptor = Addr(node.0.wrapping_sub(self.node));
-        let mut bytes = vec![0u8; self.size];
-        memory.read(descriptor, &mut bytes)?;
-        let words: Vec<u64> = bytes.chunks_exact(self.word).map(|word| self.pointer(word).0).collect();
+        memory.read(descriptor, bytes)?;
+        let links = usize::try_from(self.node).ok().and_then(|node| bytes.get(node..node + 2 * self.word));
+        let links = links.map(|node| self.pointers(node)).ok_or(Unavailable::Inconsistent)?;
+        let word = |index: usize| self.pointer(&bytes[index * self.word..(index + 1) * self.word]).0;
+        let words = bytes.len() / self.word;
         // The third word of the thread's control block points to the block itself, on both machines (tcbhead_t).
-        if words.get(2) != Some(&descriptor.0) {
+        if words < 3 || word(2) != descriptor.0 {
             return Err(Unavailable::Inconsistent);
         }
         let mut tid = [0u8; 4];
         tid.copy_from_slice(&bytes[self.tid..self.tid + 4]);
-        Ok(ListedThread {
+        // The block lies behind the function, in all versions.
+        let mut triples =
+            (self.start_routine / self.word..words.saturating_sub(2)).map(|at| [0, 1, 2].map(|next| word(at + next)));
+        let thread = ListedThread {
             descriptor,
             list,
             tid: Tid(i32::from_ne_bytes(tid)),
             start_routine: self.pointer(&bytes[self.start_routine..self.start_routine + self.word]),
-            stack: words.windows(3).find_map(|words| stack_block(words, descriptor)),
+            stage: self.stage.map_or(Stage::Unknown, |fields| self.stage(fields, bytes)),
+            stack: triples.find_map(|words| stack_block(words, descriptor)),
             task: None,
-        })
+        };
+        Ok((thread, links))
+    }
+
+    /// glibc sets `setxid_futex` to −1 before it puts a stack on the list of used ones (allocate_stack and
+    /// get_cached_stack), a call of setxid may make that −2, and the new thread itself sets it to 0 (start_thread).
+    fn stage(&self, fields: StageFields, bytes: &[u8]) -> Stage {
+        let number = |offset: usize| {
+            bytes[offset..offset + 4].iter().rev().fold(0u32, |number, byte| number << 8 | u32::from(*byte))
+        };
+        let setxid = fields.setxid_futex.map(number);
+        if setxid.iter().any(|value| (-2..=-1).contains(&value.cast_signed())) {
+            return Stage::Starting;
+        }
+        if !setxid.iter().all(|value| matches!(value, 0 | 1)) {
+            return Stage::Unknown;
+        }
+        let claimed = self.pointer(&bytes[fields.joinid..fields.joinid + self.word]).0 != 0;
+        if claimed || number(fields.cancelhandling) & TERMINATED != 0 { Stage::Claimed } else { Stage::Started }
     }
 
     fn pointer(&self, bytes: &[u8]) -> Addr {
@@ -227,8 +297,8 @@ impl Located {
 
 /// Three words of a descriptor, if they are stackblock, stackblock_size and guardsize: the descriptor lies at the upper
 /// end of the block that they name.
-fn stack_block(words: &[u64], descriptor: Addr) -> Option<StackBlock> {
-    let &[start, bytes, guard_bytes] = words else { return None };
+fn stack_block(words: [u64; 3], descriptor: Addr) -> Option<StackBlock> {
+    let [start, bytes, guard_bytes] = words;
     let aligned = bytes.is_multiple_of(PAGE) && guard_bytes.is_multiple_of(PAGE) && guard_bytes < bytes;
     let range = Range::of_len(Addr(start), bytes).filter(|range| aligned && range.contains(descriptor))?;
     // Above the descriptor there is less than two pages: its own rest, and padding.
@@ -262,7 +332,7 @@ mod tests {
 
     fn layout() -> Located {
         let heads = [(List::Used, Addr(USED)), (List::User, Addr(USER)), (List::Cached, Addr(CACHE))];
-        Located { heads, word: 8, node: 0x40, tid: 0x50, start_routine: 0x58, size: 0x80 }
+        Located { heads, word: 8, node: 0x40, tid: 0x50, start_routine: 0x58, stage: None, size: 0x80 }
     }
 
     /// Lists of descriptors, each linked into a circle behind its head.
@@ -319,6 +389,30 @@ mod tests {
         let mut no_thread = whole();
         no_thread.0.insert(0x1f010, 0);
         assert_eq!(layout().read_once(&no_thread), Err(Unavailable::Inconsistent));
+    }
+
+    /// A thread that has not run yet, one that has, one that is joined: told apart with and without the number that glibc
+    /// before 2.36 has between the fields; nothing is made of values that they cannot have.
+    #[test]
+    fn stages_of_a_life() {
+        let layout = layout();
+        let stage = |setxid_futex: usize, setxid: i32, joinid: u8, cancelhandling: u8| {
+            let mut bytes = vec![0u8; layout.size];
+            bytes[setxid_futex..setxid_futex + 4].copy_from_slice(&setxid.to_ne_bytes());
+            (bytes[0x30], bytes[0x10]) = (joinid, cancelhandling);
+            layout.stage(StageFields { cancelhandling: 0x10, setxid_futex: [0x2c, 0x24], joinid: 0x30 }, &bytes)
+        };
+        for setxid_futex in [0x2c, 0x24] {
+            assert_eq!([-1, -2].map(|setxid| stage(setxid_futex, setxid, 0, 0)), [Stage::Starting; 2]);
+            assert_eq!([0, 1].map(|setxid| stage(setxid_futex, setxid, 0, 0x10)), [Stage::Started; 2]);
+            assert_eq!(stage(setxid_futex, 77, 0, 0), Stage::Unknown);
+            assert_eq!(
+                stage(setxid_futex, -1, 1, 0x20),
+                Stage::Starting,
+                "what is left of its former life does not count"
+            );
+        }
+        assert_eq!([stage(0x2c, 0, 1, 0x10), stage(0x2c, 0, 0, 0x30)], [Stage::Claimed; 2]);
     }
 
     /// glibc's files by their names in several distributions; others' are not taken for them.

@@ -41,6 +41,8 @@ pub struct ListedThread {
     pub tid: Tid,
     /// The function that it runs, or ran.
     pub start_routine: Addr,
+    /// How far its life has come.
+    pub stage: Stage,
     /// Its stack, guard and descriptor included; none for the main thread's.
     pub stack: Option<StackBlock>,
     /// The live task that it is; none where it has ended, or is only just being created.
@@ -78,6 +80,22 @@ impl ThreadLists {
         };
         made.filter_map(stack).collect()
     }
+}
+
+/// How far a thread's life has come, by what is left in its descriptor.
+///
+/// A thread is on the list of used stacks before its task exists, so that "no task" alone does not tell one that has
+/// ended from one that is about to begin.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Stage {
+    /// It is being created, and has not run yet.
+    Starting,
+    /// It has run. Nobody joins it, and it is not detached.
+    Started,
+    /// Somebody joins it, it is detached, or (glibc 2.43 and later) it has not ended.
+    Claimed,
+    /// The descriptor does not look as expected.
+    Unknown,
 }
 
 /// A stack as the descriptor has it.
@@ -160,6 +178,7 @@ mod tests {
                 list: List::Used,
                 tid: Tid(number as i32),
                 start_routine: Addr(0),
+                stage: Stage::Unknown,
                 stack: Some(StackBlock { range, guard_bytes: PAGE }),
                 task: None,
             }

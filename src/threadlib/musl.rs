@@ -9,7 +9,7 @@
 //! believed when it points to itself three times over, says that it has ended and has no number, and when the words that
 //! tell the stack's bounds agree with each other and with where it lies.
 
-use super::{List, ListedThread, Memory, StackBlock, ThreadLists};
+use super::{List, ListedThread, Memory, StackBlock, Stage, ThreadLists};
 use crate::event::{Prot, Sharing, ThreadLibrary, Vma};
 use crate::units::{Addr, PAGE, Range, Tid};
 
@@ -129,6 +129,7 @@ impl Descriptor {
         let start_args = Addr((top.0 & !7).checked_sub(START_ARGS_BYTES)?);
         memory.read(start_args, &mut start_routine).ok()?;
         Some(ListedThread {
+            stage: Stage::Unknown,
             descriptor: self.at,
             list: List::Used,
             tid: Tid(self.words[TID] as i32),

@@ -27,7 +27,10 @@ const MEMORY: &[(&str, Check)] = &[
     ("leaked_resident_bytes", is_count),
     ("vmas", |value| or_null(value, is_count)),
     ("max_map_count", |value| or_null(value, is_count)),
+    ("breakdown", |value| value.is_null() || all(value, |share| conforms(share, SHARE).is_ok())),
 ];
+const SHARE: &[(&str, Check)] =
+    &[("kind", is_text), ("regions", is_count), ("virtual_bytes", is_count), ("resident_bytes", is_count)];
 const VERIFY: &[(&str, Check)] = &[("checks", is_count), ("mismatches", is_count)];
 const FINDING: &[(&str, Check)] = &[
     ("rule", |value| one_of(value, &["orphaned-stack", "orphaned-mapping"])),
@@ -128,6 +131,10 @@ pub fn contradictions(report: &Value) -> Vec<String> {
     }
     equal("leaked bytes", sum(findings, "virtual_bytes"), number(&report["memory"]["leaked_virtual_bytes"]));
     equal("leaked resident bytes", sum(findings, "resident_bytes"), number(&report["memory"]["leaked_resident_bytes"]));
+    let shares = &report["memory"]["breakdown"];
+    if !shares.is_null() {
+        equal("shares of VIRT", sum(shares, "virtual_bytes"), number(&report["memory"]["virtual_bytes"]));
+    }
     let counts = &report["counts"];
     equal(
         "live threads never seen",

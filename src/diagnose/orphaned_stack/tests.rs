@@ -8,7 +8,7 @@ use super::*;
 use crate::abi::{clone, madv, map};
 use crate::event::{Attached, AttachedTask, Birth, CloneArgs, CloneCall, Event, EventKind, Exit, Syscall};
 use crate::model::Model;
-use crate::threadlib::StackBlock;
+use crate::threadlib::{StackBlock, Stage};
 use crate::units::{Addr, PAGE, Pid, Tid};
 
 const MAIN: Tid = Tid(1);
@@ -57,7 +57,7 @@ fn ended() -> Model {
 
 fn thread(list: List, tid: Tid, task: Option<Tid>) -> ListedThread {
     let stack = Some(StackBlock { range: stack(), guard_bytes: PAGE });
-    ListedThread { descriptor: descriptor(), list, tid, start_routine: Addr(0), stack, task }
+    ListedThread { descriptor: descriptor(), list, tid, start_routine: Addr(0), stage: Stage::Unknown, stack, task }
 }
 
 /// What is found, and the kinds of the notes, when the lists hold this.

@@ -52,7 +52,8 @@ fn a_finding_in_full() {
         "vmas": 58012,
         "max_map_count": 65530,
         "leaked_virtual_bytes": 10489856,
-        "leaked_resident_bytes": 81920
+        "leaked_resident_bytes": 81920,
+        "breakdown": null
       },
       "verify": {
         "checks": 41,

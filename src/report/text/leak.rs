@@ -43,7 +43,9 @@ pub(super) fn write(page: &mut Page<'_>, finding: &Finding, report: &Report) -> 
         (None, None) => {}
     }
     let origin = if finding.rule == Rule::OrphanedMapping { "mapped" } else { "created" };
-    if finding.site.is_empty() {
+    if is_shape(finding) {
+        // Whether a thread was ever created there is the question.
+    } else if finding.site.is_empty() {
         page.labelled(origin, &creators(finding))?;
     } else {
         page.labelled(origin, &call_stack(&finding.site))?;
@@ -68,6 +70,10 @@ fn title(page: &mut Page<'_>, finding: &Finding, report: &Report) -> io::Result<
         }
         (Rule::OrphanedStack, Reason::PartlyUnmapped) => {
             format!("{}{place} {were} unmapped only in part{so_far}", counted(number, "thread stack"))
+        }
+        (Rule::OrphanedStack, _) if is_shape(finding) => {
+            let like = if number == 1 { "looks like a thread stack" } else { "look like thread stacks" };
+            format!("{}{place} {like} that nobody uses", counted(number, "mapping"))
         }
         (Rule::OrphanedStack, _) => {
             format!("{}{place} {were} never unmapped{so_far}", counted(number, "thread stack"))
@@ -101,6 +107,13 @@ fn title(page: &mut Page<'_>, finding: &Finding, report: &Report) -> io::Result<
             writeln!(page.out, "{mark}  {title}\n{gap}{painted}")
         }
     }
+}
+
+/// Whether nothing but the looks of the mappings speaks for them: no thread was ever seen on one.
+fn is_shape(finding: &Finding) -> bool {
+    finding.confidence == Confidence::Possible
+        && finding.reason == Reason::Unmanaged
+        && finding.members.iter().all(|member| member.owner.is_none())
 }
 
 fn recurrence_name(recurrence: Recurrence) -> &'static str {
@@ -269,6 +282,9 @@ fn example(page: &mut Page<'_>, finding: &Finding, clock: &Clock) -> io::Result<
     };
     if member.evidence.is_empty() {
         let (start, end) = (member.range.start(), member.range.end());
+        if is_shape(finding) {
+            return page.labelled("example", &format!("{start} to {end}"));
+        }
         let was = if finding.rule == Rule::OrphanedStack { "the stack of" } else { "mapped by" };
         let whom =
             member.owner.map_or("a thread that ended before vmtrace came".to_owned(), |tid| format!("thread {tid}"));

@@ -368,3 +368,112 @@ proptest! {
 fn note(kind: NoteKind, text: &str) -> Note {
     Note { kind, pid: None, regions: 4, virtual_bytes: 4096, text: text.to_owned() }
 }
+
+/// One look at a process that goes on: what it has left, what VIRT consists of, and nothing about events.
+#[test]
+fn a_look_from_outside() {
+    let mut report = looked_at();
+    let unseen = |minute| Member {
+        owner: None,
+        creator: None,
+        mapped_at: None,
+        born_at: None,
+        exited_at: None,
+        evidence: vec![],
+        ..member(minute)
+    };
+    let thread_function = Frame { symbol: None, file: None, line: None, ..frame("/opt/app/bin/app_server", "", 61) };
+    let unjoined = Finding {
+        recurrence: None,
+        created: None,
+        thread_function: Some(thread_function),
+        site: vec![],
+        advice: "call pthread_join or pthread_detach for each of these threads".to_owned(),
+        ..finding((0..15).map(unseen).collect())
+    };
+    let shape = Finding {
+        reason: Reason::Unmanaged,
+        confidence: Confidence::Possible,
+        thread_function: None,
+        proof: "a shape, no proof".to_owned(),
+        advice: "unmap (or free) the stack after its thread has ended".to_owned(),
+        members: (20..22).map(unseen).collect(),
+        ..unjoined.clone()
+    };
+    report.findings = vec![unjoined, shape];
+    report.min_confidence = Confidence::Possible;
+    insta::assert_snapshot!(text(&report), @r"
+    vmtrace: app_server (pid 31108), looked at in 3 ms: 9 threads, 285.2 GiB of address space
+
+    LEAK  15 thread stacks were never unmapped so far: 150.1 MiB of address space               definite
+      each      10,489,856 bytes = 10 MiB stack + 4 KiB guard; 1.2 MiB resident in all
+      thread    app_server+0x120d
+      created   before vmtrace came
+      proof     never joined: on the thread library's list of used stacks, its task is gone
+      example   0x7fa942fb2000 to 0x7fa9439b3000, the stack of a thread that ended before vmtrace came
+      fix       call pthread_join or pthread_detach for each of these threads
+
+    LEAK  2 mappings look like thread stacks that nobody uses: 20.0 MiB of address space        possible
+      each      10,489,856 bytes = 10 MiB stack + 4 KiB guard; 1.2 MiB resident in all
+      proof     a shape, no proof
+      example   0x7fa93e9ab000 to 0x7fa93f3ac000
+      fix       unmap (or free) the stack after its thread has ended
+
+    VIRT            virtual     resident   regions
+                  150.1 MiB        1 MiB        15  stacks of threads that ended and were never joined
+                    128 MiB        3 MiB         2  malloc's arenas with their reserve
+                   90.0 MiB      720 KiB         9  stacks of live threads
+                  368.1 MiB      4.7 MiB        26  in all
+
+    sum       2 findings, 17 regions: 170.1 MiB of address space, 2.3 MiB resident
+    ");
+}
+
+/// No finding: at what was looked, and what could not be seen.
+#[test]
+fn nothing_found_from_outside() {
+    let mut report = looked_at();
+    report.counts.threads_live = 9;
+    insta::assert_snapshot!(text(&report), @r"
+    vmtrace: app_server (pid 31108), looked at in 3 ms: 9 threads, 285.2 GiB of address space
+
+    No leaked thread stack found so far: every thread that has ended was joined or detached.
+      looked    at 9 live threads and 240 mappings, from outside, in 3 ms
+      memory    VIRT 285.2 GiB, RES 4 GiB, 58,012 of 65,530 possible mappings
+
+    VIRT            virtual     resident   regions
+                  150.1 MiB        1 MiB        15  stacks of threads that ended and were never joined
+                    128 MiB        3 MiB         2  malloc's arenas with their reserve
+                   90.0 MiB      720 KiB         9  stacks of live threads
+                  368.1 MiB      4.7 MiB        26  in all
+    ");
+    report.notes = vec![note(NoteKind::Incomplete, "no lists")];
+    report.breakdown = vec![];
+    insta::assert_snapshot!(text(&report), @r"
+    vmtrace: app_server (pid 31108), looked at in 3 ms: 9 threads, 285.2 GiB of address space
+
+    No leak found, but not all could be seen: see the warning.
+      looked    at 9 live threads and 240 mappings, from outside, in 3 ms
+      memory    VIRT 285.2 GiB, RES 4 GiB, 58,012 of 65,530 possible mappings
+
+    warning   no lists
+    ");
+}
+
+/// The documented process, looked at in three milliseconds.
+fn looked_at() -> Report {
+    use super::super::{Engine, Mode};
+    use crate::diagnose::breakdown::{Kind, Share};
+    let share = |kind, regions, virtual_bytes, resident_bytes| Share { kind, regions, virtual_bytes, resident_bytes };
+    let mut report = clean();
+    (report.target.mode, report.target.engine) = (Mode::Inspect, Engine::Procfs);
+    report.followed = Duration::from_millis(3);
+    report.counts = Counts { threads_seen: 9, threads_live: 9, mappings_live: 240, ..Counts::default() };
+    report.verify = None;
+    report.breakdown = vec![
+        share(Kind::OrphanedStacks, 15, 157_347_840, 1 << 20),
+        share(Kind::MallocArenas, 2, 128 << 20, 3 << 20),
+        share(Kind::LiveStacks, 9, 94_408_704, 720 << 10),
+    ];
+    report
+}

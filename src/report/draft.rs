@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 
+use super::Report;
 use crate::diagnose::finding::{Finding, Frame, Recurrence, Rule};
-use crate::report::Report;
+use crate::symbols::capture::CallStacks;
 use crate::symbols::module::Modules;
 use crate::symbols::names::Names;
 use crate::symbols::names::perf_map::Writer;
@@ -52,6 +53,22 @@ impl Draft {
 }
 
 impl Places {
+    /// The places of all that these findings come from, as they were captured.
+    pub fn of(findings: &[Finding], captured: &CallStacks) -> Places {
+        let mut places = Places { modules: captured.modules.clone(), ..Places::default() };
+        let known = &captured.places;
+        for origin in findings.iter().map(|finding| finding.origin) {
+            for stack in [origin.created, origin.mapped].into_iter().flatten() {
+                let frames = || known.frames(stack).iter().filter_map(|code| known.get(*code)).collect();
+                places.stacks.entry(stack).or_insert_with(frames);
+            }
+            if let Some(code) = origin.function {
+                places.functions.extend(known.get(code).map(|place| (code, place)));
+            }
+        }
+        places
+    }
+
     fn name(&self, finding: &mut Finding, names: &mut Names) {
         let (origin, pid) = (finding.origin, finding.pid);
         finding.site = self.site(origin.created, pid, names);
@@ -120,8 +137,8 @@ fn point_to_source(finding: &mut Finding) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sample;
     use super::*;
-    use crate::report::sample;
 
     fn finding(line: u32, offset: u64) -> Finding {
         let mut finding = sample::documented().findings.remove(0);

@@ -1,0 +1,263 @@
+//! `vmtrace inspect`: what is leaked already, by looks from outside. The target is neither stopped nor traced.
+//!
+//! The thread library's lists and the kernel's list of tasks are read at least twice (`confirm` has the rule), then the
+//! maps; [`crate::diagnose::survey`] judges what was seen.
+
+mod arenas;
+mod confirm;
+pub mod refused;
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use jiff::Zoned;
+
+use crate::diagnose::breakdown::{is_counted, virtual_bytes};
+use crate::diagnose::finding::{Confidence, Note, NoteKind};
+use crate::diagnose::survey::{KnownStack, Snapshot, Standing, survey};
+use crate::event::Vma;
+use crate::procfs::memory::ResidentPages;
+use crate::procfs::task::{self, TaskStatus};
+use crate::procfs::{self, limits};
+use crate::report::draft::{Draft, Places};
+use crate::report::{Clock, Counts, Engine, Memory, Mode, Report, Target};
+use crate::symbols::capture::CallStacks;
+use crate::symbols::names::perf_map::Writer;
+use crate::sys;
+use crate::threadlib::glibc::{self, Located};
+use crate::threadlib::{List, ListedThread, TaskMemory, Unavailable};
+use crate::units::{Addr, CodeId, Pid, Range, Tid};
+use confirm::{Confirmation, HighestNumber, Look};
+use refused::{InspectError, explain};
+
+/// How long the lists are tried to be read when they change all the time.
+const LISTS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often, and how far apart, a thread that runs is asked for its stack pointer, which it has only while it sleeps.
+const POINTER_TRIES: u32 = 5;
+const BETWEEN_POINTER_TRIES: Duration = Duration::from_millis(1);
+
+/// Looks at a process that goes on meanwhile.
+///
+/// # Errors
+/// Why there is nothing to be seen.
+pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectError> {
+    let clock = Clock { start: Zoned::now() };
+    let began = Instant::now();
+    let process = Process::find(pid)?;
+    let maps = process.maps()?;
+    let lists = glibc::locate(process.reader, &maps).and_then(|located| process.watch(&located));
+    // As the lists are, not as they were before a second look.
+    let maps = process.maps()?;
+    let tasks = process.tasks();
+    let pointers: Vec<Option<Addr>> = stack_pointers(&tasks);
+    let known: Vec<Addr> = pointers.iter().filter_map(|pointer| *pointer).collect();
+    let ranges: Vec<Range> = maps.iter().filter(|vma| is_counted(vma)).map(|vma| vma.range).collect();
+    let pages = ResidentPages::open(process.reader).and_then(|pages| pages.ranges(&ranges));
+    let resident = pages.unwrap_or_default();
+    let stacks = lists.as_ref().ok().map(|seen| stacks(seen, &known));
+    let mut code = CallStacks::default();
+    let functions = functions(stacks.as_deref().unwrap_or_default(), process.reader, &mut code);
+    let found = survey(&Snapshot {
+        pid,
+        maps: &maps,
+        resident: &resident,
+        stacks: stacks.as_deref(),
+        arenas: &arenas::find(&TaskMemory(process.reader), &maps, word(&maps)),
+        stack_pointers: &known,
+        without_pointer: pointers.len() - known.len(),
+        functions: &functions,
+    });
+    let mut notes = found.diagnosis.notes;
+    notes.extend(lists.err().map(|why| unavailable(pid, &why)));
+    process.still_there()?;
+    let threads = tasks.len() as u64;
+    let mut places = Places::of(&found.diagnosis.findings, &code);
+    places.writers.extend(Writer::of(pid).map(|writer| (pid, writer)));
+    let report = Report {
+        target: Target {
+            pid,
+            command: task::command_line(pid),
+            mode: Mode::Inspect,
+            engine: Engine::Procfs,
+            exit: None,
+        },
+        clock,
+        followed: began.elapsed(),
+        at_end: false,
+        counts: Counts {
+            threads_seen: threads,
+            threads_live: threads,
+            mappings_live: maps.len() as u64,
+            ..Counts::default()
+        },
+        memory: Memory {
+            virtual_bytes: Some(virtual_bytes(&maps)),
+            resident_bytes: task::size(process.reader).map(|(_, resident)| resident),
+            vmas: Some(maps.len() as u64),
+            max_map_count: limits::max_map_count(),
+        },
+        breakdown: found.breakdown,
+        verify: None,
+        findings: found.diagnosis.findings,
+        notes,
+        min_confidence,
+    };
+    Ok(Draft { report, places })
+}
+
+/// The places of the functions that these stacks' threads ran.
+fn functions(stacks: &[KnownStack], reader: Tid, code: &mut CallStacks) -> HashMap<Addr, CodeId> {
+    let orphaned = stacks.iter().filter(|stack| matches!(stack.standing, Standing::Orphaned(_)));
+    let routines: HashSet<Addr> = orphaned.map(|stack| stack.start_routine).collect();
+    routines.into_iter().filter_map(|routine| Some((routine, code.locate(reader, 0, routine)?))).collect()
+}
+
+/// The target.
+struct Process {
+    pid: Pid,
+    status: TaskStatus,
+    /// Tells it from a later one of its number.
+    start_ticks: Option<u64>,
+    /// A task through which its memory can be read: the leader unless that has ended.
+    reader: Tid,
+}
+
+impl Process {
+    fn find(pid: Pid) -> Result<Process, InspectError> {
+        let status = task::status(pid.into()).map_err(|_| InspectError::NoSuchProcess(pid))?;
+        if status.pid != pid {
+            return Err(InspectError::IsThread { tid: pid.into(), pid: status.pid });
+        }
+        let mut threads = task::threads(pid).map_err(|_| InspectError::NoSuchProcess(pid))?;
+        threads.sort_unstable_by_key(|tid| (tid.0 != pid.0, *tid));
+        let lives = |tid: &Tid| task::status(*tid).is_ok_and(|status| !matches!(status.state, 'Z' | 'X'));
+        let reader = threads.into_iter().find(lives).ok_or(InspectError::Zombie(pid))?;
+        Ok(Process { pid, status, start_ticks: task::start_ticks(pid.into()), reader })
+    }
+
+    /// Fails where the number has come to mean another process.
+    fn still_there(&self) -> Result<(), InspectError> {
+        let same = task::start_ticks(self.pid.into()) == self.start_ticks;
+        if same { Ok(()) } else { Err(InspectError::Vanished(self.pid)) }
+    }
+
+    fn maps(&self) -> Result<Box<[Vma]>, InspectError> {
+        let maps = procfs::maps::read(self.reader).map_err(|error| explain(self.pid, self.status, error))?;
+        let Some(first) = maps.first() else {
+            let is_kernel = task::command_line(self.pid).is_empty() && task::size(self.reader) == Some((0, 0));
+            let kernel_thread = is_kernel && !matches!(task::status(self.reader), Ok(now) if now.state == 'Z');
+            return Err(match kernel_thread {
+                true => InspectError::KernelThread(self.pid),
+                false => InspectError::Vanished(self.pid),
+            });
+        };
+        // The maps may be seen with fewer rights than the memory.
+        match sys::read_memory(self.reader, first.range.start(), &mut [0]) {
+            Err(nix::errno::Errno::EPERM) => {
+                Err(explain(self.pid, self.status, std::io::ErrorKind::PermissionDenied.into()))
+            }
+            _ => Ok(maps),
+        }
+    }
+
+    /// All tasks of the address space, also those of other processes that share it.
+    fn tasks(&self) -> Vec<Tid> {
+        let mut tasks = task::threads(self.pid).unwrap_or_default();
+        for other in task::sharers(self.pid, self.reader) {
+            tasks.extend(task::threads(other).unwrap_or_default());
+        }
+        tasks
+    }
+
+    /// Looks at the lists as often as it takes.
+    fn watch(&self, located: &Located) -> Result<Confirmation, Unavailable> {
+        let others = task::sharers(self.pid, self.reader);
+        let highest = HighestNumber(task::number_limit().unwrap_or(i32::MAX));
+        let mut confirmation = Confirmation::new(self.look(located, &others)?, highest);
+        let began = Instant::now();
+        while !confirmation.is_settled(began.elapsed()) {
+            std::thread::sleep(confirmation.pause());
+            confirmation.again(self.look(located, &others)?);
+        }
+        Ok(confirmation)
+    }
+
+    /// One look: the lists, then the tasks.
+    fn look(&self, located: &Located, others: &[Pid]) -> Result<Look, Unavailable> {
+        // Where it cannot be had, every look is one after any number of new tasks.
+        let last_before = task::last_number().unwrap_or(0);
+        let threads = self.lists(located)?;
+        let last_after = task::last_number().unwrap_or(i32::MAX);
+        let mut tids = task::threads(self.pid).unwrap_or_default();
+        tids.extend(others.iter().flat_map(|other| task::threads(*other).unwrap_or_default()));
+        let has_question = threads.iter().any(|thread| thread.list == List::Used && thread.tid.0 == 0);
+        let activity = match has_question {
+            true => tids.iter().filter_map(|tid| Some((*tid, task::activity(*tid)?))).collect(),
+            false => HashMap::new(),
+        };
+        Ok(Look { last_before, threads, last_after, activity })
+    }
+
+    /// The lists, tried for longer than the moment of one change.
+    fn lists(&self, located: &Located) -> Result<Vec<ListedThread>, Unavailable> {
+        let began = Instant::now();
+        loop {
+            match located.read(&TaskMemory(self.reader)) {
+                Err(Unavailable::Inconsistent | Unavailable::NoMemory) if began.elapsed() < LISTS_WITHIN => {}
+                result => return result.map(|lists| lists.threads),
+            }
+        }
+    }
+}
+
+/// The thread library's stacks, and how it stands with each.
+fn stacks(seen: &Confirmation, pointers: &[Addr]) -> Vec<KnownStack> {
+    let standing = |thread: &ListedThread, range: Range| match thread.list {
+        List::Cached => Standing::Cached,
+        List::User => Standing::Program,
+        // Whatever the list says: a task is on it.
+        List::Used if pointers.iter().any(|sp| range.contains(*sp)) => Standing::Live,
+        List::Used => seen.left(thread).map_or(Standing::Live, Standing::Orphaned),
+    };
+    let stack = |thread: &ListedThread| {
+        let block = thread.stack?;
+        Some(KnownStack {
+            range: block.range,
+            guard_bytes: block.guard_bytes,
+            start_routine: thread.start_routine,
+            standing: standing(thread, block.range),
+        })
+    };
+    seen.last().threads.iter().filter_map(stack).collect()
+}
+
+/// Where each task's stack pointer is; none for one that runs whenever it is asked.
+fn stack_pointers(tasks: &[Tid]) -> Vec<Option<Addr>> {
+    let ask = |tid: &Tid| task::blocked_in(*tid).and_then(|blocked| blocked.sp);
+    let mut pointers: Vec<Option<Addr>> = tasks.iter().map(ask).collect();
+    for _ in 1..POINTER_TRIES {
+        if pointers.iter().all(Option::is_some) {
+            break;
+        }
+        std::thread::sleep(BETWEEN_POINTER_TRIES);
+        for (tid, pointer) in tasks.iter().zip(&mut pointers) {
+            *pointer = pointer.or_else(|| ask(tid));
+        }
+    }
+    pointers
+}
+
+/// Bytes in a pointer of the process, by where its highest mapping lies.
+fn word(maps: &[Vma]) -> usize {
+    let highest = maps.iter().filter(|vma| is_counted(vma)).map(|vma| vma.range.end().0).max();
+    if highest.is_some_and(|end| end > 1 << 32) { 8 } else { 4 }
+}
+
+fn unavailable(pid: Pid, why: &Unavailable) -> Note {
+    let text = format!(
+        "never-joined threads of the past cannot be seen here: {why}; following the process shows those to come \
+         (vmtrace -p {pid})"
+    );
+    Note { kind: NoteKind::Incomplete, pid: Some(pid), regions: 0, virtual_bytes: 0, text }
+}
