@@ -16,7 +16,7 @@
 //!
 //! The lists and the system calls check each other. These are no disagreements: a stack that was passed over and is in
 //! the cache now (it was joined later); one that is on none of the lists while any task may be moving it from one to
-//! another, or to munmap; one that is on the list of used ones without a number (its next thread is being created).
+//! another, or to munmap; one that is on the list of used ones for a thread that is only just being created.
 //! These are, and get a note:
 //!
 //! | the system calls say | the lists say |
@@ -217,9 +217,7 @@ impl Words {
 fn word(thread: &ListedThread) -> Word {
     match thread.list {
         _ if thread.task.is_some() => Word::Live,
-        // A thread that is being created on a cached stack is on the list of used ones before it exists: glibc up to
-        // 2.42 leaves the −1 of a joined thread in its number till then.
-        List::Used if thread.tid.0 < 0 => Word::Moving,
+        List::Used if thread.being_created => Word::Moving,
         list => Word::On(list),
     }
 }
@@ -259,7 +257,7 @@ fn add_forgotten(
         });
         let ended = mapping.and_then(Mapping::idle_stack).map(|(_, ended)| ended.at);
         let only_just = moment.phase == Phase::Living && ended.is_some_and(|at| moment.now.since(at) < GRACE);
-        if unknown && !only_just && thread.tid.0 >= 0 {
+        if unknown && !only_just && !thread.being_created {
             let member = Member {
                 range: block.range,
                 virtual_bytes: block.range.bytes(),

@@ -56,6 +56,7 @@ fn listed(list: List, stack: Range, routine: u64) -> ListedThread {
         list,
         tid: Tid(0),
         task: None,
+        being_created: false,
         start_routine: Addr(routine),
         stack: Some(StackBlock { range: stack, guard_bytes: PAGE }),
     }

@@ -189,6 +189,20 @@ impl Located {
         Some(self.pointer(&word[..self.word]))
     }
 
+    /// Finds out which threads are only just being created where a task's end clears a word of its own and not its number,
+    /// from 2.43 on (`joinstate` of struct pthread): pthread_create sets it before its thread exists. `cleared` is its
+    /// offset.
+    pub fn find_created(&self, memory: &dyn Memory, cleared: u64, lists: &mut ThreadLists) {
+        /// `THREAD_STATE_JOINABLE` and `THREAD_STATE_DETACHED`; ended threads have 0, those that are ending 1.
+        const BEFORE_ITS_END: [u32; 2] = [2, 3];
+        let without_task = |thread: &&mut ListedThread| thread.list == List::Used && thread.task.is_none();
+        for thread in lists.threads.iter_mut().filter(without_task).filter(|thread| thread.tid.0 == 0) {
+            let mut state = [0u8; 4];
+            let known = cleared != self.tid as u64 && memory.read(at(thread.descriptor, cleared), &mut state).is_ok();
+            thread.being_created = known && BEFORE_ITS_END.contains(&u32::from_ne_bytes(state));
+        }
+    }
+
     /// Both pointers of a node: next and previous.
     fn links(&self, memory: &dyn Memory, node: Addr) -> Result<(Addr, Addr), Unavailable> {
         let mut bytes = [0u8; 16];
@@ -208,13 +222,16 @@ impl Located {
         }
         let mut tid = [0u8; 4];
         tid.copy_from_slice(&bytes[self.tid..self.tid + 4]);
+        let tid = Tid(i32::from_ne_bytes(tid));
         Ok(ListedThread {
             descriptor,
             list,
-            tid: Tid(i32::from_ne_bytes(tid)),
+            tid,
             start_routine: self.pointer(&bytes[self.start_routine..self.start_routine + self.word]),
             stack: words.windows(3).find_map(|words| stack_block(words, descriptor)),
             task: None,
+            // Up to 2.42 a joined thread leaves −1 till then.
+            being_created: list == List::Used && tid.0 < 0,
         })
     }
 
@@ -301,6 +318,20 @@ mod tests {
         assert!(lists.threads.iter().all(|thread| thread.start_routine == Addr(0xc0de)));
         let stack = lists.threads[0].stack.unwrap();
         assert_eq!((stack.range.to_string(), stack.guard_bytes), ("10000-20000".to_owned(), PAGE));
+    }
+
+    /// With 2.43 a thread without a task whose word has not been cleared is being created; up to 2.42 its number says so.
+    #[test]
+    fn threads_that_are_being_created() {
+        let mut words = memory(&[(USED, &[0x1f000, 0x2f000, 0x3f000]), (USER, &[]), (CACHE, &[])]);
+        words.0.extend([(0x1f050, 0), (0x2f050, 0), (0x3f050, u64::from(u32::MAX))]);
+        words.0.extend([(0x1f078, 2), (0x2f078, 0), (0x3f078, 0)]);
+        let mut lists = layout().read_once(&words).unwrap();
+        let created =
+            |lists: &ThreadLists| lists.threads.iter().map(|thread| thread.being_created).collect::<Vec<bool>>();
+        assert_eq!(created(&lists), [false, false, true]);
+        layout().find_created(&words, 0x78, &mut lists);
+        assert_eq!(created(&lists), [true, false, true]);
     }
 
     /// A list that was caught half-changed, runs in a circle, or leads into the wild is not believed.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::glibc::{self, Located};
 use super::musl;
 use super::{TaskMemory, ThreadLists, Unavailable};
+use crate::abi::clone;
 use crate::model::mapping::Maker;
 use crate::model::space::AddressSpace;
 use crate::model::{Model, SpaceId};
@@ -34,6 +35,9 @@ impl Libraries {
         };
         if let Ok(lists) = &mut lists {
             lists.find_tasks(model.tasks_of(id).map(|(tid, task)| (tid, task.anchor)));
+            if let (Ok(located), Some(cleared)) = (self.glibc(id, tid), cleared_at_end(model.space(id)?)) {
+                located.find_created(&memory, cleared, lists);
+            }
             lists.settled = are_settled(model.tasks_of(id).map(|(tid, _)| tid));
         }
         Some(lists)
@@ -55,6 +59,14 @@ impl Libraries {
     pub fn forget(&mut self, id: SpaceId) {
         self.glibc.remove(&id);
     }
+}
+
+/// Where in a descriptor the kernel clears a word at the task's end, as far as births have told.
+fn cleared_at_end(space: &AddressSpace) -> Option<u64> {
+    const BOTH: u64 = clone::SETTLS | clone::CHILD_CLEARTID;
+    let born = space.mappings.values().filter_map(|mapping| Some(mapping.stack.as_deref()?.last.born?.args));
+    let mut by_library = born.filter(|args| args.flags & BOTH == BOTH);
+    by_library.find_map(|args| args.child_tid.0.checked_sub(args.tls.0))
 }
 
 fn read_musl(tid: Tid, live: impl Iterator<Item = Addr>) -> ThreadLists {

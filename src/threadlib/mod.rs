@@ -45,6 +45,8 @@ pub struct ListedThread {
     pub stack: Option<StackBlock>,
     /// The live task that it is; none where it has ended, or is only just being created.
     pub task: Option<Tid>,
+    /// Whether it is only just being created, on a cached stack: it is on the list of used ones before its task exists.
+    pub being_created: bool,
 }
 
 impl ThreadLists {
@@ -162,6 +164,7 @@ mod tests {
                 start_routine: Addr(0),
                 stack: Some(StackBlock { range, guard_bytes: PAGE }),
                 task: None,
+                being_created: false,
             }
         };
         let mut lists = ThreadLists { threads: [1, 2, 3, 4].map(thread).into(), ..ThreadLists::default() };

@@ -135,6 +135,7 @@ impl Descriptor {
             start_routine: Addr(u64::from_ne_bytes(start_routine)),
             stack: Some(stack),
             task: None,
+            being_created: false,
         })
     }
 }

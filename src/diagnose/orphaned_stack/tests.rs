@@ -57,7 +57,7 @@ fn ended() -> Model {
 
 fn thread(list: List, tid: Tid, task: Option<Tid>) -> ListedThread {
     let stack = Some(StackBlock { range: stack(), guard_bytes: PAGE });
-    ListedThread { descriptor: descriptor(), list, tid, start_routine: Addr(0), stack, task }
+    ListedThread { descriptor: descriptor(), list, tid, start_routine: Addr(0), stack, task, being_created: tid.0 < 0 }
 }
 
 /// What is found, and the kinds of the notes, when the lists hold this.
