@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a part is gone, the rest stayed | `partly-unmapped`, definite |
 //! | on the thread library's list of used stacks | `unjoined`, definite |
-//! | the same, but a single one, the latest of a site that lets go of all others, within the last second | `unjoined`, possible |
+//! | the same, but each the latest of its creator, ended within the last second, at a site that lets go of most | `unjoined`, possible |
 //! | on its list of cached ones | cached |
 //! | musl's, and still there | `unjoined`, definite: musl unmaps at the join, or at a detached thread's end |
 //! | glibc's, and a fresh one was mapped for which this one would have served | `unjoined`, probable; definite once such are more than the cache can hold |
@@ -16,7 +16,8 @@
 //!
 //! The lists and the system calls check each other. These are no disagreements: a stack that was passed over and is in
 //! the cache now (it was joined later); one that is on none of the lists while any task may be moving it from one to
-//! another, or to munmap; one that is on the list of used ones without a number (its next thread is being created).
+//! another, or to munmap; one that is on the list of used ones for a thread that is
+//! being created, or joined.
 //! These are, and get a note:
 //!
 //! | the system calls say | the lists say |
@@ -161,7 +162,7 @@ pub fn diagnose(space: &AddressSpace, moment: Moment, library: Library<'_>) -> D
     }
     join_their_like(space, &mut groups, &mut unproven);
     for (group, leaks) in &mut groups {
-        if moment.phase == Phase::Ending && is_cut_short(space.sites.get(group.site), leaks, moment) {
+        if moment.phase == Phase::Ending && is_cut_short(space, space.sites.get(group.site), leaks, moment) {
             (leaks.confidence, leaks.cut_short) = (Confidence::Possible, true);
         }
     }
@@ -217,9 +218,7 @@ impl Words {
 fn word(thread: &ListedThread) -> Word {
     match thread.list {
         _ if thread.task.is_some() => Word::Live,
-        // A thread that is being created on a cached stack is on the list of used ones before it exists: glibc up to
-        // 2.42 leaves the −1 of a joined thread in its number till then.
-        List::Used if thread.tid.0 < 0 => Word::Moving,
+        _ if thread.is_on_its_way() => Word::Moving,
         list => Word::On(list),
     }
 }
@@ -259,7 +258,7 @@ fn add_forgotten(
         });
         let ended = mapping.and_then(Mapping::idle_stack).map(|(_, ended)| ended.at);
         let only_just = moment.phase == Phase::Living && ended.is_some_and(|at| moment.now.since(at) < GRACE);
-        if unknown && !only_just && thread.tid.0 >= 0 {
+        if unknown && !only_just && !thread.is_on_its_way() {
             let member = Member {
                 range: block.range,
                 virtual_bytes: block.range.bytes(),
@@ -366,16 +365,24 @@ fn verdict(idle: &Idle, site: Site, tally: Tally, beyond_cache: bool) -> Verdict
     }
 }
 
-/// Whether the process's end may have come between the end of the site's latest thread and its join: the site lets go
-/// of all its other threads' stacks, and this one had ended less than a second before. Loops that create and join are
-/// left so when a signal ends them (stress-ng's pthread stressor, one run in two).
-fn is_cut_short(site: Site, leaks: &Leaks, moment: Moment) -> bool {
-    match leaks.members.as_slice() {
-        [only] if leaks.listed && site.lets_go() && site.created > 2 => {
-            site.latest == Some(only.stack.last.tid) && moment.now.since(only.ended.at) < GRACE
-        }
-        _ => false,
-    }
+/// Whether the process's end may have come between the ends of these threads and their joins: the site lets go of most of
+/// its threads' stacks, and each of these had ended less than a second before, the latest that its creator has made. Loops
+/// that create and join, in as many threads, are left so when the process ends around them (stress-ng's pthread
+/// stressor, one run in two).
+fn is_cut_short(space: &AddressSpace, site: Site, leaks: &Leaks, moment: Moment) -> bool {
+    /// Hardly more loops than this are caught in the same moment.
+    const MOST: usize = 64;
+    let count = leaks.members.len();
+    let are_few = count <= MOST && site.created > 2 * count as u64;
+    let just_ended = |idle: &Idle| moment.now.since(idle.ended.at) < GRACE && is_latest_of_creator(space, idle.stack);
+    leaks.listed && site.lets_go() && are_few && leaks.members.iter().all(just_ended)
+}
+
+/// Whether the stack's owner is the latest thread of its creator, as far as there are stacks to tell.
+fn is_latest_of_creator(space: &AddressSpace, stack: &Stack) -> bool {
+    let Some(born) = stack.last.born else { return false };
+    let mut births = space.mappings.values().filter_map(|mapping| mapping.stack.as_deref()?.last.born);
+    !births.any(|other| other.creator == born.creator && other.at > born.at)
 }
 
 /// Stacks of which nothing is known go with those of their site that are proven, if the site never let one go.
@@ -448,8 +455,8 @@ fn explain(reason: Reason, confidence: Confidence, leaks: &Leaks) -> (String, St
         ),
         (Reason::Unjoined, Maker::Musl, _) => (MUSL, JOIN),
         (Reason::Unjoined, ..) if leaks.cut_short => (
-            "not joined when the process ended, less than a second after the thread, the latest of a site that joins \
-             all others",
+            "not joined when the process ended, less than a second after the thread, the latest that its creator made at a \
+             site that joins most",
             JOIN,
         ),
         (Reason::Unjoined, ..) if leaks.listed => (LISTED, JOIN),

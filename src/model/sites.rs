@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::units::{CallStackId, Tid};
+use crate::units::CallStackId;
 
 /// Identifies the place in the program that created a thread.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -18,8 +18,6 @@ pub struct SiteKey {
 pub struct Site {
     /// Threads created.
     pub created: u64,
-    /// The latest of them.
-    pub latest: Option<Tid>,
     /// How many of them got the stack of an ended one.
     pub reused: u64,
     /// How many of them, ended, left their stack to another thread.

@@ -30,7 +30,6 @@ impl AddressSpace {
             self.mappings[id].stack = Some(Box::new(stack));
             let site = self.sites.entry(site);
             site.created += 1;
-            site.latest = Some(child);
             if maker != Maker::Unsettled {
                 self.fresh_stack(id);
             }
@@ -62,7 +61,6 @@ impl AddressSpace {
         let key = stack.site();
         let site = self.sites.entry(key);
         site.created += 1;
-        site.latest = Some(owner.tid);
         site.reused += reused;
         self.sites.entry(former).passed_on += reused;
     }

@@ -98,6 +98,16 @@ pub enum Stage {
     Unknown,
 }
 
+impl ListedThread {
+    /// Whether its stack is about to change hands, so that neither "leaked" nor "free" would be right.
+    ///
+    /// Where the stage cannot be read, a joined thread's −1 is in its number until the next one has its stack (glibc up to
+    /// 2.42).
+    pub fn is_on_its_way(&self) -> bool {
+        self.list == List::Used && (matches!(self.stage, Stage::Starting | Stage::Claimed) || self.tid.0 < 0)
+    }
+}
+
 /// A stack as the descriptor has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StackBlock {
