@@ -39,7 +39,7 @@ pub fn launch<S: AsRef<str>>(options: &[&str], program: &[S]) -> Launched {
 /// What `vmtrace inspect` says of a process.
 #[track_caller]
 pub fn inspect(target: i32, options: &[&str]) -> Report {
-    let mut command = vmtrace(["--for=300ms", "--format=json", "-p", &target.to_string()]);
+    let mut command = vmtrace(["inspect", "--format=json", "--min-confidence=possible", "-p", &target.to_string()]);
     let ended = super::process::run(command.args(options)).expect_code(0);
     assert_eq!(ended.errors(), "", "vmtrace has something to complain about");
     reports(&ended.output()).pop().expect("a report")
