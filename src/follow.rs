@@ -1,5 +1,7 @@
 //! Following a process: events from a source into the model, the model against the kernel, and out comes a report.
 
+mod drafting;
+mod judging;
 mod origins;
 
 use std::collections::HashMap;
@@ -9,24 +11,20 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::{self, Signal};
 
-use crate::diagnose::finding::{Confidence, Diagnosis, Finding, Note, NoteKind};
-use crate::diagnose::{self, Library, Moment, Phase};
+use crate::diagnose::finding::{Confidence, Finding, Note, NoteKind};
 use crate::event::{Birth, Call, Event, EventKind, Syscall};
 use crate::model::kernel::Mismatch;
 use crate::model::{Model, SpaceId};
 use crate::procfs;
-use crate::procfs::memory::ResidentPages;
 use crate::report::draft::Draft;
-use crate::report::{Clock, Counts, Engine, Memory, Mode, Report, Target, Verify, notation};
+use crate::report::{Clock, Memory, Mode, Verify, notation};
 use crate::source::Next;
 use crate::source::control::Control;
 use crate::source::ptrace::Ptrace;
-use crate::threadlib::{Libraries, ThreadLists, Unavailable};
-use crate::units::{Addr, CodeId, Pid, Tid, Time};
+use crate::threadlib::Libraries;
+use crate::units::{Pid, Tid, Time};
+use judging::Executing;
 use origins::Origins;
-
-/// Findings of processes that have ended are kept up to this number; what is beyond is counted.
-const MOST_FINISHED: usize = 1000;
 
 /// Limits are looked at no more often than this: a program that runs into one does so again and again.
 const LIMITS_EVERY: Duration = Duration::from_secs(1);
@@ -99,21 +97,6 @@ pub struct Follower<'a> {
     at_end: bool,
     /// What is to be said of processes that are in execve, if it succeeds.
     executing: HashMap<SpaceId, Executing>,
-}
-
-/// A process in execve, as it was at the call.
-struct Executing {
-    tid: Tid,
-    judgment: Judgment,
-}
-
-/// What is to be said of a process that is over.
-struct Judgment {
-    diagnosis: Diagnosis,
-    /// Threads and mappings.
-    counts: (u64, u64),
-    /// None where nobody was left who could be asked.
-    memory: Option<Memory>,
 }
 
 impl<'a> Follower<'a> {
@@ -318,102 +301,6 @@ impl<'a> Follower<'a> {
         self.observer.warn(&format!("model of process {pid}: {mismatch}"));
     }
 
-    /// A task calls execve, which ends its program if it succeeds: then what counts is how it is now.
-    fn look_before_exec(&mut self, id: SpaceId, event: &Event) {
-        let moment = Moment { now: event.at, phase: Phase::Ending };
-        if let Some(judgment) = self.judge(id, moment, Some(event.tid)) {
-            self.executing.insert(id, Executing { tid: event.tid, judgment });
-        }
-    }
-
-    /// The process of an address space ends: what counts is how it is now, or was when it called execve.
-    fn last_look(&mut self, id: SpaceId, event: &Event) {
-        if let Some(executing) = self.executing.remove(&id)
-            && matches!(event.kind, EventKind::Superseded | EventKind::Exec(_))
-        {
-            return self.conclude(id, executing.judgment);
-        }
-        let alive = !matches!(event.kind, EventKind::Exec(_));
-        if self.options.verify_every.is_some() && matches!(event.kind, EventKind::Exiting(_)) {
-            self.check(id, event.tid);
-        }
-        let moment = Moment { now: event.at, phase: Phase::Ending };
-        self.diagnose_finally(id, moment, alive.then_some(event.tid));
-    }
-
-    /// Following ends although processes live on: they are looked at as they are now.
-    fn look_at_the_living(&mut self) {
-        let living: Vec<SpaceId> = self.model.unfinished().map(|(id, _)| id).collect();
-        for id in living {
-            let Some(tid) = self.model.any_task_of(id) else {
-                continue;
-            };
-            if self.options.verify_every.is_some() {
-                self.check(id, tid);
-            }
-            let moment = Moment { now: self.source.now(), phase: Phase::Living };
-            self.diagnose_finally(id, moment, Some(tid));
-        }
-    }
-
-    fn diagnose_finally(&mut self, id: SpaceId, moment: Moment, reader: Option<Tid>) {
-        if let Some(judgment) = self.judge(id, moment, reader) {
-            self.conclude(id, judgment);
-        }
-    }
-
-    /// What there is to be said of an address space whose process is over, as seen through one of its tasks.
-    fn judge(&mut self, id: SpaceId, moment: Moment, reader: Option<Tid>) -> Option<Judgment> {
-        let asked = reader.map_or(Asked::default(), |tid| self.ask_library(id, tid));
-        let space = self.model.space(id)?;
-        let pid = space.pid;
-        let counts = (u64::from(space.tasks), space.mappings.len() as u64);
-        let mut diagnosis = diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some(), asked.library());
-        if let Some(tid) = reader {
-            measure(&mut diagnosis.findings, tid);
-            if !diagnosis.findings.is_empty() {
-                self.origins.remember(pid);
-            }
-        }
-        if reader.is_some_and(has_leak_sanitizer) {
-            let text = "LeakSanitizer is part of this program and cannot run under ptrace: if it fails, set \
-                        ASAN_OPTIONS=detect_leaks=0 for it";
-            diagnosis.notes.push(incomplete(Some(pid), 1, text.to_owned()));
-        }
-        Some(Judgment { diagnosis, counts, memory: reader.map(memory) })
-    }
-
-    /// An address space's process is over, and this is what is said of it.
-    fn conclude(&mut self, id: SpaceId, judgment: Judgment) {
-        let Judgment { mut diagnosis, counts, memory } = judgment;
-        if self.model.space(id).is_some_and(|space| space.pid == self.source.main_pid()) {
-            self.last_counts = Some(counts);
-            self.memory = memory.unwrap_or(self.memory);
-        }
-        self.finished.append(&mut diagnosis.findings);
-        self.finished_notes.append(&mut diagnosis.notes);
-        if self.finished.len() > MOST_FINISHED {
-            self.beyond_finished += (self.finished.len() - MOST_FINISHED) as u64;
-            self.finished.truncate(MOST_FINISHED);
-        }
-        self.finished_notes.truncate(MOST_FINISHED);
-        self.model.finish(id);
-        self.libraries.forget(id);
-        self.origins.forget(id);
-    }
-
-    /// What the thread library says now. Of stacks that were there before us the model learns their bounds by it.
-    fn ask_library(&mut self, id: SpaceId, tid: Tid) -> Asked {
-        let lists = self.libraries.lists(&self.model, id, tid);
-        let Some(Ok(known)) = &lists else { return Asked { lists, ..Asked::default() } };
-        if self.model.space(id).is_some_and(|space| space.was_attached) {
-            let kind = EventKind::LibraryStacks(known.library_stacks());
-            self.model.apply(&Event { at: self.source.now(), tid, call_stack: None, kind });
-        }
-        let functions = self.origins.functions(id, tid, known);
-        Asked { lists, functions }
-    }
-
     /// Whether a call failed for lack of something, and it is time to see of what.
     fn ran_out(&self, syscall: &Syscall) -> bool {
         let lacking = matches!(syscall.result, Err(syscalls::Errno::EAGAIN | syscalls::Errno::ENOMEM));
@@ -460,160 +347,9 @@ impl<'a> Follower<'a> {
             self.options.events = None;
         }
     }
-
-    fn followed(&self) -> Duration {
-        self.source.now().since(self.began.unwrap_or_default())
-    }
-
-    fn status(&self) -> Status {
-        let moment = Moment { now: self.source.now(), phase: Phase::Living };
-        let is_live = |tid| self.model.task(tid).is_some();
-        let listed = |finding: &Finding| finding.confidence >= self.options.min_confidence;
-        let living = self.model.unfinished().map(|(_, space)| {
-            diagnose::diagnose(space, moment, &is_live, Library::NotAsked)
-                .findings
-                .iter()
-                .filter(|finding| listed(finding))
-                .count()
-        });
-        Status {
-            followed: self.followed(),
-            threads: self.model.tasks_live(),
-            events: self.model.events(),
-            mappings: self.model.mappings_live(),
-            findings: living.sum::<usize>() + self.finished.iter().filter(|finding| listed(finding)).count(),
-        }
-    }
-
-    /// The report as of now: of those that have ended as they were at their end, of the living as they are.
-    fn draft(&mut self) -> Draft {
-        let moment = Moment { now: self.source.now(), phase: Phase::Living };
-        let mut findings = self.finished.clone();
-        let mut notes = self.finished_notes.clone();
-        let main = self.source.main_pid();
-        let living: Vec<SpaceId> = self.model.unfinished().map(|(id, _)| id).collect();
-        for id in living {
-            let reader = self.model.any_task_of(id);
-            let asked = reader.map_or(Asked::default(), |tid| self.ask_library(id, tid));
-            let Some(space) = self.model.space(id) else { continue };
-            let is_live = |tid| self.model.task(tid).is_some();
-            let mut diagnosis = diagnose::diagnose(space, moment, &is_live, asked.library());
-            if let Some(tid) = reader {
-                measure(&mut diagnosis.findings, tid);
-                if space.pid == main {
-                    self.memory = memory(tid);
-                    self.last_counts = Some((u64::from(space.tasks), space.mappings.len() as u64));
-                }
-            }
-            findings.append(&mut diagnosis.findings);
-            notes.append(&mut diagnosis.notes);
-        }
-        findings.sort_by_key(|finding| {
-            (finding.pid != main, std::cmp::Reverse((finding.confidence, finding.virtual_bytes())))
-        });
-        notes.extend(self.own_notes());
-        let (threads_live, mappings_live) = self.last_counts.unwrap_or_default();
-        let places = self.origins.of(&findings);
-        let report = Report {
-            target: Target {
-                pid: main,
-                command: self.options.command.clone(),
-                mode: self.options.mode,
-                engine: Engine::Ptrace,
-                exit: self.source.main_exit(),
-            },
-            clock: self.clock.clone(),
-            followed: self.followed(),
-            at_end: self.at_end,
-            counts: Counts {
-                events: self.model.events(),
-                lost: 0,
-                stops: self.source.stops(),
-                threads_seen: self.model.tasks_seen(),
-                threads_live,
-                mappings_live,
-            },
-            memory: self.memory,
-            breakdown: Vec::new(),
-            verify: self.options.verify_every.map(|_| self.verify),
-            findings,
-            notes,
-            min_confidence: self.options.min_confidence,
-        };
-        Draft { report, places }
-    }
-
-    /// What is to be said of the following itself.
-    fn own_notes(&self) -> Vec<Note> {
-        let mut notes = Vec::new();
-        if self.began.is_none() {
-            notes.push(incomplete(None, 0, "following had not begun when it ended".to_owned()));
-        }
-        let overlaps = self.source.overlaps();
-        if overlaps > 0 {
-            let text = format!(
-                "the order of mapping calls was lost {overlaps} times behind one that blocked; the model was put right \
-                 from the kernel's maps"
-            );
-            notes.push(incomplete(None, overlaps, text));
-        }
-        if self.beyond_finished > 0 {
-            let text = format!("{} more findings in processes that have ended are not listed", self.beyond_finished);
-            notes.push(incomplete(None, self.beyond_finished, text));
-        }
-        notes
-    }
-}
-
-/// What the thread library has said, if it was asked.
-#[derive(Default)]
-struct Asked {
-    lists: Option<Result<ThreadLists, Unavailable>>,
-    functions: HashMap<Addr, CodeId>,
-}
-
-impl Asked {
-    fn library(&self) -> Library<'_> {
-        match &self.lists {
-            Some(Ok(lists)) => Library::Lists { lists, functions: &self.functions },
-            Some(Err(why)) => Library::Unavailable(why),
-            None => Library::NotAsked,
-        }
-    }
 }
 
 /// A note on something that could not be seen.
 fn incomplete(pid: Option<Pid>, regions: u64, text: String) -> Note {
     Note { kind: NoteKind::Incomplete, pid, regions, virtual_bytes: 0, text }
-}
-
-/// Whether the sanitizer's library is loaded.
-fn has_leak_sanitizer(tid: Tid) -> bool {
-    let maps = procfs::maps::read(tid).unwrap_or_default();
-    let named = |name: &[u8], part: &[u8]| name.windows(part.len()).any(|window| window == part);
-    maps.iter().any(|vma| named(&vma.name, b"/libasan.so") || named(&vma.name, b"/liblsan.so"))
-}
-
-/// Fills in how much of the findings lies in physical memory; it stays 0 where that cannot be read.
-fn measure(findings: &mut [Finding], tid: Tid) {
-    if findings.is_empty() {
-        return;
-    }
-    let Ok(pages) = ResidentPages::open(tid) else {
-        return;
-    };
-    for finding in findings {
-        let pieces = finding.members.iter().flat_map(|member| &member.pieces);
-        finding.resident_bytes = pieces.map(|piece| pages.count(*piece).unwrap_or(0)).sum();
-    }
-}
-
-fn memory(tid: Tid) -> Memory {
-    let size = procfs::task::size(tid);
-    Memory {
-        virtual_bytes: size.map(|(virt, _)| virt),
-        resident_bytes: size.map(|(_, resident)| resident),
-        vmas: procfs::maps::read(tid).ok().map(|maps| maps.len() as u64).filter(|count| *count > 0),
-        max_map_count: procfs::limits::max_map_count(),
-    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::process::{Process, command, run};
 use common::testprogs::{start, testprog};
-use common::vmtrace::{Report, reports, vmtrace};
+use common::vmtrace::{Report, attach, reports, vmtrace};
 use common::{need, proc, python, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -74,11 +74,34 @@ fn all_kinds_side_by_side() {
         let function = &report.findings()[0]["thread_function"];
         assert!(function["module"].as_str().is_some_and(|module| module.ends_with(program)), "{program}: {function}");
         assert!(function["offset"].as_u64().is_some_and(|offset| offset > 0), "{program}: {function}");
+        assert_eq!(function["symbol"], "tell_tid", "{program}: {function}");
         assert!(report.number("/findings/0/resident_bytes") > 0, "the descriptors are resident");
         assert!(report.at("/findings/0/idle_seconds").is_null() && report.at("/findings/0/created").is_null());
         assert!(report.at("/findings/0/members/0/owner_tid").is_null());
         target.end().expect_code(0);
     }
+}
+
+/// What is joined late was a leak so far, and is none then, to a look from outside as to who follows.
+#[test]
+fn joined_late() {
+    let mut target = start("joined_on_demand", &[]);
+    let attached = attach(target.pid(), &["--min-confidence=possible"]).await_following();
+    let unjoined = "unjoined definite 3 266240 4096";
+    wait_for("they have been idle long enough", || summary(&attached.report_now()) == [unjoined]);
+    assert_eq!(attached.report_now().at("/findings/0/thread_function/symbol"), "tell_tid");
+    target.write(b"\n");
+    target.await_output("joined");
+    let report = attached.report_now();
+    assert_eq!(summary(&report), [""; 0]);
+    assert_eq!(notes(&report, "stack-cache")[0]["regions"], 3);
+    attached.stop(Signal::SIGINT);
+    assert_eq!(summary(&inspect(target.pid(), &[])), [""; 0]);
+    target.end().expect_code(0);
+
+    let target = start("joined_on_demand", &[]);
+    assert_eq!(summary(&inspect(target.pid(), &[])), [unjoined]);
+    target.end().expect_code(0);
 }
 
 /// Joined threads leave nothing; the clean bill says at what was looked.

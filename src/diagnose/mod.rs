@@ -98,6 +98,27 @@ fn arenas_note(pid: Pid, count: usize, bytes: u64) -> Note {
     }
 }
 
+/// Stacks of these sizes, in bytes, lie in the thread library's cache.
+fn stack_cache_note(pid: Pid, sizes: impl Iterator<Item = u64>) -> Option<Note> {
+    let sizes: Vec<u64> = sizes.collect();
+    let bytes = sizes.iter().sum();
+    let stacks = match sizes.len() {
+        0 => return None,
+        1 => "1 idle stack".to_owned(),
+        more => format!("{more} idle stacks"),
+    };
+    Some(Note {
+        kind: NoteKind::StackCache,
+        pid: Some(pid),
+        regions: sizes.len() as u64,
+        virtual_bytes: bytes,
+        text: format!(
+            "{stacks} in the thread library's cache, {}: of threads that are done with, to be used again",
+            bytes_for_people(bytes)
+        ),
+    })
+}
+
 /// Where each of these mappings still lies, in one pass over the address space.
 fn pieces_of(space: &AddressSpace, wanted: impl Iterator<Item = MappingId>) -> HashMap<MappingId, Vec<Range>> {
     let mut pieces: HashMap<MappingId, Vec<Range>> = wanted.map(|id| (id, Vec::new())).collect();

@@ -35,7 +35,7 @@ use indexmap::IndexMap;
 use super::finding::{
     Confidence, Diagnosis, Evidence, EvidenceCall, Finding, Member, Note, NoteKind, Origin, Reason, Recurrence, Rule,
 };
-use super::{GRACE, Library, Moment, Phase, bytes_for_people, pieces_of};
+use super::{GRACE, Library, Moment, Phase, bytes_for_people, pieces_of, stack_cache_note};
 use crate::event::{Call, ThreadLibrary};
 use crate::model::mapping::{Ended, Maker, Mapping, MappingId, Stack};
 use crate::model::sites::{Site, SiteKey};
@@ -136,7 +136,6 @@ pub fn diagnose(space: &AddressSpace, moment: Moment, library: Library<'_>) -> D
 
     let mut groups: IndexMap<Group, Leaks> = IndexMap::new();
     let mut unproven = Vec::new();
-    let mut cached = Vec::new();
     let mut pool = Vec::new();
     let mut disputed = Vec::new();
     for idle in idle {
@@ -155,7 +154,7 @@ pub fn diagnose(space: &AddressSpace, moment: Moment, library: Library<'_>) -> D
                 leaks.members.push(idle);
             }
             Verdict::Unproven => unproven.push(idle),
-            Verdict::Cached => cached.push(idle),
+            Verdict::Cached => {}
             Verdict::Pool => pool.push(idle),
             Verdict::InUse => {}
         }
@@ -184,7 +183,7 @@ pub fn diagnose(space: &AddressSpace, moment: Moment, library: Library<'_>) -> D
     }
     let notes = [
         unproven_note(space, &unproven, library),
-        cached_note(space, &cached),
+        cached_note(space, library),
         pool_note(space, &pool),
         disputed_note(space, &disputed),
     ];
@@ -515,10 +514,11 @@ fn unproven_note(space: &AddressSpace, unproven: &[Idle], library: Library<'_>) 
     })
 }
 
-fn cached_note(space: &AddressSpace, cached: &[Idle]) -> Option<Note> {
-    note(space, NoteKind::StackCache, cached, |count, size| {
-        format!("{count} in the thread library's cache, {size}: of threads that are done with, to be used again")
-    })
+/// What the thread library has in its cache, be it of threads that we have seen or of earlier ones.
+fn cached_note(space: &AddressSpace, library: Library<'_>) -> Option<Note> {
+    let Library::Lists { lists, .. } = library else { return None };
+    let cached = lists.threads.iter().filter(|thread| thread.list == List::Cached);
+    stack_cache_note(space.pid, cached.filter_map(|thread| Some(thread.stack?.range.bytes())))
 }
 
 fn disputed_note(space: &AddressSpace, disputed: &[Idle]) -> Option<Note> {

@@ -14,7 +14,7 @@ use indexmap::IndexMap;
 use super::breakdown::{Claim, Kind, Share, breakdown, resident_bytes};
 use super::finding::{Confidence, Diagnosis, Finding, Member, Note, NoteKind, Origin, Reason, Rule};
 use super::orphaned_stack::{JOIN, LISTED, UNMAP};
-use super::{MANY_ARENAS, bytes_for_people};
+use super::{MANY_ARENAS, bytes_for_people, stack_cache_note};
 use crate::event::{Prot, Sharing, Vma};
 use crate::units::{Addr, CodeId, PAGE, Pid, Range};
 
@@ -92,7 +92,8 @@ pub fn survey(snapshot: &Snapshot) -> Survey {
     let shapes = shapes(snapshot, &claims);
     claims.extend(shapes.iter().filter(|shape| shape.used_now).map(|shape| shape.claim(Kind::LiveStacks)));
     let mut findings = unjoined(snapshot, &stacks);
-    let mut notes = vec![cached_note(snapshot.pid, &stacks), arenas_note(snapshot)];
+    let cached = stacks.iter().filter(|stack| stack.standing == Standing::Cached).map(|stack| stack.range.bytes());
+    let mut notes = vec![stack_cache_note(snapshot.pid, cached), arenas_note(snapshot)];
     // Where a thread may be on any of them, nothing is claimed.
     let idle = if snapshot.without_pointer == 0 { left_shapes(&shapes) } else { Vec::new() };
     match snapshot.stacks {
@@ -281,22 +282,6 @@ fn unproven_note(pid: Pid, idle: &[Vec<Shape>]) -> Option<Note> {
             "{} mappings look like stacks that no thread is on, {}: never joined, kept for reuse, or no stacks; \
              without the thread library's lists a look does not tell, but following the process does (vmtrace -p {pid})",
             shapes.len(),
-            bytes_for_people(bytes)
-        ),
-    })
-}
-
-fn cached_note(pid: Pid, stacks: &[KnownStack]) -> Option<Note> {
-    let cached = stacks.iter().filter(|stack| stack.standing == Standing::Cached);
-    let (count, bytes) = (cached.clone().count(), cached.map(|stack| stack.range.bytes()).sum());
-    let stacks = if count == 1 { "1 idle stack".to_owned() } else { format!("{count} idle stacks") };
-    (count > 0).then(|| Note {
-        kind: NoteKind::StackCache,
-        pid: Some(pid),
-        regions: count as u64,
-        virtual_bytes: bytes,
-        text: format!(
-            "{stacks} in the thread library's cache, {}: of threads that are done with, to be used again",
             bytes_for_people(bytes)
         ),
     })

@@ -1,0 +1,185 @@
+//! What is to be said of a process: when it ends, when it executes another program, and whenever a report is asked for.
+
+use std::collections::HashMap;
+
+use super::{Follower, incomplete};
+use crate::diagnose::finding::{Diagnosis, Finding};
+use crate::diagnose::{self, Library, Moment, Phase};
+use crate::event::{Event, EventKind};
+use crate::model::SpaceId;
+use crate::procfs;
+use crate::procfs::memory::ResidentPages;
+use crate::report::Memory;
+use crate::threadlib::{ThreadLists, Unavailable};
+use crate::units::{Addr, CodeId, Tid};
+
+/// Findings of processes that have ended are kept up to this number; what is beyond is counted.
+const MOST_FINISHED: usize = 1000;
+
+/// A process in execve, as it was at the call.
+pub(super) struct Executing {
+    /// Who called.
+    pub(super) tid: Tid,
+    judgment: Judgment,
+}
+
+/// What is to be said of a process.
+pub(super) struct Judgment {
+    /// Findings and notes.
+    pub(super) diagnosis: Diagnosis,
+    /// Threads and mappings.
+    counts: (u64, u64),
+    /// None where nobody was left who could be asked.
+    memory: Option<Memory>,
+}
+
+impl Follower<'_> {
+    /// A task calls execve, which ends its program if it succeeds: then what counts is how it is now.
+    pub(super) fn look_before_exec(&mut self, id: SpaceId, event: &Event) {
+        let moment = Moment { now: event.at, phase: Phase::Ending };
+        if let Some(judgment) = self.judge(id, moment, Some(event.tid)) {
+            self.executing.insert(id, Executing { tid: event.tid, judgment });
+        }
+    }
+
+    /// The process of an address space ends: what counts is how it is now, or was when it called execve.
+    pub(super) fn last_look(&mut self, id: SpaceId, event: &Event) {
+        if let Some(executing) = self.executing.remove(&id)
+            && matches!(event.kind, EventKind::Superseded | EventKind::Exec(_))
+        {
+            return self.conclude(id, executing.judgment);
+        }
+        let alive = !matches!(event.kind, EventKind::Exec(_));
+        if self.options.verify_every.is_some() && matches!(event.kind, EventKind::Exiting(_)) {
+            self.check(id, event.tid);
+        }
+        let moment = Moment { now: event.at, phase: Phase::Ending };
+        self.diagnose_finally(id, moment, alive.then_some(event.tid));
+    }
+
+    /// Following ends although processes live on: they are looked at as they are now.
+    pub(super) fn look_at_the_living(&mut self) {
+        let living: Vec<SpaceId> = self.model.unfinished().map(|(id, _)| id).collect();
+        for id in living {
+            let Some(tid) = self.model.any_task_of(id) else {
+                continue;
+            };
+            if self.options.verify_every.is_some() {
+                self.check(id, tid);
+            }
+            let moment = Moment { now: self.source.now(), phase: Phase::Living };
+            self.diagnose_finally(id, moment, Some(tid));
+        }
+    }
+
+    fn diagnose_finally(&mut self, id: SpaceId, moment: Moment, reader: Option<Tid>) {
+        if let Some(judgment) = self.judge(id, moment, reader) {
+            self.conclude(id, judgment);
+        }
+    }
+
+    /// What there is to be said of an address space, as seen through one of its tasks.
+    pub(super) fn judge(&mut self, id: SpaceId, moment: Moment, reader: Option<Tid>) -> Option<Judgment> {
+        let asked = reader.map_or(Asked::default(), |tid| self.ask_library(id, tid));
+        let space = self.model.space(id)?;
+        let pid = space.pid;
+        let counts = (u64::from(space.tasks), space.mappings.len() as u64);
+        let mut diagnosis = diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some(), asked.library());
+        if let Some(tid) = reader {
+            measure(&mut diagnosis.findings, tid);
+            if !diagnosis.findings.is_empty() {
+                self.origins.remember(pid);
+            }
+        }
+        if reader.is_some_and(has_leak_sanitizer) {
+            let text = "LeakSanitizer is part of this program and cannot run under ptrace: if it fails, set \
+                        ASAN_OPTIONS=detect_leaks=0 for it";
+            diagnosis.notes.push(incomplete(Some(pid), 1, text.to_owned()));
+        }
+        Some(Judgment { diagnosis, counts, memory: reader.map(memory) })
+    }
+
+    /// An address space's process is over, and this is what is said of it.
+    fn conclude(&mut self, id: SpaceId, judgment: Judgment) {
+        self.keep_sizes(id, &judgment);
+        let mut diagnosis = judgment.diagnosis;
+        self.finished.append(&mut diagnosis.findings);
+        self.finished_notes.append(&mut diagnosis.notes);
+        if self.finished.len() > MOST_FINISHED {
+            self.beyond_finished += (self.finished.len() - MOST_FINISHED) as u64;
+            self.finished.truncate(MOST_FINISHED);
+        }
+        self.finished_notes.truncate(MOST_FINISHED);
+        self.model.finish(id);
+        self.libraries.forget(id);
+        self.origins.forget(id);
+    }
+
+    /// The report shows the main process's sizes as they were when last looked at.
+    pub(super) fn keep_sizes(&mut self, id: SpaceId, judgment: &Judgment) {
+        if self.model.space(id).is_some_and(|space| space.pid == self.source.main_pid()) {
+            self.last_counts = Some(judgment.counts);
+            self.memory = judgment.memory.unwrap_or(self.memory);
+        }
+    }
+
+    /// What the thread library says now. Of stacks that were there before us the model learns their bounds by it.
+    pub(super) fn ask_library(&mut self, id: SpaceId, tid: Tid) -> Asked {
+        let lists = self.libraries.lists(&self.model, id, tid);
+        let Some(Ok(known)) = &lists else { return Asked { lists, ..Asked::default() } };
+        if self.model.space(id).is_some_and(|space| space.was_attached) {
+            let kind = EventKind::LibraryStacks(known.library_stacks());
+            self.model.apply(&Event { at: self.source.now(), tid, call_stack: None, kind });
+        }
+        let functions = self.origins.functions(id, tid, known);
+        Asked { lists, functions }
+    }
+}
+
+/// What the thread library has said, if it was asked.
+#[derive(Default)]
+pub(super) struct Asked {
+    lists: Option<Result<ThreadLists, Unavailable>>,
+    functions: HashMap<Addr, CodeId>,
+}
+
+impl Asked {
+    fn library(&self) -> Library<'_> {
+        match &self.lists {
+            Some(Ok(lists)) => Library::Lists { lists, functions: &self.functions },
+            Some(Err(why)) => Library::Unavailable(why),
+            None => Library::NotAsked,
+        }
+    }
+}
+
+/// Whether the sanitizer's library is loaded.
+fn has_leak_sanitizer(tid: Tid) -> bool {
+    let maps = procfs::maps::read(tid).unwrap_or_default();
+    let named = |name: &[u8], part: &[u8]| name.windows(part.len()).any(|window| window == part);
+    maps.iter().any(|vma| named(&vma.name, b"/libasan.so") || named(&vma.name, b"/liblsan.so"))
+}
+
+/// Fills in how much of the findings lies in physical memory; it stays 0 where that cannot be read.
+fn measure(findings: &mut [Finding], tid: Tid) {
+    if findings.is_empty() {
+        return;
+    }
+    let Ok(pages) = ResidentPages::open(tid) else {
+        return;
+    };
+    for finding in findings {
+        let pieces = finding.members.iter().flat_map(|member| &member.pieces);
+        finding.resident_bytes = pieces.map(|piece| pages.count(*piece).unwrap_or(0)).sum();
+    }
+}
+
+fn memory(tid: Tid) -> Memory {
+    let size = procfs::task::size(tid);
+    Memory {
+        virtual_bytes: size.map(|(virt, _)| virt),
+        resident_bytes: size.map(|(_, resident)| resident),
+        vmas: procfs::maps::read(tid).ok().map(|maps| maps.len() as u64).filter(|count| *count > 0),
+        max_map_count: procfs::limits::max_map_count(),
+    }
+}
