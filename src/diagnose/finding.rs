@@ -205,6 +205,8 @@ pub enum NoteKind {
     LimitHit,
     /// Something could not be seen; findings may be missing.
     Incomplete,
+    /// The target had to be stopped for a moment.
+    Paused,
 }
 
 /// What the rules make of one address space.

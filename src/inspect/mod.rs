@@ -7,6 +7,7 @@ mod arenas;
 mod confirm;
 pub mod refused;
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,9 @@ use crate::procfs::memory::ResidentPages;
 use crate::procfs::task::{self, TaskStatus};
 use crate::procfs::{self, limits};
 use crate::report::draft::{Draft, Places};
+use crate::report::words::duration;
 use crate::report::{Clock, Counts, Engine, Memory, Mode, Report, Target};
+use crate::source::ptrace::halt::halted;
 use crate::symbols::capture::CallStacks;
 use crate::symbols::names::perf_map::Writer;
 use crate::sys;
@@ -32,6 +35,10 @@ use refused::{InspectError, explain};
 
 /// How long the lists are tried to be read when they change all the time.
 const LISTS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often the target is stopped at most for one look at its lists, and how far apart: it may be caught in a change.
+const PAUSES: u32 = 20;
+const BETWEEN_PAUSES: Duration = Duration::from_millis(1);
 
 /// How often, and how far apart, a thread that runs is asked for its stack pointer, which it has only while it sleeps.
 const POINTER_TRIES: u32 = 5;
@@ -70,6 +77,8 @@ pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectErr
     });
     let mut notes = found.diagnosis.notes;
     notes.extend(lists.err().map(|why| unavailable(pid, &why)));
+    let pauses = process.pauses.get();
+    notes.extend((pauses.count > 0).then(|| paused(pid, pauses)));
     process.still_there()?;
     let threads = tasks.len() as u64;
     let mut places = Places::of(&found.diagnosis.findings, &code);
@@ -86,6 +95,7 @@ pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectErr
         followed: began.elapsed(),
         at_end: false,
         counts: Counts {
+            stops: u64::from(pauses.count),
             threads_seen: threads,
             threads_live: threads,
             mappings_live: maps.len() as u64,
@@ -121,6 +131,21 @@ struct Process {
     start_ticks: Option<u64>,
     /// A task through which its memory can be read: the leader unless that has ended.
     reader: Tid,
+    /// How often it had to be stopped for a look.
+    pauses: Cell<Pauses>,
+}
+
+/// Stops of the target.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pauses {
+    count: u32,
+    longest: Duration,
+}
+
+impl Pauses {
+    fn and(self, pause: Duration) -> Pauses {
+        Pauses { count: self.count + 1, longest: self.longest.max(pause) }
+    }
 }
 
 impl Process {
@@ -133,7 +158,7 @@ impl Process {
         threads.sort_unstable_by_key(|tid| (tid.0 != pid.0, *tid));
         let lives = |tid: &Tid| task::status(*tid).is_ok_and(|status| !matches!(status.state, 'Z' | 'X'));
         let reader = threads.into_iter().find(lives).ok_or(InspectError::Zombie(pid))?;
-        Ok(Process { pid, status, start_ticks: task::start_ticks(pid.into()), reader })
+        Ok(Process { pid, status, start_ticks: task::start_ticks(pid.into()), reader, pauses: Cell::default() })
     }
 
     /// Fails where the number has come to mean another process.
@@ -187,7 +212,7 @@ impl Process {
     fn look(&self, located: &Located, others: &[Pid]) -> Result<Look, Unavailable> {
         // Where it cannot be had, every look is one after any number of new tasks.
         let last_before = task::last_number().unwrap_or(0);
-        let threads = self.lists(located)?;
+        let threads = self.lists(located, others)?;
         let last_after = task::last_number().unwrap_or(i32::MAX);
         let mut tids = task::threads(self.pid).unwrap_or_default();
         tids.extend(others.iter().flat_map(|other| task::threads(*other).unwrap_or_default()));
@@ -199,15 +224,31 @@ impl Process {
         Ok(Look { last_before, threads, last_after, activity })
     }
 
-    /// The lists, tried for longer than the moment of one change.
-    fn lists(&self, located: &Located) -> Result<Vec<ListedThread>, Unavailable> {
-        let began = Instant::now();
+    /// The lists, tried for longer than the moment of one change. Where they change all the time, they stand still for a
+    /// look.
+    fn lists(&self, located: &Located, others: &[Pid]) -> Result<Vec<ListedThread>, Unavailable> {
+        let (memory, began) = (TaskMemory(self.reader), Instant::now());
+        let within = if self.pauses.get().count > 0 { Duration::ZERO } else { LISTS_WITHIN };
         loop {
-            match located.read(&TaskMemory(self.reader)) {
-                Err(Unavailable::Inconsistent | Unavailable::NoMemory) if began.elapsed() < LISTS_WITHIN => {}
+            match located.read(&memory) {
+                Err(Unavailable::Inconsistent | Unavailable::NoMemory) if began.elapsed() < within => {}
+                Err(Unavailable::Inconsistent) => break,
                 result => return result.map(|lists| lists.threads),
             }
         }
+        let pids: Vec<Pid> = others.iter().copied().chain([self.pid]).collect();
+        for _ in 0..PAUSES {
+            let began = Instant::now();
+            let seen = halted(&pids, || located.read_once(&memory));
+            self.pauses.set(self.pauses.get().and(began.elapsed()));
+            match seen {
+                // It was stopped in the middle of a change.
+                Ok(Err(Unavailable::Inconsistent)) => std::thread::sleep(BETWEEN_PAUSES),
+                Ok(result) => return result.map(|lists| lists.threads),
+                Err(_) => break,
+            }
+        }
+        Err(Unavailable::Inconsistent)
     }
 }
 
@@ -252,6 +293,15 @@ fn stack_pointers(tasks: &[Tid]) -> Vec<Option<Addr>> {
 fn word(maps: &[Vma]) -> usize {
     let highest = maps.iter().filter(|vma| is_counted(vma)).map(|vma| vma.range.end().0).max();
     if highest.is_some_and(|end| end > 1 << 32) { 8 } else { 4 }
+}
+
+fn paused(pid: Pid, pauses: Pauses) -> Note {
+    let text = format!(
+        "its thread lists change faster than they can be read: all its threads were stopped {} times, for at most {}",
+        pauses.count,
+        duration(pauses.longest)
+    );
+    Note { kind: NoteKind::Paused, pid: Some(pid), regions: u64::from(pauses.count), virtual_bytes: 0, text }
 }
 
 fn unavailable(pid: Pid, why: &Unavailable) -> Note {

@@ -191,7 +191,11 @@ impl Located {
         Err(Unavailable::Inconsistent)
     }
 
-    fn read_once(&self, memory: &dyn Memory) -> Result<ThreadLists, Unavailable> {
+    /// The same by a single look, for a target that stands still.
+    ///
+    /// # Errors
+    /// When the memory cannot be read, or the picture is not whole.
+    pub fn read_once(&self, memory: &dyn Memory) -> Result<ThreadLists, Unavailable> {
         let mut threads = Vec::new();
         let mut seen = HashSet::new();
         let mut bytes = vec![0u8; self.size];

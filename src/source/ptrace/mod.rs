@@ -9,6 +9,7 @@ mod calls;
 pub mod decode;
 pub mod filter;
 pub mod gate;
+pub mod halt;
 pub mod launch;
 pub mod stop;
 mod tasks;
