@@ -1,9 +1,8 @@
 //! Symbols of a file that a process has mapped.
 
 use std::collections::HashMap;
-use std::io::Read;
 
-use object::{Object, ObjectSegment, ObjectSymbol};
+use object::{Object, ObjectSegment, ObjectSymbol, ReadCache};
 
 use super::Unavailable;
 use crate::event::Vma;
@@ -28,8 +27,9 @@ impl MappedSymbols {
     pub fn read(tid: Tid, vma: &Vma, wanted: &[&'static str]) -> Result<MappedSymbols, Unavailable> {
         let file = String::from_utf8_lossy(&vma.name).into_owned();
         let unreadable = || Unavailable::NoFile { file: file.clone() };
-        let bytes = contents(tid, vma).ok_or_else(unreadable)?;
-        let elf = object::File::parse(&*bytes).map_err(|_| unreadable())?;
+        // Of a program with debug information most is never read.
+        let contents = ReadCache::new(mapped_file::open(tid, vma).ok_or_else(unreadable)?);
+        let elf = object::File::parse(&contents).map_err(|_| unreadable())?;
         let lowest = elf.segments().map(|segment| segment.address()).min().unwrap_or(0);
         let bias = vma.range.start().0.wrapping_sub(lowest / PAGE * PAGE);
         let mut addresses = HashMap::new();
@@ -52,10 +52,4 @@ impl MappedSymbols {
         let address = self.addresses.get(symbol).copied();
         address.ok_or_else(|| Unavailable::NoSymbol { file: self.file.clone(), symbol })
     }
-}
-
-fn contents(tid: Tid, vma: &Vma) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    mapped_file::open(tid, vma)?.take(mapped_file::LARGEST).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
 }

@@ -100,7 +100,17 @@ impl Calls {
 
     /// Whether `pc` can be where the frame's function returns to: behind a call, and not one of another function.
     pub fn may_return_to(&mut self, pc: Addr, frame: &Frame<'_>, memory: &mut dyn Memory, code: Code<'_>) -> bool {
-        self.verdict(pc, frame, memory, code) != Verdict::IsNot
+        self.calls_close_by(pc, frame, memory, code) || self.verdict(pc, frame, memory, code) != Verdict::IsNot
+    }
+
+    /// Whether the call before `pc` leads to where the frame is, or little before: to the entry of a short function such as
+    /// glibc's clone3, for which no symbol stands. That spares the search for it.
+    fn calls_close_by(&mut self, pc: Addr, frame: &Frame<'_>, memory: &mut dyn Memory, code: Code<'_>) -> bool {
+        /// glibc's system calls are made within so many bytes of the entry.
+        const CLOSE: u64 = 96;
+        let Some(Call::Direct(distance)) = self.call_before(pc, memory, code) else { return false };
+        let target = frame.registers.machine().truncate(pc.0.wrapping_add_signed(distance.into()));
+        frame.lookup.0.checked_sub(target).is_some_and(|into| into < CLOSE)
     }
 
     /// What the frame pointer says: the caller's frame pointer lies where it points, the return address above.
@@ -189,15 +199,14 @@ impl Calls {
         }
         let Some((module, own)) = self.function_at(frame.lookup, machine, code) else { return Verdict::MayBe };
         match code.linked(target) {
-            Some((of, target)) if of == module && self.leads_to(module, target, own) => Verdict::Is,
+            Some((of, target)) if of == module && self.leads_to(module, target, own, machine, code) => Verdict::Is,
             _ => Verdict::IsNot,
         }
     }
 
     /// Whether a call of `target` may be in `function`: it is its entry, or jumps there at its end.
-    fn leads_to(&self, module: ModuleId, target: u64, function: Span) -> bool {
-        let Some(functions) = self.functions.get(&module) else { return false };
-        function.contains(target) || functions.jumps(target, function.start)
+    fn leads_to(&mut self, module: ModuleId, target: u64, function: Span, machine: Machine, code: Code<'_>) -> bool {
+        function.contains(target) || self.searched(module, machine, code).jumps(target, function.start)
     }
 
     /// Where a stub of a procedure linkage table leads, or the address itself where there is none.
@@ -243,17 +252,34 @@ impl Calls {
     /// The function at an address.
     fn function_at(&mut self, at: Addr, machine: Machine, code: Code<'_>) -> Option<(ModuleId, Span)> {
         let (module, linked) = code.linked(at)?;
+        let named = self.named(module, machine, code).named_at(linked);
+        Some((module, named.or_else(|| self.searched(module, machine, code).at(linked))?))
+    }
+
+    /// The functions of a file, at least those with names.
+    fn named(&mut self, module: ModuleId, machine: Machine, code: Code<'_>) -> &mut Functions {
         let Calls { functions, work, .. } = self;
-        let functions = functions.entry(module).or_insert_with(|| {
+        functions.entry(module).or_insert_with(|| {
             if *work > MOST_WORK {
                 return Functions::default();
             }
-            let sections = elf::code_sections(code.modules.get(module), machine);
-            let functions = Functions::of(&sections);
-            *work += functions.len() + sections.code.iter().map(|section| section.bytes.len()).sum::<usize>();
+            let functions = Functions::named(&elf::function_symbols(code.modules.get(module), machine));
+            *work += functions.len();
             functions
-        });
-        Some((module, functions.at(linked)?))
+        })
+    }
+
+    /// All functions of a file that can be found.
+    fn searched(&mut self, module: ModuleId, machine: Machine, code: Code<'_>) -> &Functions {
+        let is_new = !self.named(module, machine, code).is_searched() && self.work <= MOST_WORK;
+        if is_new {
+            let sections = elf::code_sections(code.modules.get(module), machine);
+            let functions = self.named(module, machine, code);
+            functions.search(&sections);
+            let found = functions.len();
+            self.work += found + sections.code.iter().map(|section| section.bytes.len()).sum::<usize>();
+        }
+        self.named(module, machine, code)
     }
 
     /// Whether the frame's function sets up a frame pointer, as far as can be seen: code without a file is believed to.

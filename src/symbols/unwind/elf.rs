@@ -69,6 +69,16 @@ pub fn frame_sections(module: &Module, machine: Machine) -> FrameSections {
     .unwrap_or_default()
 }
 
+/// Address and size of each function that a symbol of the module names.
+pub fn function_symbols(module: &Module, machine: Machine) -> Vec<(u64, u64)> {
+    match &module.contents {
+        Contents::File(file) => symbols_of(&ReadCache::new(file), machine),
+        Contents::Copy(bytes) => symbols_of(&**bytes, machine),
+        Contents::Unreadable => None,
+    }
+    .unwrap_or_default()
+}
+
 /// The code of a module; none of it where the file cannot be read, or is for another machine.
 pub fn code_sections(module: &Module, machine: Machine) -> CodeSections {
     match &module.contents {
@@ -83,6 +93,13 @@ fn frames_of<'data>(data: impl ReadRef<'data>, machine: Machine) -> Option<Frame
     match machine {
         Machine::X86_64 => Elf::<FileHeader64<Endianness>, _>::parse(data)?.frames(machine),
         Machine::I386 => Elf::<FileHeader32<Endianness>, _>::parse(data)?.frames(machine),
+    }
+}
+
+fn symbols_of<'data>(data: impl ReadRef<'data>, machine: Machine) -> Option<Vec<(u64, u64)>> {
+    match machine {
+        Machine::X86_64 => Some(Elf::<FileHeader64<Endianness>, _>::parse(data)?.function_symbols()),
+        Machine::I386 => Some(Elf::<FileHeader32<Endianness>, _>::parse(data)?.function_symbols()),
     }
 }
 
@@ -135,8 +152,11 @@ impl<'data, Header: FileHeader<Endian = Endianness>, Data: ReadRef<'data>> Elf<'
             true => executable().filter_map(|section| self.read(section)).collect(),
             false => Vec::new(),
         };
-        let functions = [SHT_DYNSYM, SHT_SYMTAB].into_iter().flat_map(|kind| self.functions(kind)).collect();
-        CodeSections { code, functions }
+        CodeSections { code, functions: self.function_symbols() }
+    }
+
+    fn function_symbols(&self) -> Vec<(u64, u64)> {
+        [SHT_DYNSYM, SHT_SYMTAB].into_iter().flat_map(|kind| self.functions(kind)).collect()
     }
 
     fn read(&self, section: &Header::SectionHeader) -> Option<Section> {

@@ -7,6 +7,13 @@ use super::elf::CodeSections;
 pub struct Functions {
     /// Named ones in order, from start to end; aliases overlap.
     named: Box<[Span]>,
+    /// What the code tells, once it has been searched.
+    searched: Option<Searched>,
+}
+
+/// What the code of a file tells of its functions.
+#[derive(Debug, Default)]
+struct Searched {
     /// Where the code calls to, in order: functions begin there, named or not.
     called: Box<[u64]>,
     /// Jumps from one function to another one, from where to where, in order.
@@ -42,12 +49,22 @@ const LONGEST_CHAIN: usize = 3;
 const MOST_JUMPS: usize = 64;
 
 impl Functions {
-    /// Those of a file.
-    pub fn of(sections: &CodeSections) -> Functions {
-        let named = sections.functions.iter().filter(|(_, size)| *size != 0);
+    /// Those that symbols name, by address and size.
+    pub fn named(symbols: &[(u64, u64)]) -> Functions {
+        let sized = symbols.iter().filter(|(_, size)| *size != 0);
         let mut named: Vec<Span> =
-            named.map(|(start, size)| Span { start: *start, end: start.saturating_add(*size) }).collect();
+            sized.map(|(start, size)| Span { start: *start, end: start.saturating_add(*size) }).collect();
         named.sort_unstable_by_key(|span| (span.start, span.end));
+        Functions { named: named.into(), searched: None }
+    }
+
+    /// Whether the code has been searched for those without names.
+    pub fn is_searched(&self) -> bool {
+        self.searched.is_some()
+    }
+
+    /// Searches the code for functions without names: milliseconds per megabyte, which few call stacks need.
+    pub fn search(&mut self, sections: &CodeSections) {
         let is_code = |target: u64| {
             sections.code.iter().any(|section| {
                 target.checked_sub(section.address).is_some_and(|offset| offset < section.bytes.len() as u64)
@@ -56,20 +73,27 @@ impl Functions {
         let code = || sections.code.iter().flat_map(|section| references(section.address, &section.bytes));
         let starts = sections.functions.iter().map(|(start, _)| *start);
         let called = code().filter(|reference| reference.kind == Kind::Entry).map(|reference| reference.to);
-        let mut functions = Functions { named: named.into(), ..Functions::default() };
-        functions.called = in_order(starts.chain(called).filter(|target| is_code(*target)).take(MOST).collect());
+        let called = in_order(starts.chain(called).filter(|target| is_code(*target)).take(MOST).collect());
+        self.searched = Some(Searched { called, ..Searched::default() });
         let jumps = code().filter(|reference| reference.kind == Kind::Jump && is_code(reference.to));
-        let leaves = jumps.filter(|jump| functions.at(jump.from).is_some_and(|span| !span.contains(jump.to)));
-        functions.jumps = in_order(leaves.map(|jump| (jump.from, jump.to)).take(MOST).collect());
+        let leaves = jumps.filter(|jump| self.at(jump.from).is_some_and(|span| !span.contains(jump.to)));
+        let jumps = in_order(leaves.map(|jump| (jump.from, jump.to)).take(MOST).collect());
         // What is jumped to from another function is a function, too.
-        let starts = functions.called.iter().copied().chain(functions.jumps.iter().map(|(_, to)| *to));
-        functions.called = in_order(starts.collect());
-        functions
+        let starts = self.called().iter().copied().chain(jumps.iter().map(|(_, to)| *to));
+        self.searched = Some(Searched { called: in_order(starts.collect()), jumps });
+    }
+
+    fn called(&self) -> &[u64] {
+        self.searched.as_ref().map_or(&[], |searched| &searched.called)
+    }
+
+    fn jumps_between(&self) -> &[(u64, u64)] {
+        self.searched.as_ref().map_or(&[], |searched| &searched.jumps)
     }
 
     /// How many of them there are: what they cost.
     pub fn len(&self) -> usize {
-        self.named.len() + self.called.len() + self.jumps.len()
+        self.named.len() + self.called().len() + self.jumps_between().len()
     }
 
     /// Whether the function at `from` goes on as the one that starts at `to`: a call in its last place is a jump.
@@ -87,26 +111,35 @@ impl Functions {
 
     fn jumps_of(&self, function: u64) -> impl Iterator<Item = u64> {
         let span = self.at(function);
-        let first = self.jumps.partition_point(|(from, _)| span.is_none_or(|span| *from < span.start));
-        let jumps =
-            self.jumps[first..].iter().take_while(move |(from, _)| span.is_some_and(|span| span.contains(*from)));
-        jumps.map(|(_, to)| *to)
+        let jumps = self.jumps_between();
+        let first = jumps.partition_point(|(from, _)| span.is_none_or(|span| *from < span.start));
+        let own = jumps[first..].iter().take_while(move |(from, _)| span.is_some_and(|span| span.contains(*from)));
+        own.map(|(_, to)| *to)
     }
 
     /// The function at an address; none where that is not known.
     ///
-    /// A function without a name reaches from where something calls it to the next one.
+    /// A function without a name, for which the code must have been searched, reaches from where something calls it to the
+    /// next one.
     pub fn at(&self, address: u64) -> Option<Span> {
+        self.named_at(address).or_else(|| {
+            let gap_start = self.named_before(address).map(|span| span.end).max().unwrap_or(0);
+            let called = self.called();
+            let behind = called.partition_point(|start| *start <= address);
+            let start = *called.get(behind.checked_sub(1)?)?;
+            let end = called.get(behind).copied().unwrap_or(u64::MAX);
+            (start >= gap_start).then_some(Span { start, end })
+        })
+    }
+
+    /// The named function at an address.
+    pub fn named_at(&self, address: u64) -> Option<Span> {
+        self.named_before(address).find(|span| span.contains(address)).copied()
+    }
+
+    fn named_before(&self, address: u64) -> impl Iterator<Item = &Span> {
         let behind = self.named.partition_point(|span| span.start <= address);
-        let before = self.named[..behind].iter().rev().take(MOST_OVERLAPPING);
-        if let Some(named) = before.clone().find(|span| span.contains(address)) {
-            return Some(*named);
-        }
-        let gap_start = before.map(|span| span.end).max().unwrap_or(0);
-        let behind = self.called.partition_point(|start| *start <= address);
-        let start = *self.called.get(behind.checked_sub(1)?)?;
-        let end = self.called.get(behind).copied().unwrap_or(u64::MAX);
-        (start >= gap_start).then_some(Span { start, end })
+        self.named[..behind].iter().rev().take(MOST_OVERLAPPING)
     }
 }
 

@@ -191,7 +191,10 @@ fn functions_by_their_calls() {
     bytes[5..10].copy_from_slice(&[0xe8, 0x76, 0, 0, 0]);
     bytes[0x40..0x45].copy_from_slice(&[0xe9, 0x3b, 0, 0, 0]);
     let code = vec![Section { address: 0x1000, bytes: bytes.into() }];
-    let functions = Functions::of(&CodeSections { code, functions: vec![(0x1000, 0x20)] });
+    let sections = CodeSections { code, functions: vec![(0x1000, 0x20)] };
+    let mut functions = Functions::named(&sections.functions);
+    assert_eq!((functions.at(0x1008), functions.at(0x1044)), (Some(Span { start: 0x1000, end: 0x1020 }), None));
+    functions.search(&sections);
     assert_eq!(functions.at(0x1008), Some(Span { start: 0x1000, end: 0x1020 }));
     assert_eq!(functions.at(0x1044), Some(Span { start: 0x1040, end: 0x1080 }));
     assert_eq!(functions.at(0x1030), None);
