@@ -241,6 +241,20 @@ fn never_wrong_in_a_storm() {
     target.end().expect_code(0);
 }
 
+/// Threads that are joined or detached some time after their end are not taken for left ones by looks that always find
+/// the program asleep, each time with other threads on the same stacks.
+#[test]
+fn late_joins_in_rounds() {
+    for pause in ["50", "150"] {
+        let target = start("late_rounds", &[pause]);
+        for round in 0..10 {
+            let report = inspect(target.pid(), &[]);
+            assert_eq!(summary(&report), [""; 0], "a pause of {pause} ms, round {round}: {:#}", report.0);
+        }
+        target.end().expect_code(0);
+    }
+}
+
 /// Thirty thousand stacks, near the limit of mappings, are found one and all.
 #[test]
 fn thirty_thousand() {

@@ -14,8 +14,9 @@
 //!   run at the first of them has run since; and not before [`LEAST`], for a creator may also sleep for a while.
 //! * *It was joined and has been used again, and that thread has ended as well*: the same descriptor, another thread. New
 //!   ones are put at the head of the list, so what was used again has only newer ones before it. It was not if one of them
-//!   is known to be older ([`Look::unbroken_since`]). Where that cannot be shown it counts after [`GRACE`], when it was
-//!   left in every look of that time, and is not called definite.
+//!   is known to be older ([`Look::unbroken_since`]), and it was if one has come behind it ([`Look::used_again_since`]).
+//!   Where neither can be shown it counts after [`GRACE`], when it was left in every look of that time, and is not called
+//!   definite; looks are close together then, for the loop that uses it again may sleep most of the time.
 //!
 //! After [`GRACE`], which following gives as well, nothing is waited for. A stopped process has no thread that wants to
 //! run: what it has left it has left as long as it is stopped.
@@ -28,7 +29,8 @@ use crate::procfs::task::Activity;
 use crate::threadlib::{List, ListedThread, Stage};
 use crate::units::{Addr, Tid};
 
-/// How far apart looks are at first, and where threads run: then few new ones come in between.
+/// How far apart looks are at first, where threads run, and where some may have been used again: then few new ones come
+/// in between.
 const SHORT: Duration = Duration::from_millis(1);
 
 /// How far apart they are at most where nothing runs.
@@ -99,6 +101,23 @@ impl Look {
         unbroken
     }
 
+    /// The descriptors on the list of used stacks that are surely those of other threads than in an `earlier` look: behind
+    /// one that stays there is only what has been behind it before.
+    fn used_again_since(&self, earlier: &Look) -> HashSet<Addr> {
+        let places: HashMap<Addr, usize> =
+            earlier.used().enumerate().map(|(place, thread)| (thread.descriptor, place + 1)).collect();
+        let mut foremost = usize::MAX;
+        let mut again = HashSet::new();
+        for thread in self.used().collect::<Vec<_>>().into_iter().rev() {
+            let place = places.get(&thread.descriptor).copied().unwrap_or(0);
+            if foremost < place {
+                again.insert(thread.descriptor);
+            }
+            foremost = foremost.min(place);
+        }
+        again
+    }
+
     /// Whether no task has run since an `earlier` look.
     fn stands_still_since(&self, earlier: &Look) -> bool {
         !self.activity.is_empty()
@@ -148,24 +167,31 @@ impl Confirmation {
     pub fn again(&mut self, look: Look) {
         let still: HashSet<Addr> = look.left().map(|thread| thread.descriptor).collect();
         let unbroken = look.unbroken_since(&self.last, self.highest);
-        self.left.retain(|descriptor, _| still.contains(descriptor));
+        let again = look.used_again_since(&self.last);
+        self.left.retain(|descriptor, _| still.contains(descriptor) && !again.contains(descriptor));
         for (descriptor, sameness) in &mut self.left {
             if !unbroken.contains(descriptor) {
                 *sameness = Sameness::Unknown;
             }
         }
         self.waiting.retain(|tid, before| look.activity.get(tid) == Some(before));
-        self.pause = if look.stands_still_since(&self.last) { LONG.min(2 * self.pause) } else { SHORT };
+        // What may come and go is caught by looking often: a long pause could always fall on the same phase of a loop.
+        let is_quiet = self.all_shown() && look.stands_still_since(&self.last);
+        self.pause = if is_quiet { LONG.min(2 * self.pause) } else { SHORT };
         self.last = look;
         self.looks += 1;
     }
 
     /// Whether it is settled, so long after the first look.
     pub fn is_settled(&self, elapsed: Duration) -> bool {
-        let all_shown = || self.left.values().all(|sameness| *sameness == Sameness::Shown);
-        let nothing_to_wait_for = || self.waiting.is_empty() && all_shown();
+        let nothing_to_wait_for = || self.waiting.is_empty() && self.all_shown();
         let is_long_enough = elapsed >= GRACE || elapsed >= LEAST && nothing_to_wait_for();
         self.left.is_empty() || self.looks > 1 && is_long_enough
+    }
+
+    /// Whether each descriptor has been the same thread's all the time.
+    fn all_shown(&self) -> bool {
+        self.left.values().all(|sameness| *sameness == Sameness::Shown)
     }
 
     /// How long to wait before the next look.
@@ -293,6 +319,21 @@ mod tests {
         assert_eq!(judge(&[newest, older, oldest], -198).0, [false, false, false]);
     }
 
+    /// What has come behind another thread, be it older or new, says that this one was put on the list after it.
+    #[test]
+    fn descriptors_that_were_used_again() {
+        let [a, b, c, d] = [4, 3, 2, 1].map(|number| thread(number, 0, Stage::Started));
+        let judge = |then: &[ListedThread]| {
+            let twice = after(&[look(&[a, b, c], &[], QUIET), look(then, &[], (300, 300))]);
+            [a, b, c].map(|thread| twice.left(&thread).is_some())
+        };
+        assert_eq!(judge(&[a, b, c]), [true, true, true]);
+        assert_eq!(judge(&[b, a, c]), [true, false, true]);
+        assert_eq!(judge(&[c, b, a]), [true, false, false]);
+        assert_eq!(judge(&[a, c, d]), [false, false, false]);
+        assert_eq!(judge(&[d, a, c]), [true, false, true]);
+    }
+
     /// Where nothing has run, nothing was used again, whatever other processes do.
     #[test]
     fn a_process_that_sleeps_on_a_busy_machine() {
@@ -305,6 +346,21 @@ mod tests {
         assert!(slept.is_settled(LEAST) && slept.left(&left) == Some(Confidence::Definite));
         let ran = after(&[asleep((200, 210), 7), asleep((900, 910), 8)]);
         assert!(!ran.is_settled(LEAST) && ran.left(&left) == Some(Confidence::Probable));
+    }
+
+    /// A loop that makes threads and joins them late stands still most of the time: looks stay close together once it
+    /// has been seen to run, or they would find it asleep every time.
+    #[test]
+    fn loops_are_looked_at_often() {
+        let left = thread(1, 0, Stage::Started);
+        let asleep = |last, turns| Look {
+            activity: HashMap::from([(Tid(100), Activity { wants_to_run: false, nanoseconds: 1000, turns })]),
+            ..look(&[left], &[], last)
+        };
+        let still = [asleep((200, 200), 7), asleep((200, 200), 7), asleep((200, 200), 7)];
+        assert!(after(&still).pause() > SHORT);
+        let then = [asleep((250, 250), 8), asleep((250, 250), 8), asleep((250, 250), 8)];
+        assert_eq!(after(&[&still[..], &then].concat()).pause(), SHORT);
     }
 
     /// As long as a thread waits for a processor, which might be going to join, nothing is settled; but not for ever.

@@ -53,7 +53,8 @@ pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectErr
     let began = Instant::now();
     let process = Process::find(pid)?;
     let maps = process.maps()?;
-    let lists = glibc::locate(process.reader, &maps).and_then(|located| process.watch(&located));
+    let located = glibc::locate(process.reader, &maps);
+    let lists = located.as_ref().map_err(Clone::clone).and_then(|located| process.watch(located));
     // As the lists are, not as they were before a second look.
     let maps = process.maps()?;
     let tasks = process.tasks();
@@ -62,7 +63,9 @@ pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectErr
     let ranges: Vec<Range> = maps.iter().filter(|vma| is_counted(vma)).map(|vma| vma.range).collect();
     let pages = ResidentPages::open(process.reader).and_then(|pages| pages.ranges(&ranges));
     let resident = pages.unwrap_or_default();
-    let stacks = lists.as_ref().ok().map(|seen| stacks(seen, &known));
+    // The maps may show what has come on the lists since the last look at these.
+    let later = located.ok().and_then(|located| process.lists(&located).ok()).unwrap_or_default();
+    let stacks = lists.as_ref().ok().map(|seen| stacks(seen, &later, &known));
     let mut code = CallStacks::default();
     let functions = functions(stacks.as_deref().unwrap_or_default(), process.reader, &mut code);
     let found = survey(&Snapshot {
@@ -252,8 +255,8 @@ impl Process {
     }
 }
 
-/// The thread library's stacks, and how it stands with each.
-fn stacks(seen: &Confirmation, pointers: &[Addr]) -> Vec<KnownStack> {
+/// The thread library's stacks, and how it stands with each. `later` are those that it had after the last look.
+fn stacks(seen: &Confirmation, later: &[ListedThread], pointers: &[Addr]) -> Vec<KnownStack> {
     let standing = |thread: &ListedThread, range: Range| match thread.list {
         List::Cached => Standing::Cached,
         List::User => Standing::Program,
@@ -270,7 +273,19 @@ fn stacks(seen: &Confirmation, pointers: &[Addr]) -> Vec<KnownStack> {
             standing: standing(thread, block.range),
         })
     };
-    seen.last().threads.iter().filter_map(stack).collect()
+    let mut stacks: Vec<KnownStack> = seen.last().threads.iter().filter_map(stack).collect();
+    stacks.sort_unstable_by_key(|stack| stack.range.start());
+    let is_new = |one: &KnownStack| {
+        let above = stacks.partition_point(|stack| stack.range.end() <= one.range.start());
+        stacks.get(above).is_none_or(|stack| stack.range.start() >= one.range.end())
+    };
+    let mut new: Vec<KnownStack> = later.iter().filter_map(stack).filter(is_new).collect();
+    // One look does not tell that a thread is left.
+    new.iter_mut()
+        .filter(|stack| matches!(stack.standing, Standing::Orphaned(_)))
+        .for_each(|stack| stack.standing = Standing::Live);
+    stacks.append(&mut new);
+    stacks
 }
 
 /// Where each task's stack pointer is; none for one that runs whenever it is asked.

@@ -105,10 +105,12 @@ fn verdicts_keep_to_what_was_seen() {
     ");
 }
 
-/// Where no thread has ended, nothing could leak, and saying less would promise too much.
+/// Where no thread has ended, nothing could leak, and saying less would promise too much; but what has ended before an
+/// attach was not watched.
 #[test]
 fn no_thread_has_ended() {
     let mut report = clean();
+    report.target.mode = Mode::Launch;
     report.counts = Counts { threads_seen: 1, threads_live: 1, events: 1, ..report.counts };
     report.verify = Some(Verify { checks: 1, mismatches: 0 });
     report.memory = Memory::default();
@@ -120,6 +122,11 @@ fn no_thread_has_ended() {
       watched   every mapping call of 1 thread (alive), 1 event, for 15 min 2 s
       verified  compared with the kernel's maps once, without a difference
     ");
+    report.target.mode = Mode::Attach;
+    for at_end in [false, true] {
+        report.at_end = at_end;
+        assert!(text(&report).contains("but no thread has ended since vmtrace came."));
+    }
 }
 
 /// Lost events and a model that was wrong come first; what is below the minimum is counted.
