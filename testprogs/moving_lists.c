@@ -1,5 +1,6 @@
-/* Forty threads that nobody joins, and as many that live, whose descriptors move around on glibc's list of used stacks some
-   million times a second, as no real program's do. Nearly every moment shows a whole list, and no walk along it does.
+/* Forty threads that nobody joins, and before them on glibc's list of used stacks as many that live, whose descriptors
+   change their order some million times a second, as no real program's do. Nearly every moment shows a whole list, and no
+   walk along it does.
    Prints "ready"; goes on until the input ends.
    Must be found: one orphaned-stack, unjoined, definite, 40 regions. */
 #include "testprog.h"
@@ -49,22 +50,22 @@ static bool input_has_ended(void)
 int main(void)
 {
     pthread_t live[LIVE];
-    struct node *nodes[LIVE + LEFT];
+    struct node *nodes[LIVE];
     pthread_attr_t attributes;
     alarm(240);
     check_zero(pthread_mutex_lock(&gate));
     init_sizes(&attributes, 64 * KIB, PAGE);
-    for (int i = 0; i < LIVE; i++) {
-        check_zero(pthread_create(&live[i], &attributes, wait_at_gate, &gate));
-        nodes[i] = node_of(live[i]);
-    }
     for (int i = 0; i < LEFT; i++) {
         pthread_t thread;
         _Atomic pid_t tid = 0;
         check_zero(pthread_create(&thread, &attributes, tell_tid, (void *)&tid));
         await(tid != 0);
         await_task_end(tid);
-        nodes[LIVE + i] = node_of(thread);
+    }
+    /* New ones come first. */
+    for (int i = 0; i < LIVE; i++) {
+        check_zero(pthread_create(&live[i], &attributes, wait_at_gate, &gate));
+        nodes[i] = node_of(live[i]);
     }
     require(puts("ready") >= 0 && fflush(stdout) == 0);
     unsigned random = 1;

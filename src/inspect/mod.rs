@@ -53,8 +53,9 @@ pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectErr
     let began = Instant::now();
     let process = Process::find(pid)?;
     let maps = process.maps()?;
+    let others = task::sharers(process.pid, process.reader);
     let located = glibc::locate(process.reader, &maps);
-    let lists = located.as_ref().map_err(Clone::clone).and_then(|located| process.watch(located));
+    let lists = located.as_ref().map_err(Clone::clone).and_then(|located| process.watch(located, &others));
     // As the lists are, not as they were before a second look.
     let maps = process.maps()?;
     let tasks = process.tasks();
@@ -64,7 +65,7 @@ pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectErr
     let pages = ResidentPages::open(process.reader).and_then(|pages| pages.ranges(&ranges));
     let resident = pages.unwrap_or_default();
     // The maps may show what has come on the lists since the last look at these.
-    let later = located.ok().and_then(|located| process.lists(&located).ok()).unwrap_or_default();
+    let later = located.ok().and_then(|located| process.lists(&located, &others).ok()).unwrap_or_default();
     let stacks = lists.as_ref().ok().map(|seen| stacks(seen, &later, &known));
     let mut code = CallStacks::default();
     let functions = functions(stacks.as_deref().unwrap_or_default(), process.reader, &mut code);
@@ -199,14 +200,13 @@ impl Process {
     }
 
     /// Looks at the lists as often as it takes.
-    fn watch(&self, located: &Located) -> Result<Confirmation, Unavailable> {
-        let others = task::sharers(self.pid, self.reader);
+    fn watch(&self, located: &Located, others: &[Pid]) -> Result<Confirmation, Unavailable> {
         let highest = HighestNumber(task::number_limit().unwrap_or(i32::MAX));
-        let mut confirmation = Confirmation::new(self.look(located, &others)?, highest);
+        let mut confirmation = Confirmation::new(self.look(located, others)?, highest);
         let began = Instant::now();
         while !confirmation.is_settled(began.elapsed()) {
             std::thread::sleep(confirmation.pause());
-            confirmation.again(self.look(located, &others)?);
+            confirmation.again(self.look(located, others)?);
         }
         Ok(confirmation)
     }
