@@ -28,7 +28,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use indexmap::IndexMap;
 
@@ -160,8 +160,9 @@ pub fn diagnose(space: &AddressSpace, moment: Moment, library: Library<'_>) -> D
         }
     }
     join_their_like(space, &mut groups, &mut unproven);
+    let left: HashSet<MappingId> = groups.values().flat_map(|leaks| leaks.members.iter().map(|idle| idle.id)).collect();
     for (group, leaks) in &mut groups {
-        if moment.phase == Phase::Ending && is_cut_short(space, space.sites.get(group.site), leaks, moment) {
+        if moment.phase == Phase::Ending && is_cut_short(space, space.sites.get(group.site), leaks, &left, moment) {
             (leaks.confidence, leaks.cut_short) = (Confidence::Possible, true);
         }
     }
@@ -365,23 +366,29 @@ fn verdict(idle: &Idle, site: Site, tally: Tally, beyond_cache: bool) -> Verdict
 }
 
 /// Whether the process's end may have come between the ends of these threads and their joins: the site lets go of most of
-/// its threads' stacks, and each of these had ended less than a second before, the latest that its creator has made. Loops
-/// that create and join, in as many threads, are left so when the process ends around them (stress-ng's pthread
-/// stressor, one run in two).
-fn is_cut_short(space: &AddressSpace, site: Site, leaks: &Leaks, moment: Moment) -> bool {
+/// its threads' stacks, and each of these had ended less than a second before, among the latest that its creator has
+/// made. Loops that create and join, in as many threads, are left so when the process ends around them (stress-ng's
+/// pthread stressor, one run in two).
+fn is_cut_short(space: &AddressSpace, site: Site, leaks: &Leaks, left: &HashSet<MappingId>, moment: Moment) -> bool {
     /// Hardly more loops than this are caught in the same moment.
     const MOST: usize = 64;
     let count = leaks.members.len();
     let are_few = count <= MOST && site.created > 2 * count as u64;
-    let just_ended = |idle: &Idle| moment.now.since(idle.ended.at) < GRACE && is_latest_of_creator(space, idle.stack);
+    let just_ended =
+        |idle: &Idle| moment.now.since(idle.ended.at) < GRACE && is_latest_of_creator(space, idle.stack, left);
     leaks.listed && site.lets_go() && are_few && leaks.members.iter().all(just_ended)
 }
 
-/// Whether the stack's owner is the latest thread of its creator, as far as there are stacks to tell.
-fn is_latest_of_creator(space: &AddressSpace, stack: &Stack) -> bool {
+/// Whether no thread that the stack's owner's creator has made later has ended and is none of those `left`, as far as
+/// there are stacks to tell: a loop that makes several threads and then joins them leaves the latest of them together.
+fn is_latest_of_creator(space: &AddressSpace, stack: &Stack, left: &HashSet<MappingId>) -> bool {
     let Some(born) = stack.last.born else { return false };
-    let mut births = space.mappings.values().filter_map(|mapping| mapping.stack.as_deref()?.last.born);
-    !births.any(|other| other.creator == born.creator && other.at > born.at)
+    let is_later = |stack: &Stack| {
+        let other = stack.last.born.filter(|other| other.creator == born.creator && other.at > born.at);
+        other.is_some() && stack.last.ended.is_some()
+    };
+    let mut others = space.mappings.iter().filter(|(id, _)| !left.contains(id));
+    !others.any(|(_, mapping)| mapping.stack.as_deref().is_some_and(is_later))
 }
 
 /// Stacks of which nothing is known go with those of their site that are proven, if the site never let one go.
@@ -454,8 +461,8 @@ fn explain(reason: Reason, confidence: Confidence, leaks: &Leaks) -> (String, St
         ),
         (Reason::Unjoined, Maker::Musl, _) => (MUSL, JOIN),
         (Reason::Unjoined, ..) if leaks.cut_short => (
-            "not joined when the process ended, less than a second after the thread, the latest that its creator made at a \
-             site that joins most",
+            "not joined when the process ended, less than a second after the thread, one of the latest that its \
+             creator made at a site that joins most",
             JOIN,
         ),
         (Reason::Unjoined, ..) if leaks.listed => (LISTED, JOIN),
