@@ -36,7 +36,10 @@ pub enum Phase {
     /// It goes on: what has only just been left gets a grace.
     Living,
     /// It ends now.
-    Ending,
+    Ending {
+        /// By a call of this task's; none where it was killed.
+        by: Option<Tid>,
+    },
 }
 
 /// How long after its owner's end a stack may lie idle before that means anything, in a process that goes on.

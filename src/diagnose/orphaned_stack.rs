@@ -41,7 +41,7 @@ use crate::model::mapping::{Ended, Maker, Mapping, MappingId, Stack};
 use crate::model::sites::{Site, SiteKey};
 use crate::model::space::AddressSpace;
 use crate::threadlib::{List, ListedThread, ThreadLists};
-use crate::units::{Addr, CodeId, Range, Time};
+use crate::units::{Addr, CodeId, Range, Tid, Time};
 
 /// What glibc keeps of ended threads' stacks at most (nptl/nptl-stack.c, `__nptl_stack_cache_maxsize`).
 const CACHE_BYTES: u64 = 40 << 20;
@@ -162,7 +162,9 @@ pub fn diagnose(space: &AddressSpace, moment: Moment, library: Library<'_>) -> D
     join_their_like(space, &mut groups, &mut unproven);
     let left: HashSet<MappingId> = groups.values().flat_map(|leaks| leaks.members.iter().map(|idle| idle.id)).collect();
     for (group, leaks) in &mut groups {
-        if moment.phase == Phase::Ending && is_cut_short(space, space.sites.get(group.site), leaks, &left, moment) {
+        if let Phase::Ending { by } = moment.phase
+            && is_cut_short(space, space.sites.get(group.site), leaks, &left, moment.now, by)
+        {
             (leaks.confidence, leaks.cut_short) = (Confidence::Possible, true);
         }
     }
@@ -367,15 +369,26 @@ fn verdict(idle: &Idle, site: Site, tally: Tally, beyond_cache: bool) -> Verdict
 
 /// Whether the process's end may have come between the ends of these threads and their joins: the site lets go of most of
 /// its threads' stacks, and each of these had ended less than a second before, among the latest that its creator has
-/// made. Loops that create and join, in as many threads, are left so when the process ends around them (stress-ng's
-/// pthread stressor, one run in two).
-fn is_cut_short(space: &AddressSpace, site: Site, leaks: &Leaks, left: &HashSet<MappingId>, moment: Moment) -> bool {
+/// made. Loops that create and join, in as many threads, are left so when another thread or a signal ends the process
+/// around them; a creator that ends it itself may leave its loop in the middle of one round (stress-ng's pthread
+/// stressor, one run in two), but has had the time to join more than one thread.
+fn is_cut_short(
+    space: &AddressSpace,
+    site: Site,
+    leaks: &Leaks,
+    left: &HashSet<MappingId>,
+    now: Time,
+    ended_by: Option<Tid>,
+) -> bool {
     /// Hardly more loops than this are caught in the same moment.
     const MOST: usize = 64;
     let count = leaks.members.len();
     let are_few = count <= MOST && site.created > 2 * count as u64;
-    let just_ended =
-        |idle: &Idle| moment.now.since(idle.ended.at) < GRACE && is_latest_of_creator(space, idle.stack, left);
+    let is_enders = |idle: &Idle| ended_by.is_some() && idle.stack.last.born.map(|born| born.creator) == ended_by;
+    let just_ended = |idle: &Idle| {
+        let in_time = count == 1 || !is_enders(idle);
+        in_time && now.since(idle.ended.at) < GRACE && is_latest_of_creator(space, idle.stack, left)
+    };
     leaks.listed && site.lets_go() && are_few && leaks.members.iter().all(just_ended)
 }
 

@@ -23,13 +23,13 @@ impl Trace {
 
     /// What is found when the process ends here, by system calls alone.
     fn verdict(&self) -> Vec<Finding> {
-        self.judge(Phase::Ending, Library::NotAsked).findings
+        self.judge(Phase::Ending { by: None }, Library::NotAsked).findings
     }
 
     /// What is found when the process ends here and glibc's lists say this.
     fn verdict_with(&self, lists: &ThreadLists, functions: &[(u64, CodeId)]) -> Diagnosis {
         let functions: HashMap<Addr, CodeId> = functions.iter().map(|(addr, code)| (Addr(*addr), *code)).collect();
-        self.judge(Phase::Ending, Library::Lists { lists, functions: &functions })
+        self.judge(Phase::Ending { by: None }, Library::Lists { lists, functions: &functions })
     }
 
     /// A thread with a stack of its own, and its end.
@@ -191,7 +191,7 @@ fn a_pool_is_no_leak() {
     let stack = trace.raw_at(ONE, HERE);
     trace.raw(TWO, stack);
     trace.end(TWO);
-    let diagnosis = trace.judge(Phase::Ending, Library::NotAsked);
+    let diagnosis = trace.judge(Phase::Ending { by: None }, Library::NotAsked);
     assert_eq!(diagnosis.findings, []);
     assert_eq!(diagnosis.notes.iter().map(|note| note.kind).collect::<Vec<_>>(), [NoteKind::StackPool]);
 }
@@ -236,4 +236,25 @@ fn memory_of_three_threads() {
     assert_eq!(findings.len(), 1);
     assert_eq!((findings[0].reason, findings[0].members.len()), (Reason::NeverUnmapped, 3));
     assert_eq!(findings[0].origin.created, HERE);
+}
+
+/// Threads that were about to be joined when somebody else ended the process are no proof of a leak; where their creator
+/// ended it, nobody else was going to join them.
+#[test]
+fn a_batch_that_was_cut_short() {
+    let mut trace = Trace::new();
+    (trace.call_stack, trace.function) = (HERE, JOB);
+    let joined: Vec<Range> = (20..26).map(|number| trace.unjoined(Tid(number), STACK)).collect();
+    joined.into_iter().for_each(|stack| trace.munmap(stack));
+    let left = [ONE, TWO].map(|tid| trace.unjoined(tid, STACK));
+    let lists = glibc(left.map(|stack| listed(List::Used, stack, 0)).into());
+    let functions = HashMap::new();
+    let confidences = |by| {
+        let library = Library::Lists { lists: &lists, functions: &functions };
+        let findings = trace.judge(Phase::Ending { by }, library).findings;
+        findings.iter().map(|finding| (finding.confidence, finding.members.len())).collect::<Vec<_>>()
+    };
+    assert_eq!(confidences(Some(THREE)), [(Confidence::Possible, 2)]);
+    assert_eq!(confidences(None), [(Confidence::Possible, 2)]);
+    assert_eq!(confidences(Some(MAIN)), [(Confidence::Definite, 2)]);
 }

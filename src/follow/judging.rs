@@ -36,7 +36,7 @@ pub(super) struct Judgment {
 impl Follower<'_> {
     /// A task calls execve, which ends its program if it succeeds: then what counts is how it is now.
     pub(super) fn look_before_exec(&mut self, id: SpaceId, event: &Event) {
-        let moment = Moment { now: event.at, phase: Phase::Ending };
+        let moment = Moment { now: event.at, phase: Phase::Ending { by: Some(event.tid) } };
         if let Some(judgment) = self.judge(id, moment, Some(event.tid)) {
             self.executing.insert(id, Executing { tid: event.tid, judgment });
         }
@@ -53,7 +53,8 @@ impl Follower<'_> {
         if self.options.verify_every.is_some() && matches!(event.kind, EventKind::Exiting(_)) {
             self.check(id, event.tid);
         }
-        let moment = Moment { now: event.at, phase: Phase::Ending };
+        let by = matches!(event.kind, EventKind::Exiting(_)).then_some(event.tid);
+        let moment = Moment { now: event.at, phase: Phase::Ending { by } };
         self.diagnose_finally(id, moment, alive.then_some(event.tid));
     }
 

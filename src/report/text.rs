@@ -6,6 +6,7 @@ mod leak;
 use std::io::{self, Write};
 
 use colored::{ColoredString, Colorize};
+use indexmap::IndexMap;
 
 use super::layout::{COLUMNS, glue, printable, wrap};
 use super::words::{count, counted, duration, size};
@@ -15,6 +16,9 @@ use crate::event::Exit;
 
 /// Where the text behind a label begins.
 const INDENT: usize = 12;
+
+/// So many notes of one kind on other processes than the target are shown.
+const NOTES_ELSEWHERE: usize = 3;
 
 /// How the text is dressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,9 +53,7 @@ pub fn write(report: &Report, out: &mut dyn Write, style: Style) -> io::Result<(
     if !report.notes.is_empty() || report.unlisted() > 0 || listed.len() > 1 {
         page.blank()?;
     }
-    for note in &report.notes {
-        page.note(note, report)?;
-    }
+    page.notes(report)?;
     page.unlisted(report)?;
     page.sum(&listed)
 }
@@ -155,6 +157,35 @@ impl Page<'_> {
             (None, _) => None,
         });
         if parts.is_empty() { Ok(()) } else { self.labelled("memory", &clauses(&parts)) }
+    }
+
+    /// All notes on the target itself, and of those on other processes the first few of each kind: a program may have
+    /// made a thousand that all have the same to say.
+    fn notes(&mut self, report: &Report) -> io::Result<()> {
+        let mut elsewhere: IndexMap<NoteKind, Vec<&Note>> = IndexMap::new();
+        for note in &report.notes {
+            if note.pid.is_none_or(|pid| pid == report.target.pid) {
+                self.note(note, report)?;
+            } else {
+                elsewhere.entry(note.kind).or_default().push(note);
+            }
+        }
+        for notes in elsewhere.values() {
+            let (shown, rest) = notes.split_at(notes.len().min(NOTES_ELSEWHERE));
+            for note in shown {
+                self.note(note, report)?;
+            }
+            if !rest.is_empty() {
+                let bytes = rest.iter().map(|note| note.virtual_bytes).sum();
+                let regions: u64 = rest.iter().map(|note| note.regions).sum();
+                let processes = if rest.len() == 1 { "process" } else { "processes" };
+                let number = count(rest.len() as u64);
+                let text =
+                    format!("the same of {number} other {processes}: {} in all, {}", count(regions), size(bytes));
+                self.lead("note", &text, |label| label.cyan())?;
+            }
+        }
+        Ok(())
     }
 
     fn note(&mut self, note: &Note, report: &Report) -> io::Result<()> {

@@ -65,7 +65,7 @@ fn judged(thread: Option<ListedThread>, settled: bool) -> (Vec<(Reason, Confiden
     let model = ended();
     let space = model.space(model.space_of(MAIN).unwrap()).unwrap();
     let lists = ThreadLists { threads: thread.into_iter().collect(), settled, ..ThreadLists::default() };
-    let moment = Moment { now: Time(Duration::from_secs(60)), phase: Phase::Ending };
+    let moment = Moment { now: Time(Duration::from_secs(60)), phase: Phase::Ending { by: None } };
     let diagnosis = diagnose(space, moment, Library::Lists { lists: &lists, functions: &HashMap::new() });
     let found = diagnosis.findings.iter().map(|finding| (finding.reason, finding.confidence)).collect();
     (found, diagnosis.notes.iter().map(|note| note.kind).collect())

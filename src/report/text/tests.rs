@@ -78,9 +78,9 @@ fn no_finding_so_far() {
       memory    VIRT 285.2 GiB, RES 4 GiB, 58,012 of 65,530 possible mappings
 
     note      the thread library keeps 4 stacks (38 MiB) for reuse
-    note      in process 4711: malloc keeps 47 arenas of 64 MiB
     warning   clone failed 3 times with EAGAIN: 32,768 of the 32,768 tasks that kernel.threads-max
               allows are in use
+    note      in process 4711: malloc keeps 47 arenas of 64 MiB
     ");
 }
 
@@ -370,6 +370,27 @@ proptest! {
         let text = text(&report);
         prop_assert!(!text.chars().any(|character| character.is_control() && character != '\n'));
     }
+}
+
+/// A thousand processes that have the same to say do not drown the rest.
+#[test]
+fn notes_on_many_processes_are_summed() {
+    let mut report = clean();
+    let of =
+        |pid| Note { pid: Some(Pid(pid)), regions: 2, virtual_bytes: 8192, ..note(NoteKind::StackCache, "cached") };
+    report.notes = (1..=10).map(of).chain([of(report.target.pid.0)]).collect();
+    let text = text(&report);
+    let notes: Vec<&str> = text.lines().filter(|line| line.starts_with("note")).collect();
+    assert_eq!(
+        notes,
+        [
+            "note      cached",
+            "note      in process 1: cached",
+            "note      in process 2: cached",
+            "note      in process 3: cached",
+            "note      the same of 7 other processes: 14 in all, 56 KiB",
+        ]
+    );
 }
 
 fn note(kind: NoteKind, text: &str) -> Note {
