@@ -97,6 +97,10 @@ impl Follower<'_> {
                         ASAN_OPTIONS=detect_leaks=0 for it";
             diagnosis.notes.push(incomplete(Some(pid), 1, text.to_owned()));
         }
+        if let (true, Some(Err(why))) = (space.was_attached, &asked.lists) {
+            let text = format!("threads that ended before vmtrace came, and were never joined, cannot be seen: {why}");
+            diagnosis.notes.push(incomplete(Some(pid), 0, text));
+        }
         Some(Judgment { diagnosis, counts, memory: reader.map(memory) })
     }
 
