@@ -28,6 +28,7 @@ fn is_library(frame: &Frame) -> bool {
     let symbol = frame.symbol.as_deref().unwrap_or("");
     let bare = symbol.split('@').next().unwrap_or(symbol).trim_start_matches('_');
     modules.iter().any(|module| file.starts_with(module))
+        || frame.module == "[vdso]"
         || symbol == "_start"
         || ["clone", "clone3", "clone_internal", "mmap", "mmap64"].contains(&bare)
         || ["pthread_create", "libc_start_"].iter().any(|name| bare.starts_with(name))

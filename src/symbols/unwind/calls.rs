@@ -68,8 +68,8 @@ enum Verdict {
 pub struct Calls {
     /// The call that ends at an offset of a file.
     calls: HashMap<(ModuleId, u64), Option<Call>>,
-    /// The jump of the linkage stub at an offset of a file: its slot, and the stub's length.
-    stubs: HashMap<(ModuleId, u64), Option<(i32, u64)>>,
+    /// The linkage stub at an offset of a file.
+    stubs: HashMap<(ModuleId, u64), Option<Stub>>,
     functions: HashMap<ModuleId, Functions>,
     /// Of `MOST_WORK`, what is done.
     work: usize,
@@ -193,7 +193,7 @@ impl Calls {
             }
         };
         let Some(target) = target else { return Verdict::MayBe };
-        let target = self.behind_stub(Addr(target), machine, memory, code);
+        let Some(target) = self.behind_stub(Addr(target), machine, memory, code) else { return Verdict::MayBe };
         if code.map.locate(target).is_none() {
             return Verdict::IsNot;
         }
@@ -209,11 +209,12 @@ impl Calls {
         function.contains(target) || self.searched(module, machine, code).jumps(target, function.start)
     }
 
-    /// Where a stub of a procedure linkage table leads, or the address itself where there is none.
-    fn behind_stub(&mut self, at: Addr, machine: Machine, memory: &mut dyn Memory, code: Code<'_>) -> Addr {
+    /// Where a stub of a procedure linkage table leads, or the address itself where there is none. None where a register of
+    /// the caller would have to be known.
+    fn behind_stub(&mut self, at: Addr, machine: Machine, memory: &mut dyn Memory, code: Code<'_>) -> Option<Addr> {
         let key = match code.map.locate(at) {
             Some(Place::Module { module, offset }) => (module, offset),
-            _ => return at,
+            _ => return Some(at),
         };
         if self.stubs.len() >= MOST_REMEMBERED {
             self.stubs.clear();
@@ -221,13 +222,16 @@ impl Calls {
         let stub = *self.stubs.entry(key).or_insert_with(|| {
             let mut bytes = [0; LONGEST_STUB];
             read_code(at, &mut bytes, memory, code)?;
-            stub(&bytes)
+            stub(&bytes, machine)
         });
-        let target = stub.and_then(|(distance, length)| {
-            let slot = slot_address(at.0.checked_add(length)?, distance, machine)?;
-            memory::word(memory, machine, slot)
-        });
-        target.map_or(at, Addr)
+        match stub {
+            Some(Stub::Relative) => None,
+            Some(Stub::Slot { distance, length }) => {
+                let slot = at.0.checked_add(length).and_then(|end| slot_address(end, distance, machine));
+                Some(slot.and_then(|slot| memory::word(memory, machine, slot)).map_or(at, Addr))
+            }
+            None => Some(at),
+        }
     }
 
     /// The call that ends right before `pc`.
@@ -353,12 +357,29 @@ fn call(bytes: &[u8; LONGEST_CALL]) -> Option<Call> {
     indirect.then_some(Call::Indirect)
 }
 
-/// The jump of a stub `[endbr64] [bnd] jmp *slot`: its slot, and where it ends.
-fn stub(bytes: &[u8; LONGEST_STUB]) -> Option<(i32, u64)> {
-    let rest = bytes.strip_prefix(&[0xf3, 0x0f, 0x1e, 0xfa]).unwrap_or(bytes);
+/// A stub of a procedure linkage table.
+#[derive(Clone, Copy, Debug)]
+enum Stub {
+    /// `[endbr64] [bnd] jmp *slot`: where the slot is, as the instruction has it, and the stub's length.
+    Slot { distance: i32, length: u64 },
+    /// `[endbr32] jmp *slot(%ebx)`, of position-independent i386 code.
+    Relative,
+}
+
+fn stub(bytes: &[u8], machine: Machine) -> Option<Stub> {
+    let rest = match bytes {
+        [0xf3, 0x0f, 0x1e, 0xfa | 0xfb, rest @ ..] => rest,
+        _ => bytes,
+    };
     let rest = rest.strip_prefix(&[0xf2]).unwrap_or(rest);
-    let [0xff, 0x25, a, b, c, d, rest @ ..] = rest else { return None };
-    Some((i32::from_le_bytes([*a, *b, *c, *d]), (LONGEST_STUB - rest.len()) as u64))
+    match rest {
+        [0xff, 0x25, a, b, c, d, rest @ ..] => {
+            let length = (bytes.len() - rest.len()) as u64;
+            Some(Stub::Slot { distance: i32::from_le_bytes([*a, *b, *c, *d]), length })
+        }
+        [0xff, 0xa3, ..] if machine == Machine::I386 => Some(Stub::Relative),
+        _ => None,
+    }
 }
 
 /// Whether there is an instruction at `at` that enters the kernel.
