@@ -32,7 +32,7 @@ Examples:
   vmtrace -- ./app_server --port 80     launch a program and follow it to its end
   vmtrace -p 31108 --for 15m            attach to all threads of a process for a quarter of an hour
   vmtrace -p 31108 --every 1h -o leaks  keep an eye on it, with a report every hour
-  vmtrace inspect -p 31108              what is leaked already: a look of milliseconds, without tracing
+  vmtrace inspect -p 31108              what is leaked already: a look of a moment, without tracing
   vmtrace demo                          see what a finding looks like
 
 Exit status: the launched program's own (128 + signal when it died of one), otherwise 0; N with
@@ -57,7 +57,7 @@ pub struct Cli {
 /// Commands besides following.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Say what is leaked already, and what VIRT consists of: a look of milliseconds, without tracing
+    /// Say what is leaked already, and what VIRT consists of: a look of a moment, without tracing
     Inspect(InspectArgs),
     /// Make the documented leak in a child process, and diagnose it before your eyes
     Demo(DemoArgs),
@@ -71,7 +71,7 @@ pub enum Command {
 /// Options of a look.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// The process to look at; it is neither stopped nor traced
+    /// The process to look at; it is not traced
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: i32,
     /// How the report looks.
