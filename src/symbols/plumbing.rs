@@ -2,6 +2,17 @@
 
 use crate::diagnose::finding::Frame;
 
+/// What C++'s and Rust's libraries put around a program's threads and its main.
+const RUNTIME: [&str; 7] = [
+    "std::thread::",
+    "std::sys::",
+    "std::rt::",
+    "std::panic::",
+    "std::panicking::",
+    "core::ops::function::",
+    "dyn core::ops::function::",
+];
+
 /// The frames without the libraries' part at both ends, unless nothing else would be left.
 pub fn own_frames(site: &[Frame]) -> &[Frame] {
     let (mut first, mut last) = (0, site.len());
@@ -9,7 +20,11 @@ pub fn own_frames(site: &[Frame]) -> &[Frame] {
     while first < last && (is_library(&site[first]) || called_by_library(site, first, "create_thread")) {
         first += 1;
     }
-    while first < last && (is_library(&site[last - 1]) || called_by_library(site, last - 1, "start_thread")) {
+    while first < last
+        && (is_library(&site[last - 1])
+            || called_by_library(site, last - 1, "start_thread")
+            || is_rusts_own_main(site, last - 1))
+    {
         last -= 1;
     }
     if first < last { &site[first..last] } else { site }
@@ -18,6 +33,12 @@ pub fn own_frames(site: &[Frame]) -> &[Frame] {
 /// Whether the frame has this name and was called by one of the libraries' functions.
 fn called_by_library(site: &[Frame], place: usize, name: &str) -> bool {
     site[place].symbol.as_deref() == Some(name) && site.get(place + 1).is_some_and(is_library)
+}
+
+/// Whether it is the `main` that Rust's compiler makes, which calls the runtime, which calls the program's.
+fn is_rusts_own_main(site: &[Frame], place: usize) -> bool {
+    let calls = place.checked_sub(1).and_then(|inner| site[inner].symbol.as_deref());
+    site[place].symbol.as_deref() == Some("main") && calls.is_some_and(|inner| inner.starts_with("std::rt::lang_start"))
 }
 
 /// Whether it is one of the functions around threads, mappings and main of the C library, be it a file of its own or
@@ -32,9 +53,7 @@ fn is_library(frame: &Frame) -> bool {
         || symbol == "_start"
         || ["clone", "clone3", "clone_internal", "mmap", "mmap64"].contains(&bare)
         || ["pthread_create", "libc_start_"].iter().any(|name| bare.starts_with(name))
-        || ["std::thread::", "std::sys::", "std::rt::"]
-            .iter()
-            .any(|path| bare.trim_start_matches('<').starts_with(path))
+        || RUNTIME.iter().any(|path| bare.trim_start_matches(['<', '&']).starts_with(path))
 }
 
 #[cfg(test)]
@@ -73,6 +92,19 @@ mod tests {
         let rust =
             ["std::sys::thread::Thread::new", "std::thread::Builder::spawn::<…>", "app::run", "std::rt::lang_start"];
         assert_eq!(own(&rust), ["app::run"]);
+        let rusts_main = [
+            "app::main",
+            "core::ops::function::FnOnce::call_once",
+            "std::sys::backtrace::__rust_begin_short_backtrace",
+            "std::rt::lang_start::{{closure}}",
+            "<&dyn core::ops::function::Fn<(), Output = i32> as core::ops::function::FnOnce<()>>::call_once",
+            "std::panicking::catch_unwind",
+            "std::rt::lang_start_internal",
+            "main",
+            "__libc_start_call_main",
+            "_start",
+        ];
+        assert_eq!(own(&rusts_main), ["app::main"]);
         assert_eq!(
             own(&["mmap", "app::run", "std::thread::scope", "main"]),
             ["app::run", "std::thread::scope", "main"]
