@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -118,18 +119,27 @@ struct Function {
 
 thread_local! {
     /// Functions of each file, which each process may see another one of by the same name.
-    static SYMBOLS: RefCell<HashMap<(String, Tid), Vec<Function>>> = RefCell::default();
+    static SYMBOLS: RefCell<HashMap<(String, u64), Vec<Function>>> = RefCell::default();
 }
 
 /// The function at an offset of a file, by its symbols alone.
 fn name(module: &Module, offset: u64) -> String {
     let Some(address) = module.linked_address(offset) else { return "no segment".into() };
     SYMBOLS.with_borrow_mut(|files| {
-        let functions = files.entry((module.path.clone(), module.seen_in)).or_insert_with(|| functions(module));
+        let functions = files.entry((module.path.clone(), number(module))).or_insert_with(|| functions(module));
         let found = functions.iter().find(|of| (of.address..of.address + of.size).contains(&address));
         let file = module.path.rsplit('/').next().unwrap();
         found.map_or_else(|| format!("{file}+{offset:x}"), |function| function.name.clone())
     })
+}
+
+/// What tells files of one path apart: the inode, or, of the vDSO's two kinds, the class of ELF file.
+fn number(module: &Module) -> u64 {
+    match &module.contents {
+        Contents::File(file) => file.metadata().unwrap().ino(),
+        Contents::Copy(bytes) => bytes[4].into(),
+        Contents::Unreadable => 0,
+    }
 }
 
 fn functions(module: &Module) -> Vec<Function> {

@@ -2,6 +2,7 @@
 
 use jiff::Zoned;
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::events;
 use super::output::{Output, Stream};
@@ -108,6 +109,7 @@ fn timers(args: &FollowArgs, status: bool) -> Timers {
 
 /// Follows to the end. What was gathered is reported, also where following failed.
 fn follow(source: Ptrace, control: &Control, options: Options, output: Output) -> (Draft, Ptrace, Watch) {
+    allow_many_files();
     let clock = Clock { start: Zoned::now().saturating_sub(source.now().0) };
     let mut watch = Watch::new(output);
     let (draft, source, result) = Follower::new(source, control, clock, options, &mut watch).run();
@@ -116,6 +118,15 @@ fn follow(source: Ptrace, control: &Control, options: Options, output: Output) -
         watch.warn(&format!("following ended early: {errno}"));
     }
     (draft, source, watch)
+}
+
+/// Lets us hold open the files of a program with hundreds of libraries. To be called when the program, whose own limit this
+/// would be as well, has been launched.
+fn allow_many_files() {
+    // Where that is refused, fewer files have names.
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
 }
 
 /// The status to exit with: that of the program, or what was asked for if there is a finding.

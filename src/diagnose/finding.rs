@@ -218,8 +218,23 @@ pub struct Diagnosis {
     pub notes: Vec<Note>,
 }
 
-/// Addresses that appear in findings: used to look up what lies there.
+/// What is known of a region.
 impl Member {
+    /// A region that was there before we came: nothing but where it lies is known.
+    pub fn unseen(range: Range) -> Member {
+        Member {
+            range,
+            virtual_bytes: range.bytes(),
+            pieces: vec![range],
+            owner: None,
+            creator: None,
+            mapped_at: None,
+            born_at: None,
+            exited_at: None,
+            evidence: Vec::new(),
+        }
+    }
+
     /// First address.
     pub fn start(&self) -> Addr {
         self.range.start()

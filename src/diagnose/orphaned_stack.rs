@@ -261,19 +261,11 @@ fn add_forgotten(
         let ended = mapping.and_then(Mapping::idle_stack).map(|(_, ended)| ended.at);
         let only_just = moment.phase == Phase::Living && ended.is_some_and(|at| moment.now.since(at) < GRACE);
         if unknown && !only_just && !thread.is_on_its_way() {
-            let member = Member {
-                range: block.range,
-                virtual_bytes: block.range.bytes(),
-                pieces: vec![block.range],
-                owner: None,
-                creator: None,
-                mapped_at: None,
-                born_at: None,
-                exited_at: None,
-                evidence: Vec::new(),
-            };
             let function = functions.get(&thread.start_routine).copied();
-            groups.entry((block.range.bytes(), block.guard_bytes, function)).or_default().push(member);
+            groups
+                .entry((block.range.bytes(), block.guard_bytes, function))
+                .or_default()
+                .push(Member::unseen(block.range));
         }
     }
     for ((region_bytes, guard_bytes, function), members) in groups {

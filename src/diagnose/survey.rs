@@ -175,17 +175,6 @@ fn finding(
     proof: &str,
     advice: &str,
 ) -> Finding {
-    let member = |range: &Range| Member {
-        range: *range,
-        virtual_bytes: range.bytes(),
-        pieces: vec![*range],
-        owner: None,
-        creator: None,
-        mapped_at: None,
-        born_at: None,
-        exited_at: None,
-        evidence: Vec::new(),
-    };
     Finding {
         rule: Rule::OrphanedStack,
         reason,
@@ -202,7 +191,7 @@ fn finding(
         mapped_site: Vec::new(),
         proof: proof.to_owned(),
         advice: advice.to_owned(),
-        members: ranges.iter().map(member).collect(),
+        members: ranges.iter().copied().map(Member::unseen).collect(),
     }
 }
 

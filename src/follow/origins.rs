@@ -74,7 +74,11 @@ impl Origins {
 
     /// There are findings in this process, whose run-time code has names only it can write down.
     pub fn remember(&mut self, pid: Pid) {
-        self.writers.extend(Writer::of(pid).map(|writer| (pid, writer)));
+        /// Findings of more processes are not kept either.
+        const MOST: usize = 1000;
+        if self.writers.len() < MOST {
+            self.writers.extend(Writer::of(pid).map(|writer| (pid, writer)));
+        }
     }
 
     /// The address space is over.

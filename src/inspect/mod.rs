@@ -1,4 +1,5 @@
-//! `vmtrace inspect`: what is leaked already, by looks from outside. The target is neither stopped nor traced.
+//! `vmtrace inspect`: what is leaked already, by looks from outside. The target is neither stopped nor traced, unless its
+//! lists change faster than they can be read.
 //!
 //! The thread library's lists and the kernel's list of tasks are read at least twice (`confirm` has the rule), then the
 //! maps; [`crate::diagnose::survey`] judges what was seen.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -36,8 +36,6 @@ pub struct Module {
     pub contents: Contents,
     /// Where the parts of the file are to be in memory.
     segments: Vec<Segment>,
-    /// The process in whose root its debug information was, when it was first seen.
-    pub seen_in: Tid,
     /// Files that may hold its debug information, best first.
     pub debug_files: Vec<DebugFile>,
     /// Length and time of the last change of the file, when it was first seen.
@@ -72,15 +70,6 @@ impl Module {
     /// The offset into the file of what was linked for `address`.
     pub fn file_offset(&self, address: u64) -> Option<u64> {
         self.segments.iter().find_map(|one| shifted(address, one.address, one.bytes, one.offset))
-    }
-
-    /// A path by which this very file can be opened as long as the module exists, also when it has been deleted.
-    pub fn openable(&self) -> Option<PathBuf> {
-        use std::os::fd::AsRawFd;
-        match &self.contents {
-            Contents::File(file) => Some(PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))),
-            Contents::Copy(_) | Contents::Unreadable => None,
-        }
     }
 
     /// Whether the file still is what was mapped: an installation in place would give its code other names.
@@ -148,7 +137,7 @@ impl Modules {
             Contents::Copy(_) | Contents::Unreadable => (Vec::new(), None),
         };
         let path = String::from_utf8_lossy(name).into_owned();
-        self.modules.push(Arc::new(Module { path, contents, segments, seen_in: tid, debug_files, stamp }));
+        self.modules.push(Arc::new(Module { path, contents, segments, debug_files, stamp }));
         self.by_identity.insert(identity, id);
         Some(id)
     }

@@ -145,7 +145,8 @@ impl Ptrace {
         if source.tracees.is_empty() {
             return Err(AttachError::Vanished(pid));
         }
-        for other in sharers(pid) {
+        let seized = source.tracees.keys().next().copied();
+        for other in seized.map_or(Vec::new(), |seized| task::sharers(pid, seized)) {
             // Those that share the memory but may not be traced, or are gone by now, are no reason to give up.
             let _ = source.seize_all(other, gate);
         }
@@ -397,17 +398,6 @@ pub(super) fn leave(tid: Tid, status: i32) -> Option<Tid> {
 /// Whether nothing is left of a thread but its status, if that.
 fn has_ended(tid: Tid) -> bool {
     task::status(tid).map_or(true, |status| matches!(status.state, 'Z' | 'X'))
-}
-
-/// Processes other than `pid` that use its address space: made by clone with CLONE_VM and without CLONE_THREAD.
-fn sharers(pid: Pid) -> Vec<Pid> {
-    let own = std::process::id();
-    let processes = task::processes().unwrap_or_default();
-    processes
-        .into_iter()
-        .filter(|other| *other != pid && other.0 as u32 != own)
-        .filter(|other| sys::share_memory(pid.into(), (*other).into()).unwrap_or(false))
-        .collect()
 }
 
 /// Whether a thread that does not stop sleeps in a call that leaves mappings alone.
