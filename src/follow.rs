@@ -1,36 +1,25 @@
-//! Following a process: events from a source into the model, the model against the kernel, and out comes a report.
+//! Following a target: its events into the model, the model against the kernel, and out comes a report.
 
 mod drafting;
 mod judging;
-mod origins;
 
 use std::collections::HashMap;
-use std::io::Write;
-use std::time::{Duration, Instant};
-
-use nix::errno::Errno;
-use nix::sys::signal::{self, Signal};
+use std::io::{self, Write};
+use std::time::Duration;
 
 use crate::diagnose::finding::{Confidence, Finding, Note, NoteKind};
 use crate::event::{Birth, Call, Event, EventKind, Syscall};
 use crate::model::kernel::Mismatch;
 use crate::model::{Model, SpaceId};
-use crate::procfs;
 use crate::report::draft::Draft;
 use crate::report::{Clock, Memory, Mode, Verify, notation};
-use crate::source::Next;
 use crate::source::control::Control;
-use crate::source::ptrace::Ptrace;
-use crate::threadlib::Libraries;
+use crate::target::{Target, Told};
 use crate::units::{Pid, Tid, Time};
 use judging::Executing;
-use origins::Origins;
 
 /// Limits are looked at no more often than this: a program that runs into one does so again and again.
 const LIMITS_EVERY: Duration = Duration::from_secs(1);
-
-/// How long the terminal's wish to stop the job is remembered, until the program has done so.
-const SUSPEND_WITHIN: Duration = Duration::from_millis(500);
 
 /// What to do while following.
 pub struct Options {
@@ -71,9 +60,9 @@ pub struct Status {
     pub findings: usize,
 }
 
-/// Follows one source to its end.
+/// Follows a target to its end.
 pub struct Follower<'a> {
-    source: Ptrace,
+    target: &'a mut dyn Target,
     control: &'a Control,
     options: Options,
     observer: &'a mut dyn Observer,
@@ -90,26 +79,25 @@ pub struct Follower<'a> {
     last_counts: Option<(u64, u64)>,
     /// From the moment that all threads are followed.
     began: Option<Time>,
-    limits_seen: Option<Instant>,
-    libraries: Libraries,
-    origins: Origins,
-    suspend_until: Option<Instant>,
+    /// When the target has last told something.
+    now: Time,
+    limits_seen: Option<Time>,
     at_end: bool,
     /// What is to be said of processes that are in execve, if it succeeds.
     executing: HashMap<SpaceId, Executing>,
 }
 
 impl<'a> Follower<'a> {
-    /// A follower of `source`, whose times count from `clock`.
+    /// A follower of `target`, whose times count from `clock`.
     pub fn new(
-        source: Ptrace,
+        target: &'a mut dyn Target,
         control: &'a Control,
         clock: Clock,
         options: Options,
         observer: &'a mut dyn Observer,
     ) -> Follower<'a> {
         Follower {
-            source,
+            target,
             control,
             options,
             observer,
@@ -123,10 +111,8 @@ impl<'a> Follower<'a> {
             memory: Memory::default(),
             last_counts: None,
             began: None,
+            now: Time::default(),
             limits_seen: None,
-            libraries: Libraries::default(),
-            origins: Origins::default(),
-            suspend_until: None,
             at_end: false,
             executing: HashMap::new(),
         }
@@ -135,78 +121,55 @@ impl<'a> Follower<'a> {
     /// Follows until the target ends or a stop is asked for, and leaves whatever is still alive untouched.
     ///
     /// # Errors
-    /// When the kernel refuses what it must not refuse. What was gathered until then is in the report all the same.
-    pub fn run(mut self) -> (Draft, Ptrace, Result<(), Errno>) {
+    /// Why following ended early. What was gathered until then is in the report all the same.
+    pub fn run(mut self) -> (Draft, io::Result<()>) {
         let result = self.follow();
         self.flush_events();
-        let draft = self.draft();
-        (draft, self.source, result)
+        (self.draft(), result)
     }
 
-    fn follow(&mut self) -> Result<(), Errno> {
+    fn follow(&mut self) -> io::Result<()> {
         loop {
-            match self.source.next(self.control)? {
-                Next::Event(event) => self.take(event),
-                Next::Woken => self.answer(),
-                Next::Quiet => {
+            match self.target.next(self.control)? {
+                Told::Event(event) => self.take(event),
+                Told::Asked { at, report, status } => {
+                    self.now = at;
+                    self.answer(report, status);
+                }
+                Told::Quiet(at) => {
+                    self.now = at;
                     self.look_at_the_living();
-                    self.source.detach();
+                    self.target.detach();
                     return Ok(());
                 }
-                Next::Finished => {
+                Told::Finished(at) => {
+                    self.now = at;
                     self.at_end = true;
                     return Ok(());
                 }
+            }
+            if let Some(warning) = self.target.warning() {
+                self.observer.warn(&warning);
             }
         }
     }
 
     /// Answers what was asked from outside.
-    fn answer(&mut self) {
-        let requests = self.control.take();
-        if requests.look_after_held {
-            self.source.look_after_held();
-        }
-        let main = nix::unistd::Pid::from_raw(self.source.main_pid().0);
-        for signal in requests.signals() {
-            // It may have ended this moment; then there is nobody to pass the signal on to.
-            if let Ok(signal) = Signal::try_from(signal) {
-                let _ = signal::kill(main, signal);
-            }
-        }
-        if requests.suspend {
-            self.suspend_until = Some(Instant::now() + SUSPEND_WITHIN);
-        }
-        self.suspend_with_target();
-        if requests.report {
+    fn answer(&mut self, report: bool, status: bool) {
+        if report {
             let draft = self.draft();
             self.observer.report(draft);
         }
-        if requests.status {
+        if status {
             let status = self.status();
             self.flush_events();
             self.observer.status(&status);
         }
-        if requests.stop {
-            self.source.close();
-        }
-    }
-
-    /// Stops with the program when the terminal stops the job, so that the shell sees it stopped.
-    fn suspend_with_target(&mut self) {
-        let Some(until) = self.suspend_until else {
-            return;
-        };
-        if self.source.main_is_stopped() {
-            self.suspend_until = None;
-            let _ = signal::raise(Signal::SIGSTOP);
-        } else if Instant::now() > until {
-            self.suspend_until = None;
-        }
     }
 
     fn take(&mut self, mut event: Event) {
-        self.origins.annotate(&mut event, &self.model, &mut self.libraries);
+        self.now = event.at;
+        self.target.annotate(&mut event, &self.model);
         let event = &event;
         match self.model.ends(event) {
             Some(space) if event.kind == EventKind::Executing => return self.look_before_exec(space, event),
@@ -215,7 +178,7 @@ impl<'a> Follower<'a> {
         }
         self.write_event(event);
         let applied = self.model.apply(event);
-        self.origins.learn(event, &self.model);
+        self.target.learn(event, &self.model);
         if let (EventKind::Attached(_), Some(space)) = (&event.kind, self.model.space_of(event.tid)) {
             self.ask_library(space, event.tid);
         }
@@ -238,23 +201,17 @@ impl<'a> Follower<'a> {
                 self.check(space, event.tid);
             }
         }
-        self.suspend_with_target();
     }
 
     /// All threads are followed from here on.
     fn begin(&mut self, at: Time) {
         self.began = Some(at);
         self.control.arm();
-        if let (Some(errno), Mode::Launch) = (self.source.unfiltered(), self.options.mode) {
-            self.observer.warn(&format!(
-                "no seccomp filter could be installed ({errno}): every system call of the program stops, which is slow"
-            ));
-        }
     }
 
     /// Takes over the kernel's maps where the arguments of a call do not tell what it did.
     fn ask_the_kernel(&mut self, space: SpaceId, event: &Event) {
-        if let Some(maps) = self.settled_maps(event.tid) {
+        if let Some(maps) = self.target.maps(event.tid) {
             self.model.apply(&Event { kind: EventKind::Maps(maps), ..event.clone() });
         } else if let Some(space) = self.model.space(space) {
             let pid = space.pid;
@@ -266,23 +223,15 @@ impl<'a> Follower<'a> {
     fn look_at_child(&mut self, birth: &Birth, event: &Event) {
         let parent = self.model.space_of(event.tid).and_then(|id| self.model.space(id));
         if parent.is_some_and(|space| space.has_unseen)
-            && let Some(maps) = self.settled_maps(birth.child)
+            && let Some(maps) = self.target.maps(birth.child)
         {
             self.model.apply(&Event { tid: birth.child, kind: EventKind::Maps(maps), ..event.clone() });
         }
     }
 
-    /// The kernel's maps, if no change is under way that the model has not seen.
-    fn settled_maps(&self, tid: Tid) -> Option<Box<[crate::event::Vma]>> {
-        if !self.source.is_settled(tid) {
-            return None;
-        }
-        procfs::maps::read(tid).ok().filter(|maps| !maps.is_empty())
-    }
-
     /// Compares the model with the kernel's maps.
     fn check(&mut self, space: SpaceId, tid: Tid) {
-        let Some(maps) = self.settled_maps(tid) else {
+        let Some(maps) = self.target.maps(tid) else {
             return;
         };
         let Some(space) = self.model.space_mut(space) else {
@@ -304,7 +253,7 @@ impl<'a> Follower<'a> {
     /// Whether a call failed for lack of something, and it is time to see of what.
     fn ran_out(&self, syscall: &Syscall) -> bool {
         let lacking = matches!(syscall.result, Err(syscalls::Errno::EAGAIN | syscalls::Errno::ENOMEM));
-        lacking && self.limits_seen.is_none_or(|seen| seen.elapsed() >= LIMITS_EVERY)
+        lacking && self.limits_seen.is_none_or(|seen| self.now.since(seen) >= LIMITS_EVERY)
     }
 
     fn look_at_limits(&mut self, event: &Event) {
@@ -312,16 +261,17 @@ impl<'a> Follower<'a> {
         if refusals.is_none_or(|space| space.refusals.is_empty()) {
             return;
         }
-        self.limits_seen = Some(Instant::now());
-        let limits = Box::new(procfs::limits::look(event.tid));
-        self.model.apply(&Event { kind: EventKind::Limits(limits), ..event.clone() });
+        self.limits_seen = Some(event.at);
+        if let Some(limits) = self.target.limits(event.tid) {
+            self.model.apply(&Event { kind: EventKind::Limits(Box::new(limits)), ..event.clone() });
+        }
     }
 
     fn note_incomplete(&mut self, pid: Pid, text: &str) {
         let known = self.finished_notes.iter_mut().find(|note| note.kind == NoteKind::Incomplete && note.text == text);
         match known {
             Some(note) => note.regions += 1,
-            None => self.finished_notes.push(incomplete(Some(pid), 1, text.to_owned())),
+            None => self.finished_notes.push(Note::incomplete(Some(pid), 1, text.to_owned())),
         }
     }
 
@@ -347,9 +297,4 @@ impl<'a> Follower<'a> {
             self.options.events = None;
         }
     }
-}
-
-/// A note on something that could not be seen.
-fn incomplete(pid: Option<Pid>, regions: u64, text: String) -> Note {
-    Note { kind: NoteKind::Incomplete, pid, regions, virtual_bytes: 0, text }
 }

@@ -2,7 +2,7 @@
 //! what should be changed in the source.
 //!
 //! What happens to an event, in order, is the list of modules: a [`source`] yields events in an order that the
-//! [`model`] may believe; the rules of [`diagnose`] read the model and say what leaked; [`report`] prints findings.
+//! [`model`] may believe; the [`target`] is that, and what can be asked about it; the rules of [`diagnose`] read the model and say what leaked; [`report`] prints findings.
 
 pub mod abi;
 pub mod cli;
@@ -16,5 +16,6 @@ pub mod report;
 pub mod source;
 pub mod symbols;
 pub mod sys;
+pub mod target;
 pub mod threadlib;
 pub mod units;

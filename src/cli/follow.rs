@@ -13,9 +13,11 @@ use crate::follow::{Follower, Observer, Options};
 use crate::procfs::task;
 use crate::report::draft::Draft;
 use crate::report::{Clock, Mode, Report};
+use crate::source::Source;
 use crate::source::control::{Control, Manners, Timers, block_signals};
 use crate::source::ptrace::Ptrace;
 use crate::source::ptrace::launch::Leash;
+use crate::target::live::Live;
 use crate::units::Pid;
 
 /// Follows what the arguments name.
@@ -51,8 +53,8 @@ fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
     let mut control = Control::new(Manners::Attached);
     let options = options(args, Mode::Attach, task::command_line(pid), Stream::Out)?;
     control.start(timers(args, Watch::wants_status(false)))?;
-    let source = Ptrace::attach(pid)?;
-    let (draft, _, mut watch) = follow(source, &control, options, output);
+    let mut target = Live::new(Ptrace::attach(pid)?);
+    let (draft, mut watch) = follow(&mut target, &control, options, output);
     let report = watch.write(draft)?;
     Ok(exit_status(&args.report, &report, 0))
 }
@@ -67,17 +69,17 @@ pub(super) fn launch(args: &FollowArgs, stream: Stream) -> Result<u8, anyhow::Er
     // A program that is to be left alone after a while must be able to live without us.
     let leash = if args.stop_after.is_some() { Leash::None } else { Leash::Filter };
     // Before the control's thread exists, because it forks.
-    let source = Ptrace::launch(&args.program, leash, &mask)?;
+    let mut target = Live::new(Ptrace::launch(&args.program, leash, &mask)?);
     let mut control = Control::new(Manners::Launched);
     control.start(timers(args, Watch::wants_status(true)))?;
-    let (draft, mut source, mut watch) = follow(source, &control, options, output);
-    if let Some(errno) = source.not_executed() {
+    let (draft, mut watch) = follow(&mut target, &control, options, output);
+    if let Some(errno) = target.source.not_executed() {
         let program = args.program[0].to_string_lossy();
         eprintln!("vmtrace: cannot run {program}: {}", why_not_executed(errno));
         return Ok(if errno == Errno::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE });
     }
     let report = watch.write(draft)?;
-    let status = match source.wait_for_main(&control)? {
+    let status = match target.source.wait_for_main(&control)? {
         Exit::Code(code) => u8::try_from(code).unwrap_or(FAILED),
         Exit::Signal(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(127)),
     };
@@ -108,16 +110,16 @@ fn timers(args: &FollowArgs, status: bool) -> Timers {
 }
 
 /// Follows to the end. What was gathered is reported, also where following failed.
-fn follow(source: Ptrace, control: &Control, options: Options, output: Output) -> (Draft, Ptrace, Watch) {
+fn follow<S: Source>(target: &mut Live<S>, control: &Control, options: Options, output: Output) -> (Draft, Watch) {
     allow_many_files();
-    let clock = Clock { start: Zoned::now().saturating_sub(source.now().0) };
+    let clock = Clock { start: Zoned::now().saturating_sub(target.source.now().0) };
     let mut watch = Watch::new(output);
-    let (draft, source, result) = Follower::new(source, control, clock, options, &mut watch).run();
+    let (draft, result) = Follower::new(target, control, clock, options, &mut watch).run();
     watch.clear();
-    if let Err(errno) = result {
-        watch.warn(&format!("following ended early: {errno}"));
+    if let Err(error) = result {
+        watch.warn(&format!("following ended early: {error}"));
     }
-    (draft, source, watch)
+    (draft, watch)
 }
 
 /// Lets us hold open the files of a program with hundreds of libraries. To be called when the program, whose own limit this

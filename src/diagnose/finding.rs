@@ -87,8 +87,8 @@ pub struct Finding {
     pub region_bytes: u64,
     /// Size of each mapping's guard, in bytes.
     pub guard_bytes: u64,
-    /// Physical memory behind the members, in bytes.
-    pub resident_bytes: u64,
+    /// Physical memory behind the members, in bytes; none where that could not be seen.
+    pub resident_bytes: Option<u64>,
     /// Where in the program they came from, as captured. The names for it are in the three fields behind.
     pub origin: Origin,
     /// The function that the threads ran.
@@ -185,6 +185,13 @@ pub struct Note {
     pub virtual_bytes: u64,
     /// In a sentence.
     pub text: String,
+}
+
+impl Note {
+    /// A note on something that could not be seen.
+    pub fn incomplete(pid: Option<Pid>, regions: u64, text: String) -> Note {
+        Note { kind: NoteKind::Incomplete, pid, regions, virtual_bytes: 0, text }
+    }
 }
 
 /// Kinds of notes.

@@ -47,7 +47,7 @@ pub fn findings(space: &AddressSpace, is_live: &dyn Fn(Tid) -> bool) -> Vec<Find
                 created: None,
                 region_bytes,
                 guard_bytes: 0,
-                resident_bytes: 0,
+                resident_bytes: None,
                 origin: Origin { created: call_stack, ..Origin::default() },
                 thread_function: None,
                 site: Vec::new(),

@@ -96,7 +96,7 @@ mod tests {
             created: None,
             region_bytes: range.bytes(),
             guard_bytes: PAGE,
-            resident_bytes: 0,
+            resident_bytes: None,
             origin: Origin::default(),
             thread_function: None,
             site: vec![],

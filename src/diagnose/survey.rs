@@ -184,7 +184,7 @@ fn finding(
         created: None,
         region_bytes: 0,
         guard_bytes: 0,
-        resident_bytes: ranges.iter().map(|range| resident_bytes(snapshot.resident, *range)).sum(),
+        resident_bytes: Some(ranges.iter().map(|range| resident_bytes(snapshot.resident, *range)).sum()),
         origin: Origin::default(),
         thread_function: None,
         site: Vec::new(),

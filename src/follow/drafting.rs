@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use super::{Follower, Status, incomplete};
+use super::{Follower, Status};
 use crate::diagnose::finding::{Finding, Note};
 use crate::diagnose::{self, Library, Moment, Phase};
 use crate::model::SpaceId;
-use crate::report::draft::Draft;
-use crate::report::{Counts, Engine, Report, Target};
+use crate::report::draft::{Draft, Places};
+use crate::report::{Counts, Report, Target};
 
 impl Follower<'_> {
     fn followed(&self) -> Duration {
-        self.source.now().since(self.began.unwrap_or_default())
+        self.began.map_or(Duration::ZERO, |began| self.now.since(began))
     }
 
     pub(super) fn status(&self) -> Status {
-        let moment = Moment { now: self.source.now(), phase: Phase::Living };
+        let moment = Moment { now: self.now, phase: Phase::Living };
         let is_live = |tid| self.model.task(tid).is_some();
         let listed = |finding: &Finding| finding.confidence >= self.options.min_confidence;
         let living = self.model.unfinished().map(|(_, space)| {
@@ -36,10 +36,10 @@ impl Follower<'_> {
 
     /// The report as of now: of those that have ended as they were at their end, of the living as they are.
     pub(super) fn draft(&mut self) -> Draft {
-        let moment = Moment { now: self.source.now(), phase: Phase::Living };
+        let moment = Moment { now: self.now, phase: Phase::Living };
         let mut findings = self.finished.clone();
         let mut notes = self.finished_notes.clone();
-        let main = self.source.main_pid();
+        let main = self.target.main_pid();
         let living: Vec<SpaceId> = self.model.unfinished().map(|(id, _)| id).collect();
         for id in living {
             let reader = self.model.any_task_of(id);
@@ -51,24 +51,26 @@ impl Follower<'_> {
         findings.sort_by_key(|finding| {
             (finding.pid != main, std::cmp::Reverse((finding.confidence, finding.virtual_bytes())))
         });
-        notes.extend(self.own_notes());
         let (threads_live, mappings_live) = self.last_counts.unwrap_or_default();
-        let places = self.origins.of(&findings);
+        let places = Places { writers: self.target.writers(), ..Places::of(&findings, self.target.captured()) };
+        let standing = self.target.standing();
+        notes.extend(self.own_notes());
+        notes.extend(standing.notes);
         let report = Report {
             target: Target {
                 pid: main,
                 command: self.options.command.clone(),
                 mode: self.options.mode,
-                engine: Engine::Ptrace,
-                exit: self.source.main_exit(),
+                engine: self.target.engine(),
+                exit: standing.exit,
             },
             clock: self.clock.clone(),
             followed: self.followed(),
             at_end: self.at_end,
             counts: Counts {
                 events: self.model.events(),
-                lost: 0,
-                stops: self.source.stops(),
+                lost: standing.lost,
+                stops: standing.stops,
                 threads_seen: self.model.tasks_seen(),
                 threads_live,
                 mappings_live,
@@ -87,19 +89,11 @@ impl Follower<'_> {
     fn own_notes(&self) -> Vec<Note> {
         let mut notes = Vec::new();
         if self.began.is_none() {
-            notes.push(incomplete(None, 0, "following had not begun when it ended".to_owned()));
-        }
-        let overlaps = self.source.overlaps();
-        if overlaps > 0 {
-            let text = format!(
-                "the order of mapping calls was lost {overlaps} times behind one that blocked; the model was put right \
-                 from the kernel's maps"
-            );
-            notes.push(incomplete(None, overlaps, text));
+            notes.push(Note::incomplete(None, 0, "following had not begun when it ended".to_owned()));
         }
         if self.beyond_finished > 0 {
             let text = format!("{} more findings in processes that have ended are not listed", self.beyond_finished);
-            notes.push(incomplete(None, self.beyond_finished, text));
+            notes.push(Note::incomplete(None, self.beyond_finished, text));
         }
         notes
     }

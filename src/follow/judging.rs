@@ -1,17 +1,14 @@
 //! What is to be said of a process: when it ends, when it executes another program, and whenever a report is asked for.
 
-use std::collections::HashMap;
-
-use super::{Follower, incomplete};
-use crate::diagnose::finding::{Diagnosis, Finding};
+use super::Follower;
+use crate::diagnose::finding::{Diagnosis, Finding, Note};
 use crate::diagnose::{self, Library, Moment, Phase};
 use crate::event::{Event, EventKind};
 use crate::model::SpaceId;
-use crate::procfs;
-use crate::procfs::memory::ResidentPages;
 use crate::report::Memory;
-use crate::threadlib::{ThreadLists, Unavailable};
-use crate::units::{Addr, CodeId, Tid};
+use crate::target::Library as Asked;
+use crate::threadlib::Unavailable;
+use crate::units::Tid;
 
 /// Findings of processes that have ended are kept up to this number; what is beyond is counted.
 const MOST_FINISHED: usize = 1000;
@@ -68,7 +65,7 @@ impl Follower<'_> {
             if self.options.verify_every.is_some() {
                 self.check(id, tid);
             }
-            let moment = Moment { now: self.source.now(), phase: Phase::Living };
+            let moment = Moment { now: self.now, phase: Phase::Living };
             self.diagnose_finally(id, moment, Some(tid));
         }
     }
@@ -81,27 +78,35 @@ impl Follower<'_> {
 
     /// What there is to be said of an address space, as seen through one of its tasks.
     pub(super) fn judge(&mut self, id: SpaceId, moment: Moment, reader: Option<Tid>) -> Option<Judgment> {
-        let asked = reader.map_or(Asked::default(), |tid| self.ask_library(id, tid));
+        let asked = reader.and_then(|tid| self.ask_library(id, tid));
+        let process = reader.map(|tid| self.target.process(tid));
         let space = self.model.space(id)?;
         let pid = space.pid;
         let counts = (u64::from(space.tasks), space.mappings.len() as u64);
-        let mut diagnosis = diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some(), asked.library());
-        if let Some(tid) = reader {
-            measure(&mut diagnosis.findings, tid);
-            if !diagnosis.findings.is_empty() {
-                self.origins.remember(pid);
-            }
-        }
-        if reader.is_some_and(has_leak_sanitizer) {
+        let mut diagnosis =
+            diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some(), library_of(&asked));
+        if process.is_some_and(|process| process.has_leak_sanitizer) {
             let text = "LeakSanitizer is part of this program and cannot run under ptrace: if it fails, set \
                         ASAN_OPTIONS=detect_leaks=0 for it";
-            diagnosis.notes.push(incomplete(Some(pid), 1, text.to_owned()));
+            diagnosis.notes.push(Note::incomplete(Some(pid), 1, text.to_owned()));
         }
-        if let (true, Some(Err(why))) = (space.was_attached, &asked.lists) {
+        if let (true, Some(Err(why))) = (space.was_attached, &asked) {
             let text = format!("threads that ended before vmtrace came, and were never joined, cannot be seen: {why}");
-            diagnosis.notes.push(incomplete(Some(pid), 0, text));
+            diagnosis.notes.push(Note::incomplete(Some(pid), 0, text));
         }
-        Some(Judgment { diagnosis, counts, memory: reader.map(memory) })
+        if let Some(tid) = reader.filter(|_| !diagnosis.findings.is_empty()) {
+            self.measure(&mut diagnosis.findings, tid);
+            self.target.remember(pid);
+        }
+        Some(Judgment { diagnosis, counts, memory: process.map(|process| process.memory) })
+    }
+
+    /// Fills in how much of the findings lies in physical memory, where that is known.
+    fn measure(&mut self, findings: &mut [Finding], tid: Tid) {
+        let resident = self.target.resident(tid, findings).unwrap_or_default();
+        for (finding, bytes) in findings.iter_mut().zip(resident) {
+            finding.resident_bytes = Some(bytes);
+        }
     }
 
     /// An address space's process is over, and this is what is said of it.
@@ -116,75 +121,35 @@ impl Follower<'_> {
         }
         self.finished_notes.truncate(MOST_FINISHED);
         self.model.finish(id);
-        self.libraries.forget(id);
-        self.origins.forget(id);
+        self.target.forget(id);
     }
 
     /// The report shows the main process's sizes as they were when last looked at.
     pub(super) fn keep_sizes(&mut self, id: SpaceId, judgment: &Judgment) {
-        if self.model.space(id).is_some_and(|space| space.pid == self.source.main_pid()) {
+        if self.model.space(id).is_some_and(|space| space.pid == self.target.main_pid()) {
             self.last_counts = Some(judgment.counts);
             self.memory = judgment.memory.unwrap_or(self.memory);
         }
     }
 
     /// What the thread library says now. Of stacks that were there before us the model learns their bounds by it.
-    pub(super) fn ask_library(&mut self, id: SpaceId, tid: Tid) -> Asked {
-        let lists = self.libraries.lists(&self.model, id, tid);
-        let Some(Ok(known)) = &lists else { return Asked { lists, ..Asked::default() } };
-        if self.model.space(id).is_some_and(|space| space.was_attached) {
-            let kind = EventKind::LibraryStacks(known.library_stacks());
-            self.model.apply(&Event { at: self.source.now(), tid, call_stack: None, kind });
+    pub(super) fn ask_library(&mut self, id: SpaceId, tid: Tid) -> Option<Result<Asked, Unavailable>> {
+        let asked = self.target.library(&self.model, id, tid)?;
+        if let Ok(known) = &asked
+            && self.model.space(id).is_some_and(|space| space.was_attached)
+        {
+            let kind = EventKind::LibraryStacks(known.lists.library_stacks());
+            self.model.apply(&Event { at: self.now, tid, call_stack: None, kind });
         }
-        let functions = self.origins.functions(id, tid, known);
-        Asked { lists, functions }
+        Some(asked)
     }
 }
 
-/// What the thread library has said, if it was asked.
-#[derive(Default)]
-pub(super) struct Asked {
-    lists: Option<Result<ThreadLists, Unavailable>>,
-    functions: HashMap<Addr, CodeId>,
-}
-
-impl Asked {
-    fn library(&self) -> Library<'_> {
-        match &self.lists {
-            Some(Ok(lists)) => Library::Lists { lists, functions: &self.functions },
-            Some(Err(why)) => Library::Unavailable(why),
-            None => Library::NotAsked,
-        }
-    }
-}
-
-/// Whether the sanitizer's library is loaded.
-fn has_leak_sanitizer(tid: Tid) -> bool {
-    let maps = procfs::maps::read(tid).unwrap_or_default();
-    let named = |name: &[u8], part: &[u8]| name.windows(part.len()).any(|window| window == part);
-    maps.iter().any(|vma| named(&vma.name, b"/libasan.so") || named(&vma.name, b"/liblsan.so"))
-}
-
-/// Fills in how much of the findings lies in physical memory; it stays 0 where that cannot be read.
-fn measure(findings: &mut [Finding], tid: Tid) {
-    if findings.is_empty() {
-        return;
-    }
-    let Ok(pages) = ResidentPages::open(tid) else {
-        return;
-    };
-    for finding in findings {
-        let pieces = finding.members.iter().flat_map(|member| &member.pieces);
-        finding.resident_bytes = pieces.map(|piece| pages.count(*piece).unwrap_or(0)).sum();
-    }
-}
-
-fn memory(tid: Tid) -> Memory {
-    let size = procfs::task::size(tid);
-    Memory {
-        virtual_bytes: size.map(|(virt, _)| virt),
-        resident_bytes: size.map(|(_, resident)| resident),
-        vmas: procfs::maps::read(tid).ok().map(|maps| maps.len() as u64).filter(|count| *count > 0),
-        max_map_count: procfs::limits::max_map_count(),
+/// As the rules want it.
+fn library_of(asked: &Option<Result<Asked, Unavailable>>) -> Library<'_> {
+    match asked {
+        Some(Ok(known)) => Library::Lists { lists: &known.lists, functions: &known.functions },
+        Some(Err(why)) => Library::Unavailable(why),
+        None => Library::NotAsked,
     }
 }

@@ -122,7 +122,7 @@ fn add(to: &mut Finding, other: Finding) {
         _ => None,
     };
     to.created = to.created.zip(other.created).map(|(one, other)| one + other);
-    to.resident_bytes += other.resident_bytes;
+    to.resident_bytes = to.resident_bytes.zip(other.resident_bytes).map(|(one, other)| one + other);
     to.members.extend(other.members);
     to.members.sort_by_key(|member| (member.exited_at, member.born_at));
 }

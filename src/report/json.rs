@@ -55,7 +55,6 @@ struct Document<'a> {
 
 impl<'a> From<&'a Report> for Document<'a> {
     fn from(report: &'a Report) -> Self {
-        let leaked = |bytes: fn(&Finding) -> u64| report.listed().map(bytes).sum();
         let target = &report.target;
         Document {
             schema: SCHEMA,
@@ -75,8 +74,8 @@ impl<'a> From<&'a Report> for Document<'a> {
             memory: Memory {
                 size: report.memory,
                 breakdown: (!report.breakdown.is_empty()).then_some(report.breakdown.as_slice()),
-                leaked_virtual_bytes: leaked(Finding::virtual_bytes),
-                leaked_resident_bytes: leaked(|finding| finding.resident_bytes),
+                leaked_virtual_bytes: report.listed().map(Finding::virtual_bytes).sum(),
+                leaked_resident_bytes: report.listed().map(|finding| finding.resident_bytes).sum(),
             },
             verify: report.verify,
             min_confidence: report.min_confidence,
@@ -124,7 +123,7 @@ struct Memory<'a> {
     #[serde(flatten)]
     size: super::Memory,
     leaked_virtual_bytes: u64,
-    leaked_resident_bytes: u64,
+    leaked_resident_bytes: Option<u64>,
     breakdown: Option<&'a [Share]>,
 }
 
@@ -138,7 +137,7 @@ struct Leak<'a> {
     regions: usize,
     created: Option<u64>,
     virtual_bytes: u64,
-    resident_bytes: u64,
+    resident_bytes: Option<u64>,
     region_bytes: u64,
     guard_bytes: u64,
     period_seconds: Option<f64>,

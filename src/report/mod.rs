@@ -82,6 +82,7 @@ pub enum Mode {
     Launch,
     Attach,
     Inspect,
+    Replay,
 }
 
 /// Where the events came from.
@@ -90,7 +91,10 @@ pub enum Mode {
 #[allow(missing_docs)]
 pub enum Engine {
     Ptrace,
+    Perf,
     Procfs,
+    StraceLog,
+    Recording,
 }
 
 /// Relates the events' times to the wall clock.

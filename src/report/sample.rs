@@ -61,7 +61,7 @@ pub(super) fn finding(members: Vec<Member>) -> Finding {
         created: Some(members.len() as u64),
         region_bytes: 10_489_856,
         guard_bytes: 4096,
-        resident_bytes: 81_920 * members.len() as u64,
+        resident_bytes: Some(81_920 * members.len() as u64),
         origin: Origin::default(),
         thread_function: Some(frame("/opt/app/bin/app_server", "minute_job", 61)),
         site: vec![

@@ -221,9 +221,10 @@ impl Page<'_> {
         }
         let regions: usize = listed.iter().map(|finding| finding.members.len()).sum();
         let bytes: u64 = listed.iter().map(|finding| finding.virtual_bytes()).sum();
-        let resident: u64 = listed.iter().map(|finding| finding.resident_bytes).sum();
+        let resident: Option<u64> = listed.iter().map(|finding| finding.resident_bytes).sum();
+        let resident = resident.map_or(String::new(), |bytes| format!(", {} resident", size(bytes)));
         let (findings, regions) = (counted(listed.len() as u64, "finding"), counted(regions as u64, "region"));
-        let text = format!("{findings}, {regions}: {} of address space, {} resident", size(bytes), size(resident));
+        let text = format!("{findings}, {regions}: {} of address space{resident}", size(bytes));
         self.lead("sum", &text, |label| label.bold())
     }
 
@@ -322,9 +323,12 @@ fn followed(report: &Report) -> String {
     if report.target.mode == Mode::Inspect {
         return format!("looked at in {}", glue(&duration(report.followed)));
     }
-    let engine = match report.target.engine {
-        Engine::Ptrace => "ptrace",
-        Engine::Procfs => "/proc",
+    let how = match report.target.engine {
+        Engine::Ptrace => "followed for {} with ptrace",
+        Engine::Perf => "followed for {} with perf",
+        Engine::Procfs => "followed for {} by /proc",
+        Engine::StraceLog => "replayed {} of an strace log",
+        Engine::Recording => "replayed {} of a recording",
     };
     let until = match report.target.exit {
         _ if !report.at_end => String::new(),
@@ -334,7 +338,7 @@ fn followed(report: &Report) -> String {
         }
         None => " to its end".to_owned(),
     };
-    format!("followed for {} with {engine}{until}", glue(&duration(report.followed)))
+    format!("{}{until}", how.replace("{}", &glue(&duration(report.followed))))
 }
 
 fn confidence(confidence: Confidence) -> &'static str {

@@ -4,17 +4,80 @@
 pub mod control;
 pub mod ptrace;
 
-use crate::event::Event;
+use nix::errno::Errno;
+
+use crate::diagnose::finding::Note;
+use crate::event::{Event, Exit};
+use crate::report::Engine;
+use crate::units::{Pid, Tid, Time};
+use control::Control;
 
 /// What a source has to tell next.
 #[derive(Debug)]
 pub enum Next {
-    /// Something happened. The task that it happened to stays stopped until the source is asked again.
+    /// Something happened. The task that it happened to stays stopped until the source is asked again, where it can hold tasks.
     Event(Event),
-    /// A request has come in, see [`control::Control::take`], or job control has stopped the target.
+    /// A request has come in, see [`Control::take`], or job control has stopped the target.
     Woken,
-    /// After [`ptrace::Ptrace::close`]: no call that changes mappings is under way, and none can begin.
+    /// After [`Source::close`]: no call that changes mappings is under way, and where the source can see to that none can
+    /// begin.
     Quiet,
     /// No task is left.
     Finished,
+}
+
+/// Follows live processes.
+pub trait Source {
+    /// Which one it is.
+    fn engine(&self) -> Engine;
+
+    /// What comes next. Blocks until there is something.
+    ///
+    /// # Errors
+    /// When the kernel refuses what it must not refuse.
+    fn next(&mut self, control: &Control) -> Result<Next, Errno>;
+
+    /// The time of an event that happens now.
+    fn now(&self) -> Time;
+
+    /// The process that was launched or named.
+    fn main_pid(&self) -> Pid;
+
+    /// How it ended.
+    fn main_exit(&self) -> Option<Exit>;
+
+    /// Whether job control has stopped it.
+    fn main_is_stopped(&self) -> bool {
+        false
+    }
+
+    /// How often a task has stopped for us.
+    fn stops(&self) -> u64;
+
+    /// How many events are known to have been lost.
+    fn lost(&self) -> u64 {
+        0
+    }
+
+    /// Whether all changes of the task's address space up to the event just told are in the kernel's maps, and no more.
+    fn is_settled(&self, tid: Tid) -> bool;
+
+    /// What is to be said in the report of the following itself.
+    fn notes(&self) -> Vec<Note> {
+        Vec::new()
+    }
+
+    /// Something that the user should know at once, told once.
+    fn warning(&mut self) -> Option<String> {
+        None
+    }
+
+    /// Looks after tasks that wait for something that may never come. To be called when the control asks for it.
+    fn look_after_held(&mut self) {}
+
+    /// Comes to an end: [`Next::Quiet`] will say when calls under way are over.
+    fn close(&mut self);
+
+    /// Leaves all tasks: none stays stopped, and signals go on as if we had never been there.
+    fn detach(&mut self);
 }

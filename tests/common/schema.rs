@@ -24,7 +24,7 @@ const MEMORY: &[(&str, Check)] = &[
     ("virtual_bytes", |value| or_null(value, is_count)),
     ("resident_bytes", |value| or_null(value, is_count)),
     ("leaked_virtual_bytes", is_count),
-    ("leaked_resident_bytes", is_count),
+    ("leaked_resident_bytes", |value| or_null(value, is_count)),
     ("vmas", |value| or_null(value, is_count)),
     ("max_map_count", |value| or_null(value, is_count)),
     ("breakdown", |value| value.is_null() || all(value, |share| conforms(share, SHARE).is_ok())),

@@ -50,7 +50,8 @@ fn look(
 fn show(survey: &Survey) -> Vec<String> {
     let line = |finding: &Finding| {
         let (regions, bytes) = (finding.members.len(), finding.virtual_bytes());
-        format!("{:?} {:?} {regions} {bytes:x} {:x}", finding.reason, finding.confidence, finding.resident_bytes)
+        let resident = finding.resident_bytes.unwrap();
+        format!("{:?} {:?} {regions} {bytes:x} {resident:x}", finding.reason, finding.confidence)
     };
     survey.diagnosis.findings.iter().map(line).collect()
 }

@@ -148,9 +148,10 @@ fn region(finding: &Finding) -> String {
         }
     }
     match (finding.resident_bytes, one) {
-        (0, _) => text.push_str("; nothing of it resident"),
-        (resident, true) => text.push_str(&format!("; {}", glue(&format!("{} resident", size(resident))))),
-        (resident, false) => {
+        (None, _) => {}
+        (Some(0), _) => text.push_str("; nothing of it resident"),
+        (Some(resident), true) => text.push_str(&format!("; {}", glue(&format!("{} resident", size(resident))))),
+        (Some(resident), false) => {
             text.push_str(&format!("; {}", glue(&format!("{} resident in all", size(resident)))));
         }
     }

@@ -164,7 +164,7 @@ fn a_single_stack_without_names() {
         site: vec![],
         guard_bytes: 0,
         region_bytes: 40_960,
-        resident_bytes: 0,
+        resident_bytes: Some(0),
         reason: Reason::Unmanaged,
         confidence: Confidence::Probable,
         ..finding(vec![member(3)])
@@ -361,7 +361,7 @@ proptest! {
         report.memory.virtual_bytes = Some(bytes);
         let leak = &mut report.findings[0];
         leak.region_bytes = bytes;
-        leak.resident_bytes = bytes;
+        leak.resident_bytes = Some(bytes);
         leak.thread_function = Some(frame("/a", &words[1], 1));
         leak.site = vec![frame("/a", &words[2], 1), Frame { symbol: None, ..frame(&words[3], "", 2) }, frame("/a", "f", 3)];
         leak.proof = words[4].clone();

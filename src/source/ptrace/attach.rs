@@ -332,7 +332,7 @@ impl Ptrace {
     }
 
     /// Leaves all tasks: none stays stopped, and signals and group-stops go on as if we had never been there.
-    pub fn detach(&mut self) {
+    pub(super) fn leave_all(&mut self) {
         let until = Instant::now() + DETACH_WITHIN;
         self.events.clear();
         let mut left: HashSet<Tid> = self.tracees.keys().chain(self.unborn.keys()).copied().collect();

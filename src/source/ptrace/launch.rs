@@ -90,11 +90,6 @@ impl Ptrace {
         Ok(source)
     }
 
-    /// Why a launched program runs without a filter, so that every call of it stops.
-    pub fn unfiltered(&self) -> Option<Errno> {
-        self.unfiltered
-    }
-
     /// Waits for the end of the launched process, which may have been left to itself before.
     ///
     /// # Errors

@@ -19,10 +19,12 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::Next;
 use super::control::Control;
+use super::{Next, Source};
+use crate::diagnose::finding::Note;
 use crate::event::{Call, Event, EventKind, Exit};
 use crate::procfs;
+use crate::report::Engine;
 use crate::sys::{self, Restart, Status, Wait};
 use crate::units::{Pid, Tid, Time};
 use decode::{Abi, Followed};
@@ -143,32 +145,6 @@ impl Ptrace {
         }
     }
 
-    /// What comes next. Blocks until there is something.
-    pub fn next(&mut self, control: &Control) -> Result<Next, Errno> {
-        loop {
-            if let Some(event) = self.events.pop_front() {
-                return Ok(Next::Event(event));
-            }
-            if let Some(after) = self.after.pop_front() {
-                self.finish(after);
-                continue;
-            }
-            if control.pending() || std::mem::take(&mut self.main.stop_is_news) {
-                return Ok(Next::Woken);
-            }
-            if self.is_quiet() {
-                return Ok(Next::Quiet);
-            }
-            control.watch_held(self.needs_watching());
-            match self.next_status() {
-                Ok(Some((tid, status))) => self.dispatch(tid, status),
-                Ok(None) | Err(Errno::EINTR) => {}
-                Err(Errno::ECHILD) => return Ok(Next::Finished),
-                Err(errno) => return Err(errno),
-            }
-        }
-    }
-
     /// The next status to be dispatched; none when it is out of date, or has been dealt with already.
     ///
     /// Wait always tells of the first task in the kernel's list that has something to tell: left to it, a few busy tasks
@@ -204,66 +180,6 @@ impl Ptrace {
     fn is_signal_for(&self, tid: Tid, status: Status) -> bool {
         let Status::Stopped(status) = status else { return false };
         matches!(Stop::from_status(status), Stop::Signal(_)) && self.tracees.contains_key(&tid)
-    }
-
-    /// The time of an event that happens now.
-    pub fn now(&self) -> Time {
-        Time(self.start.elapsed())
-    }
-
-    /// The process that was launched or named.
-    pub fn main_pid(&self) -> Pid {
-        self.main.pid
-    }
-
-    /// How it ended.
-    pub fn main_exit(&self) -> Option<Exit> {
-        self.main.exit
-    }
-
-    /// Whether job control has stopped it.
-    pub fn main_is_stopped(&self) -> bool {
-        self.main.group_stopped
-    }
-
-    /// How often a task has stopped for us.
-    pub fn stops(&self) -> u64 {
-        self.stops
-    }
-
-    /// How often the order of calls was lost, and the kernel had to be asked.
-    pub fn overlaps(&self) -> u64 {
-        self.overlaps
-    }
-
-    /// Whether a filter picks the calls that stop.
-    pub fn is_filtered(&self) -> bool {
-        self.filtered
-    }
-
-    /// Whether all changes of the task's address space up to the event just told are in the kernel's maps, and no more.
-    pub fn is_settled(&self, tid: Tid) -> bool {
-        let gate = self.tracees.get(&tid).and_then(|tracee| self.gates.get(&tracee.gate));
-        gate.is_some_and(|gate| gate.is_settled(Some(tid)))
-    }
-
-    /// Lets no more calls in; `next` will say when those under way are over.
-    pub fn close(&mut self) {
-        self.phase = Phase::Closing { deadline: Instant::now() + Duration::from_millis(500) };
-        for gate in self.gates.values_mut() {
-            gate.close();
-        }
-    }
-
-    /// Looks after tasks that wait for something that may never come. To be called when the control asks for it.
-    pub fn look_after_held(&mut self) {
-        let now = Instant::now();
-        for gate in self.gates.values_mut() {
-            gate.lose_patience(now);
-        }
-        self.after.extend(self.gates.iter().filter(|(_, gate)| gate.holds()).map(|(id, _)| After::Grant(*id)));
-        self.adopt_strays(now);
-        self.excuse_unstoppable(now);
     }
 
     fn needs_watching(&self) -> bool {
@@ -388,6 +304,102 @@ impl Ptrace {
         let in_call = self.tracees.get(&tid).is_some_and(|tracee| tracee.inside.is_some());
         let how = if self.filtered && !in_call { Restart::Cont } else { Restart::Syscall };
         let _ = gone(sys::restart(tid, how, signal));
+    }
+}
+
+impl Source for Ptrace {
+    fn engine(&self) -> Engine {
+        Engine::Ptrace
+    }
+
+    fn next(&mut self, control: &Control) -> Result<Next, Errno> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(Next::Event(event));
+            }
+            if let Some(after) = self.after.pop_front() {
+                self.finish(after);
+                continue;
+            }
+            if control.pending() || std::mem::take(&mut self.main.stop_is_news) {
+                return Ok(Next::Woken);
+            }
+            if self.is_quiet() {
+                return Ok(Next::Quiet);
+            }
+            control.watch_held(self.needs_watching());
+            match self.next_status() {
+                Ok(Some((tid, status))) => self.dispatch(tid, status),
+                Ok(None) | Err(Errno::EINTR) => {}
+                Err(Errno::ECHILD) => return Ok(Next::Finished),
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time(self.start.elapsed())
+    }
+
+    fn main_pid(&self) -> Pid {
+        self.main.pid
+    }
+
+    fn main_exit(&self) -> Option<Exit> {
+        self.main.exit
+    }
+
+    fn main_is_stopped(&self) -> bool {
+        self.main.group_stopped
+    }
+
+    fn stops(&self) -> u64 {
+        self.stops
+    }
+
+    fn is_settled(&self, tid: Tid) -> bool {
+        let gate = self.tracees.get(&tid).and_then(|tracee| self.gates.get(&tracee.gate));
+        gate.is_some_and(|gate| gate.is_settled(Some(tid)))
+    }
+
+    fn notes(&self) -> Vec<Note> {
+        if self.overlaps == 0 {
+            return Vec::new();
+        }
+        let text = format!(
+            "the order of mapping calls was lost {} times behind one that blocked; the model was put right from the \
+             kernel's maps",
+            self.overlaps
+        );
+        vec![Note::incomplete(None, self.overlaps, text)]
+    }
+
+    fn warning(&mut self) -> Option<String> {
+        let errno = self.unfiltered.take()?;
+        Some(format!(
+            "no seccomp filter could be installed ({errno}): every system call of the program stops, which is slow"
+        ))
+    }
+
+    fn look_after_held(&mut self) {
+        let now = Instant::now();
+        for gate in self.gates.values_mut() {
+            gate.lose_patience(now);
+        }
+        self.after.extend(self.gates.iter().filter(|(_, gate)| gate.holds()).map(|(id, _)| After::Grant(*id)));
+        self.adopt_strays(now);
+        self.excuse_unstoppable(now);
+    }
+
+    fn close(&mut self) {
+        self.phase = Phase::Closing { deadline: Instant::now() + Duration::from_millis(500) };
+        for gate in self.gates.values_mut() {
+            gate.close();
+        }
+    }
+
+    fn detach(&mut self) {
+        self.leave_all();
     }
 }
 

@@ -5,11 +5,9 @@ use std::collections::HashMap;
 use slotmap::Key;
 
 use crate::abi::{clone, map};
-use crate::diagnose::finding::Finding;
 use crate::event::{Birth, Call, CloneArgs, CloneCall, Event, EventKind, Prot};
 use crate::model::mapping::Maker;
 use crate::model::{Model, SpaceId};
-use crate::report::draft::Places;
 use crate::symbols::capture::CallStacks;
 use crate::symbols::names::perf_map::Writer;
 use crate::sys;
@@ -86,9 +84,14 @@ impl Origins {
         self.stacks.forget(key(space));
     }
 
-    /// The places of all that these findings come from, to be named later.
-    pub fn of(&self, findings: &[Finding]) -> Places {
-        Places { writers: self.writers.clone(), ..Places::of(findings, &self.stacks) }
+    /// All call stacks and places that were captured.
+    pub fn captured(&self) -> &CallStacks {
+        &self.stacks
+    }
+
+    /// Who the processes with findings were.
+    pub fn writers(&self) -> HashMap<Pid, Writer> {
+        self.writers.clone()
     }
 
     /// The function that a new task, which has not run yet, is made to run.

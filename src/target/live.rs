@@ -1,0 +1,184 @@
+//! A process that lives: its events come from a source, its answers from the system.
+
+use std::collections::HashMap;
+use std::io;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{self, Signal};
+
+use super::origins::Origins;
+use super::{Library, Process, Standing, Target, Told};
+use crate::diagnose::finding::Finding;
+use crate::event::{Event, Limits, Vma};
+use crate::model::{Model, SpaceId};
+use crate::procfs;
+use crate::procfs::memory::ResidentPages;
+use crate::report::{Engine, Memory};
+use crate::source::control::Control;
+use crate::source::{Next, Source};
+use crate::symbols::capture::CallStacks;
+use crate::symbols::names::perf_map::Writer;
+use crate::threadlib::{Libraries, Unavailable};
+use crate::units::{Pid, Tid};
+
+/// How long the terminal's wish to stop the job is remembered, until the program has done so.
+const SUSPEND_WITHIN: Duration = Duration::from_millis(500);
+
+/// A process followed by a source.
+#[derive(Debug)]
+pub struct Live<S> {
+    /// Where its events come from.
+    pub source: S,
+    libraries: Libraries,
+    origins: Origins,
+    suspend_until: Option<Instant>,
+}
+
+impl<S: Source> Live<S> {
+    /// The process that `source` follows.
+    pub fn new(source: S) -> Live<S> {
+        Live { source, libraries: Libraries::default(), origins: Origins::default(), suspend_until: None }
+    }
+
+    /// Does what was asked from outside, as far as it is the source's business; says what is the follower's.
+    fn answer(&mut self, control: &Control) -> Told {
+        let requests = control.take();
+        if requests.look_after_held {
+            self.source.look_after_held();
+        }
+        let main = nix::unistd::Pid::from_raw(self.source.main_pid().0);
+        for signal in requests.signals() {
+            // It may have ended this moment; then there is nobody to pass the signal on to.
+            if let Ok(signal) = Signal::try_from(signal) {
+                let _ = signal::kill(main, signal);
+            }
+        }
+        if requests.suspend {
+            self.suspend_until = Some(Instant::now() + SUSPEND_WITHIN);
+        }
+        self.suspend_with_main();
+        if requests.stop {
+            self.source.close();
+        }
+        Told::Asked { at: self.source.now(), report: requests.report, status: requests.status }
+    }
+
+    /// Stops with the program when the terminal stops the job, so that the shell sees it stopped.
+    fn suspend_with_main(&mut self) {
+        let Some(until) = self.suspend_until else {
+            return;
+        };
+        if self.source.main_is_stopped() {
+            self.suspend_until = None;
+            let _ = signal::raise(Signal::SIGSTOP);
+        } else if Instant::now() > until {
+            self.suspend_until = None;
+        }
+    }
+}
+
+impl<S: Source> Target for Live<S> {
+    fn next(&mut self, control: &Control) -> io::Result<Told> {
+        self.suspend_with_main();
+        Ok(match self.source.next(control)? {
+            Next::Event(event) => Told::Event(event),
+            Next::Woken => self.answer(control),
+            Next::Quiet => Told::Quiet(self.source.now()),
+            Next::Finished => Told::Finished(self.source.now()),
+        })
+    }
+
+    fn annotate(&mut self, event: &mut Event, model: &Model) {
+        self.origins.annotate(event, model, &mut self.libraries);
+    }
+
+    fn learn(&mut self, event: &Event, model: &Model) {
+        self.origins.learn(event, model);
+    }
+
+    fn maps(&mut self, tid: Tid) -> Option<Box<[Vma]>> {
+        if !self.source.is_settled(tid) {
+            return None;
+        }
+        procfs::maps::read(tid).ok().filter(|maps| !maps.is_empty())
+    }
+
+    fn library(&mut self, model: &Model, space: SpaceId, tid: Tid) -> Option<Result<Library, Unavailable>> {
+        Some(self.libraries.lists(model, space, tid)?.map(|lists| {
+            let functions = self.origins.functions(space, tid, &lists);
+            Library { lists, functions }
+        }))
+    }
+
+    fn resident(&mut self, tid: Tid, findings: &[Finding]) -> Option<Vec<u64>> {
+        let pages = ResidentPages::open(tid).ok()?;
+        let of_finding = |finding: &Finding| {
+            let pieces = finding.members.iter().flat_map(|member| &member.pieces);
+            pieces.map(|piece| pages.count(*piece).ok()).sum()
+        };
+        findings.iter().map(of_finding).collect()
+    }
+
+    fn process(&mut self, tid: Tid) -> Process {
+        let maps = procfs::maps::read(tid).unwrap_or_default();
+        let named = |name: &[u8], part: &[u8]| name.windows(part.len()).any(|window| window == part);
+        let size = procfs::task::size(tid);
+        Process {
+            memory: Memory {
+                virtual_bytes: size.map(|(virt, _)| virt),
+                resident_bytes: size.map(|(_, resident)| resident),
+                vmas: Some(maps.len() as u64).filter(|count| *count > 0),
+                max_map_count: procfs::limits::max_map_count(),
+            },
+            has_leak_sanitizer: maps
+                .iter()
+                .any(|vma| named(&vma.name, b"/libasan.so") || named(&vma.name, b"/liblsan.so")),
+        }
+    }
+
+    fn limits(&mut self, tid: Tid) -> Option<Limits> {
+        Some(procfs::limits::look(tid))
+    }
+
+    fn standing(&mut self) -> Standing {
+        Standing {
+            exit: self.source.main_exit(),
+            stops: self.source.stops(),
+            lost: self.source.lost(),
+            notes: self.source.notes(),
+        }
+    }
+
+    fn warning(&mut self) -> Option<String> {
+        self.source.warning()
+    }
+
+    fn main_pid(&self) -> Pid {
+        self.source.main_pid()
+    }
+
+    fn engine(&self) -> Engine {
+        self.source.engine()
+    }
+
+    fn captured(&self) -> &CallStacks {
+        self.origins.captured()
+    }
+
+    fn remember(&mut self, pid: Pid) {
+        self.origins.remember(pid);
+    }
+
+    fn writers(&self) -> HashMap<Pid, Writer> {
+        self.origins.writers()
+    }
+
+    fn forget(&mut self, space: SpaceId) {
+        self.libraries.forget(space);
+        self.origins.forget(space);
+    }
+
+    fn detach(&mut self) {
+        self.source.detach();
+    }
+}
