@@ -3,6 +3,7 @@
 //! Every source speaks it and the model understands nothing else. Arguments are as the program gave them
 //! (lengths unrounded, flags undecoded), because the kernel's rules for them are the model's business.
 
+use serde::{Deserialize, Serialize};
 use syscalls::Errno;
 
 use crate::units::{Addr, CallStackId, CodeId, Pid, Range, Tid, Time};
@@ -21,7 +22,7 @@ pub struct Event {
 }
 
 /// What happened.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum EventKind {
     /// The process was attached to: these tasks share this address space.
     Attached(Box<Attached>),
@@ -48,7 +49,7 @@ pub enum EventKind {
 }
 
 /// A process at the moment when all its threads had been attached to.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Attached {
     /// The process that was asked for.
     pub pid: Pid,
@@ -63,7 +64,7 @@ pub struct Attached {
 }
 
 /// A task that was alive before we came.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct AttachedTask {
     /// Its number.
     pub tid: Tid,
@@ -76,7 +77,7 @@ pub struct AttachedTask {
 }
 
 /// The new image of a process after execve(2).
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Exec {
     /// The thread that called execve; it goes on as the leader, under the leader's number.
     pub former: Tid,
@@ -89,11 +90,12 @@ pub struct Exec {
 }
 
 /// A completed system call.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Syscall {
     /// The call with its arguments.
     pub call: Call,
     /// What it returned.
+    #[serde(with = "returned")]
     pub result: Result<u64, Errno>,
     /// What the kernel's maps say it mapped, for calls whose arguments do not tell (shmat, io_setup).
     pub mapped: Option<Vma>,
@@ -102,7 +104,7 @@ pub struct Syscall {
 /// A followed system call. Names and arguments are those of the manual pages.
 ///
 /// i386's mmap2 and old mmap arrive as `Mmap` with the offset in bytes, its ipc(2) as `Shmat` or `Shmdt`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)] // fields are the manual page's arguments, by its names
 pub enum Call {
     Mmap { addr: Addr, len: u64, prot: u32, flags: u32, fd: i32, offset: u64 },
@@ -144,7 +146,7 @@ impl Call {
 }
 
 /// Which of the four calls made a task.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum CloneCall {
     /// clone(2)
     Clone,
@@ -157,7 +159,7 @@ pub enum CloneCall {
 }
 
 /// The arguments of clone(2) or clone3(2); fork and vfork as the flags that they stand for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CloneArgs {
     /// Which call.
     pub call: CloneCall,
@@ -199,7 +201,7 @@ impl CloneArgs {
 }
 
 /// A task came into being.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Birth {
     /// The new task.
     pub child: Tid,
@@ -212,7 +214,7 @@ pub struct Birth {
 }
 
 /// A call that ends the caller.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Exiting {
     /// What ends.
     pub scope: ExitScope,
@@ -221,7 +223,7 @@ pub struct Exiting {
 }
 
 /// What a call of exit or exit_group ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ExitScope {
     /// exit(2): the calling thread.
     Thread,
@@ -230,7 +232,7 @@ pub enum ExitScope {
 }
 
 /// How a task or a process ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Exit {
     /// With this code, 0 to 255.
     Code(i32),
@@ -238,8 +240,22 @@ pub enum Exit {
     Signal(i32),
 }
 
+/// A result as it is stored: the number of the error.
+mod returned {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use syscalls::Errno;
+
+    pub fn serialize<S: Serializer>(result: &Result<u64, Errno>, serializer: S) -> Result<S::Ok, S::Error> {
+        result.map_err(Errno::into_raw).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<u64, Errno>, D::Error> {
+        Ok(Result::<u64, i32>::deserialize(deserializer)?.map_err(Errno::new))
+    }
+}
+
 /// Access rights of a page.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Prot(u8);
 
 impl Prot {
@@ -277,7 +293,7 @@ impl std::fmt::Debug for Prot {
 }
 
 /// Whether writes reach others: MAP_SHARED or MAP_PRIVATE.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Sharing {
     /// Copy on write.
     Private,
@@ -286,7 +302,7 @@ pub enum Sharing {
 }
 
 /// One line of /proc/PID/maps.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Vma {
     /// Its pages.
     pub range: Range,
@@ -312,7 +328,7 @@ impl Vma {
 }
 
 /// Who makes threads.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum ThreadLibrary {
     /// glibc
     #[default]
@@ -322,7 +338,7 @@ pub enum ThreadLibrary {
 }
 
 /// A stack that the thread library has mapped, as its descriptor has it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LibraryStack {
     /// Which library.
     pub library: ThreadLibrary,
@@ -335,7 +351,7 @@ pub struct LibraryStack {
 }
 
 /// What the kernel allows, and what is used of it. None where it could not be read, or is not limited.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Limits {
     /// Regions in use by the process, and `vm.max_map_count`.
     pub vmas: Option<Usage>,
@@ -354,7 +370,7 @@ pub struct Limits {
 }
 
 /// How much of a limit is used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Usage {
     /// In use.
     pub used: u64,

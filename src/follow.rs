@@ -83,6 +83,8 @@ pub struct Follower<'a> {
     now: Time,
     limits_seen: Option<Time>,
     at_end: bool,
+    /// Whether nothing of the main process's life was missed.
+    from_start: bool,
     /// What is to be said of processes that are in execve, if it succeeds.
     executing: HashMap<SpaceId, Executing>,
 }
@@ -114,6 +116,7 @@ impl<'a> Follower<'a> {
             now: Time::default(),
             limits_seen: None,
             at_end: false,
+            from_start: true,
             executing: HashMap::new(),
         }
     }
@@ -182,6 +185,7 @@ impl<'a> Follower<'a> {
         if let (EventKind::Attached(_), Some(space)) = (&event.kind, self.model.space_of(event.tid)) {
             self.ask_library(space, event.tid);
         }
+        self.from_start &= !matches!(event.kind, EventKind::Attached(_));
         match &event.kind {
             EventKind::Attached(_) | EventKind::Exec(_) if self.began.is_none() => self.begin(event.at),
             EventKind::Syscall(Syscall {

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Bytes in a page. All of x86-64 and i386 have pages of 4 KiB.
 pub const PAGE: u64 = 4096;
@@ -43,25 +43,50 @@ impl fmt::Debug for Addr {
     }
 }
 
+/// Hexadecimal text where people read it, a number in a recording.
 impl Serialize for Addr {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_u64(self.0) }
+    }
+}
+
+/// The number of a recording.
+impl<'de> Deserialize<'de> for Addr {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Addr, D::Error> {
+        u64::deserialize(deserializer).map(Addr)
     }
 }
 
 /// A place in the code of a followed program, stored once and known by its number.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct CodeId(pub u32);
 
 /// A call stack, stored once and known by its number: equal numbers, equal stacks.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct CallStackId(pub u32);
 
 /// Whole pages of an address space, from `start` up to but not including `end`; never empty.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "(Addr, u64)", try_from = "(Addr, u64)")]
 pub struct Range {
     start: u64,
     end: u64,
+}
+
+/// Start and length in bytes, the shape in which it is stored.
+impl From<Range> for (Addr, u64) {
+    fn from(range: Range) -> Self {
+        (range.start(), range.bytes())
+    }
+}
+
+impl TryFrom<(Addr, u64)> for Range {
+    type Error = &'static str;
+
+    fn try_from((start, bytes): (Addr, u64)) -> Result<Range, Self::Error> {
+        let end = start.checked_add(bytes).ok_or("past the end of the address space")?;
+        Range::new(start, end).ok_or("no range of pages")
+    }
 }
 
 impl Range {
@@ -136,12 +161,12 @@ impl fmt::Debug for Range {
 }
 
 /// Number of a task (the kernel's name for a thread), as `gettid(2)` has it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Tid(pub i32);
 
 /// Number of a process: the tid of the thread group's leader, as `getpid(2)` has it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Pid(pub i32);
 

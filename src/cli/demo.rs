@@ -35,6 +35,7 @@ pub fn run(args: &DemoArgs) -> Result<u8, anyhow::Error> {
         engine: EngineChoice::Auto,
         verify: Some(1),
         events: None,
+        record: None,
         report: args.report.clone(),
         program: vec![own.into_os_string(), "demo-target".into()],
     };

@@ -1,5 +1,8 @@
 //! `vmtrace -- PROGRAM` and `vmtrace -p PID`.
 
+use std::fs::File;
+use std::path::Path;
+
 use jiff::Zoned;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -17,6 +20,9 @@ use crate::source::Source;
 use crate::source::control::{Control, Manners, Timers, block_signals};
 use crate::source::ptrace::Ptrace;
 use crate::source::ptrace::launch::Leash;
+use crate::source::recording::format::Heading;
+use crate::source::recording::{Recorder, Writer};
+use crate::target::Target;
 use crate::target::live::Live;
 use crate::units::Pid;
 
@@ -51,11 +57,12 @@ fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
     output.check()?;
     block_signals()?;
     let mut control = Control::new(Manners::Attached);
+    let recording = args.record.as_deref().map(create).transpose()?;
     let options = options(args, Mode::Attach, task::command_line(pid), Stream::Out)?;
     control.start(timers(args, Watch::wants_status(false)))?;
     let mut target = Live::new(Ptrace::attach(pid)?);
-    let (draft, mut watch) = follow(&mut target, &control, options, output);
-    let report = watch.write(draft)?;
+    let followed = follow(&mut target, &control, options, output, recording)?;
+    let report = followed.report()?;
     Ok(exit_status(&args.report, &report, 0))
 }
 
@@ -65,6 +72,7 @@ pub(super) fn launch(args: &FollowArgs, stream: Stream) -> Result<u8, anyhow::Er
     output.check()?;
     let mask = block_signals()?;
     let command: Vec<String> = args.program.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let recording = args.record.as_deref().map(create).transpose()?;
     let options = options(args, Mode::Launch, command, stream)?;
     // A program that is to be left alone after a while must be able to live without us.
     let leash = if args.stop_after.is_some() { Leash::None } else { Leash::Filter };
@@ -72,13 +80,13 @@ pub(super) fn launch(args: &FollowArgs, stream: Stream) -> Result<u8, anyhow::Er
     let mut target = Live::new(Ptrace::launch(&args.program, leash, &mask)?);
     let mut control = Control::new(Manners::Launched);
     control.start(timers(args, Watch::wants_status(true)))?;
-    let (draft, mut watch) = follow(&mut target, &control, options, output);
+    let followed = follow(&mut target, &control, options, output, recording)?;
     if let Some(errno) = target.source.not_executed() {
         let program = args.program[0].to_string_lossy();
         eprintln!("vmtrace: cannot run {program}: {}", why_not_executed(errno));
         return Ok(if errno == Errno::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE });
     }
-    let report = watch.write(draft)?;
+    let report = followed.report()?;
     let status = match target.source.wait_for_main(&control)? {
         Exit::Code(code) => u8::try_from(code).unwrap_or(FAILED),
         Exit::Signal(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(127)),
@@ -109,17 +117,69 @@ fn timers(args: &FollowArgs, status: bool) -> Timers {
     Timers { stop_after: args.stop_after, report_every: args.every, status_every: status.then_some(STATUS_EVERY) }
 }
 
+/// Creates the file that is to be recorded to. Before anything is followed, so that no hour is lost.
+fn create(path: &Path) -> Result<File, anyhow::Error> {
+    File::create(path).map_err(|error| anyhow::anyhow!("cannot record to {}: {error}", path.display()))
+}
+
+/// What there is to be reported, and where.
+struct Followed {
+    draft: Draft,
+    watch: Watch,
+    recording: Option<Writer>,
+}
+
+impl Followed {
+    /// Writes the last report, and the end of the recording.
+    fn report(mut self) -> Result<Report, anyhow::Error> {
+        let written = self.watch.write(self.draft);
+        if let Some(recording) = self.recording {
+            let names = written.as_ref().map_or(Vec::new(), |(_, names)| names.clone());
+            if let Err(error) = recording.finish(names) {
+                self.watch.warn(&format!("--record: {error}; the recording is not complete"));
+            }
+        }
+        written.map(|(report, _)| report)
+    }
+}
+
 /// Follows to the end. What was gathered is reported, also where following failed.
-fn follow<S: Source>(target: &mut Live<S>, control: &Control, options: Options, output: Output) -> (Draft, Watch) {
+fn follow<S: Source>(
+    target: &mut Live<S>,
+    control: &Control,
+    options: Options,
+    output: Output,
+    recording: Option<File>,
+) -> Result<Followed, anyhow::Error> {
     allow_many_files();
     let clock = Clock { start: Zoned::now().saturating_sub(target.source.now().0) };
+    let begin = |file| {
+        let heading = Heading {
+            vmtrace: env!("CARGO_PKG_VERSION").to_owned(),
+            start: clock.start.to_string(),
+            pid: target.source.main_pid(),
+            command: options.command.clone(),
+            engine: target.source.engine(),
+            verify_every: options.verify_every,
+        };
+        Writer::begin(file, &heading).map_err(|error| anyhow::anyhow!("cannot record: {error}"))
+    };
+    let recording = recording.map(begin).transpose()?;
     let mut watch = Watch::new(output);
+    let mut recorder;
+    let target: &mut dyn Target = match &recording {
+        Some(writer) => {
+            recorder = Recorder::new(target, writer);
+            &mut recorder
+        }
+        None => target,
+    };
     let (draft, result) = Follower::new(target, control, clock, options, &mut watch).run();
     watch.clear();
     if let Err(error) = result {
         watch.warn(&format!("following ended early: {error}"));
     }
-    (draft, watch)
+    Ok(Followed { draft, watch, recording })
 }
 
 /// Lets us hold open the files of a program with hundreds of libraries. To be called when the program, whose own limit this

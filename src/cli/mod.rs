@@ -8,6 +8,7 @@ pub mod follow;
 pub mod inspect;
 pub mod manifest;
 pub mod output;
+pub mod replay;
 pub mod watch;
 
 use std::ffi::OsString;
@@ -33,6 +34,7 @@ Examples:
   vmtrace -p 31108 --for 15m            attach to all threads of a process for a quarter of an hour
   vmtrace -p 31108 --every 1h -o leaks  keep an eye on it, with a report every hour
   vmtrace inspect -p 31108              what is leaked already: a look of a moment, without tracing
+  vmtrace replay leaks.rec              the same report once more, from what --record wrote
   vmtrace demo                          see what a finding looks like
 
 Exit status: the launched program's own (128 + signal when it died of one), otherwise 0; N with
@@ -61,6 +63,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Make the documented leak in a child process, and diagnose it before your eyes
     Demo(DemoArgs),
+    /// Diagnose what was recorded with --record, as it was diagnosed when it happened
+    Replay(ReplayArgs),
     /// Run reproducer programs and compare the findings with what is expected
     Check(check::CheckArgs),
     /// The leaking child of the demo
@@ -74,6 +78,20 @@ pub struct InspectArgs {
     /// The process to look at; it is not traced
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: i32,
+    /// How the report looks.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// Options of a replay.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// A recording ("-": standard input)
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Write the followed system calls, one line each ("-": where reports go)
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
     /// How the report looks.
     #[command(flatten)]
     pub report: ReportArgs,
@@ -109,6 +127,9 @@ pub struct FollowArgs {
     /// Write the followed system calls as they happen, one line each ("-": where reports go)
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
+    /// Write down all that is seen, for vmtrace replay
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// How the report looks.
     #[command(flatten)]
     pub report: ReportArgs,
@@ -194,6 +215,7 @@ impl From<Level> for Confidence {
 pub fn run(cli: Cli) -> Result<u8, anyhow::Error> {
     match cli.command {
         Some(Command::Inspect(args)) => inspect::run(&args),
+        Some(Command::Replay(args)) => replay::run(&args),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::DemoTarget) => demo::leak().map(|()| 0),
         Some(Command::Check(args)) => match check::run(&args) {

@@ -14,6 +14,7 @@ use crate::follow::{Observer, Status};
 use crate::report::Report;
 use crate::report::draft::Draft;
 use crate::report::words::{count, counted, duration};
+use crate::source::recording::format::Named;
 use crate::symbols::names::Names;
 
 /// How often the status line is renewed.
@@ -50,11 +51,20 @@ impl Desk {
         Desk { names: Names::default(), output }
     }
 
-    fn write(&mut self, draft: Draft) -> (Report, Result<(), anyhow::Error>) {
+    fn write(&mut self, draft: Draft) -> Written {
+        let known = draft.places.names(&draft.report.findings, &mut self.names);
         let report = draft.named(&mut self.names);
-        let written = self.output.write(&report);
-        (report, written)
+        let result = self.output.write(&report);
+        Written { report, names: known, result }
     }
+}
+
+/// What has become of a report.
+#[derive(Debug)]
+struct Written {
+    report: Report,
+    names: Vec<Named>,
+    result: Result<(), anyhow::Error>,
 }
 
 /// A report to be written.
@@ -62,7 +72,7 @@ impl Desk {
 struct Job {
     draft: Draft,
     /// Where to say what has become of it.
-    done: Option<Sender<(Report, Result<(), anyhow::Error>)>>,
+    done: Option<Sender<Written>>,
 }
 
 impl Watch {
@@ -85,13 +95,13 @@ impl Watch {
         io::stderr().is_terminal() && !(launched && io::stdout().is_terminal())
     }
 
-    /// Writes the last report, and waits until that is done; gives it back with its names.
+    /// Writes the last report, and waits until that is done; gives it back with its names, and these for themselves.
     ///
     /// # Errors
     /// Where it could not be written.
-    pub fn write(&mut self, draft: Draft) -> Result<Report, anyhow::Error> {
+    pub fn write(&mut self, draft: Draft) -> Result<(Report, Vec<Named>), anyhow::Error> {
         self.clear();
-        let (report, written) = match &mut self.writer {
+        let Written { report, names, result } = match &mut self.writer {
             Writer::Here(desk) => desk.write(draft),
             Writer::Thread(writer) => {
                 let (done, result) = channel();
@@ -100,7 +110,7 @@ impl Watch {
                 result.recv().map_err(|_| lost())?
             }
         };
-        written.map(|()| report)
+        result.map(|()| (report, names))
     }
 
     /// Takes the status line away.
@@ -117,11 +127,11 @@ fn write_all(jobs: &Receiver<Job>, output: Output, writing: &Mutex<()>) {
     let mut desk = Desk::new(output);
     for job in jobs {
         let _writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (report, written) = desk.write(job.draft);
+        let written = desk.write(job.draft);
         match job.done {
             // Nobody waits any more: then nobody is to be told.
-            Some(done) => drop(done.send((report, written))),
-            None => written.unwrap_or_else(|error| warn(&error.to_string())),
+            Some(done) => drop(done.send(written)),
+            None => written.result.unwrap_or_else(|error| warn(&error.to_string())),
         }
     }
 }
@@ -134,7 +144,7 @@ impl Observer for Watch {
     fn report(&mut self, draft: Draft) {
         self.clear();
         match &mut self.writer {
-            Writer::Here(desk) => desk.write(draft).1.unwrap_or_else(|error| warn(&error.to_string())),
+            Writer::Here(desk) => desk.write(draft).result.unwrap_or_else(|error| warn(&error.to_string())),
             Writer::Thread(writer) => {
                 if let Err(TrySendError::Full(_)) = writer.try_send(Job { draft, done: None }) {
                     warn("a report is left out: those before it are still being written, or nobody reads them");

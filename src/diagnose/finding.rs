@@ -1,6 +1,6 @@
 //! What a rule says: findings and notes, in the words of the report's contract.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::event::Call;
 use crate::units::{Addr, CallStackId, CodeId, Pid, Range, Tid, Time};
@@ -54,7 +54,7 @@ pub enum Recurrence {
 }
 
 /// A place in the program.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Frame {
     /// Path of the mapped file.
     pub module: String,
@@ -195,7 +195,7 @@ impl Note {
 }
 
 /// Kinds of notes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NoteKind {
     /// Stacks that the thread library keeps for reuse.

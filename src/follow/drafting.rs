@@ -6,7 +6,7 @@ use super::{Follower, Status};
 use crate::diagnose::finding::{Finding, Note};
 use crate::diagnose::{self, Library, Moment, Phase};
 use crate::model::SpaceId;
-use crate::report::draft::{Draft, Places};
+use crate::report::draft::Draft;
 use crate::report::{Counts, Report, Target};
 
 impl Follower<'_> {
@@ -52,8 +52,8 @@ impl Follower<'_> {
             (finding.pid != main, std::cmp::Reverse((finding.confidence, finding.virtual_bytes())))
         });
         let (threads_live, mappings_live) = self.last_counts.unwrap_or_default();
-        let places = Places { writers: self.target.writers(), ..Places::of(&findings, self.target.captured()) };
         let standing = self.target.standing();
+        let places = self.target.places(&findings);
         notes.extend(self.own_notes());
         notes.extend(standing.notes);
         let report = Report {
@@ -62,6 +62,7 @@ impl Follower<'_> {
                 command: self.options.command.clone(),
                 mode: self.options.mode,
                 engine: self.target.engine(),
+                from_start: self.from_start,
                 exit: standing.exit,
             },
             clock: self.clock.clone(),

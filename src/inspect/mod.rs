@@ -94,6 +94,7 @@ pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectErr
             command: task::command_line(pid),
             mode: Mode::Inspect,
             engine: Engine::Procfs,
+            from_start: false,
             exit: None,
         },
         clock,

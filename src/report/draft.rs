@@ -1,10 +1,11 @@
 //! Names are put to a report when it is about to be written: away from the target, which may have gone on or ended, for
 //! the debug information of a large program takes a while to read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Report;
 use crate::diagnose::finding::{Finding, Frame, Recurrence, Rule};
+use crate::source::recording::format::Named;
 use crate::symbols::capture::CallStacks;
 use crate::symbols::module::Modules;
 use crate::symbols::names::Names;
@@ -33,14 +34,14 @@ pub struct Places {
     pub functions: HashMap<CodeId, Place>,
     /// Who the processes with findings were.
     pub writers: HashMap<Pid, Writer>,
+    /// Names that have been looked up before.
+    pub known: Vec<Named>,
 }
 
 impl Draft {
     /// The report with names, as far as there are any.
     pub fn named(mut self, names: &mut Names) -> Report {
-        for (pid, writer) in &self.places.writers {
-            names.remember(*pid, *writer);
-        }
+        self.places.tell(names);
         for finding in &mut self.report.findings {
             self.places.name(finding, names);
         }
@@ -67,6 +68,33 @@ impl Places {
             }
         }
         places
+    }
+
+    /// The names of all these places, of these findings' processes: what a recording keeps.
+    pub fn names(&self, findings: &[Finding], names: &mut Names) -> Vec<Named> {
+        self.tell(names);
+        let mut seen = HashSet::new();
+        let mut found = Vec::new();
+        for Finding { origin, pid, .. } in findings {
+            let stacks = [origin.created, origin.mapped].into_iter().flatten();
+            let places = stacks.filter_map(|stack| self.stacks.get(&stack)).flatten();
+            let function = origin.function.and_then(|code| self.functions.get(&code));
+            for place in places.chain(function).filter(|place| seen.insert((**place, *pid))) {
+                let frames = names.frames(&self.modules, *place, Some(*pid));
+                found.push(Named { place: *place, pid: *pid, frames });
+            }
+        }
+        found
+    }
+
+    /// Tells what is known without a look at the files.
+    fn tell(&self, names: &mut Names) {
+        for (pid, writer) in &self.writers {
+            names.remember(*pid, *writer);
+        }
+        for Named { place, pid, frames } in &self.known {
+            names.know(*place, *pid, frames);
+        }
     }
 
     fn name(&self, finding: &mut Finding, names: &mut Names) {

@@ -13,7 +13,7 @@ pub(crate) mod sample;
 use std::time::Duration;
 
 use jiff::{Timestamp, Zoned};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::diagnose::breakdown::Share;
 use crate::diagnose::finding::{Confidence, Finding, Note};
@@ -70,6 +70,8 @@ pub struct Target {
     pub mode: Mode,
     /// Where the events came from.
     pub engine: Engine,
+    /// Whether nothing of the process's life was missed; else threads may have ended before.
+    pub from_start: bool,
     /// How the process ended; none while it lives.
     pub exit: Option<Exit>,
 }
@@ -86,7 +88,7 @@ pub enum Mode {
 }
 
 /// Where the events came from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]
 pub enum Engine {
@@ -130,7 +132,7 @@ pub struct Counts {
 }
 
 /// Sizes of the target's memory. None where they could not be read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Memory {
     /// VIRT.
     pub virtual_bytes: Option<u64>,

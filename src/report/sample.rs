@@ -23,6 +23,7 @@ pub(super) fn clean() -> Report {
             command: vec!["/opt/app/bin/app_server".to_owned(), "--port=80".to_owned()],
             mode: Mode::Attach,
             engine: Engine::Ptrace,
+            from_start: false,
             exit: None,
         },
         clock: Clock { start: "2019-02-21T22:59:58.5+08:00[+08:00]".parse().unwrap() },

@@ -289,7 +289,7 @@ fn verdict(report: &Report) -> String {
     let found = format!("No leak found{so_far}{}", if blind { ", as far as could be seen" } else { "" });
     match report.counts.threads_seen.saturating_sub(report.counts.threads_live) {
         // Of those that ended before vmtrace came only the thread library's lists tell, where there are any.
-        0 if report.target.mode == Mode::Attach => format!("{found}, but no thread has ended since vmtrace came."),
+        0 if !report.target.from_start => format!("{found}, but no thread has ended since vmtrace came."),
         0 if report.at_end => format!("{found}: no thread ended before the process did, so none could leave anything."),
         0 => format!("{found}, but no thread has ended, so none could leave anything."),
         1 => format!("{found}: the one thread that ended left no address space that is lost."),

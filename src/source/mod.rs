@@ -3,6 +3,7 @@
 
 pub mod control;
 pub mod ptrace;
+pub mod recording;
 
 use nix::errno::Errno;
 

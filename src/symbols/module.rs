@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use object::{Object, ObjectSegment, ReadCache, ReadRef};
+use serde::{Deserialize, Serialize};
 
 use super::debug_file::{self, DebugFile};
 use crate::event::Vma;
@@ -24,7 +25,7 @@ const MOST_OPEN: usize = 512;
 const VDSO_BYTES: u64 = 64 << 10;
 
 /// Names a module; never reused.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct ModuleId(u32);
 
 /// A file whose code is mapped, or the vDSO.
@@ -62,6 +63,20 @@ struct Segment {
 }
 
 impl Module {
+    /// The module with these contents, which the task knows by `path`.
+    fn new(tid: Tid, path: &Path, contents: Contents) -> Module {
+        let segments = match &contents {
+            Contents::File(file) => segments(&ReadCache::new(file)),
+            Contents::Copy(bytes) => segments(&**bytes),
+            Contents::Unreadable => Vec::new(),
+        };
+        let (debug_files, stamp) = match &contents {
+            Contents::File(file) => (debug_file::find(tid, path, file), stamp(file)),
+            Contents::Copy(_) | Contents::Unreadable => (Vec::new(), None),
+        };
+        Module { path: path.to_string_lossy().into_owned(), contents, segments, debug_files, stamp }
+    }
+
     /// The address for which the byte at `offset` of the file was linked: the one that symbol tables use.
     pub fn linked_address(&self, offset: u64) -> Option<u64> {
         self.segments.iter().find_map(|one| shifted(offset, one.offset, one.bytes, one.address))
@@ -100,6 +115,15 @@ struct Identity {
     path: Box<[u8]>,
 }
 
+/// What a recording knows of a module.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Identified {
+    /// Its path as the process saw it.
+    pub path: String,
+    /// Length and time of the last change of the file, if there was one that could be read.
+    pub stamp: Option<(u64, SystemTime)>,
+}
+
 /// All modules that were seen.
 #[derive(Clone, Debug, Default)]
 pub struct Modules {
@@ -126,26 +150,48 @@ impl Modules {
             false if self.modules.len() >= MOST_OPEN => Contents::Unreadable,
             false => mapped_file::open(tid, vma).map_or(Contents::Unreadable, Contents::File),
         };
-        let segments = match &contents {
-            Contents::File(file) => segments(&ReadCache::new(file)),
-            Contents::Copy(bytes) => segments(&**bytes),
-            Contents::Unreadable => Vec::new(),
-        };
         let name = vma.name.strip_suffix(b" (deleted)").unwrap_or(&vma.name);
-        let (debug_files, stamp) = match &contents {
-            Contents::File(file) => (debug_file::find(tid, Path::new(OsStr::from_bytes(name)), file), stamp(file)),
-            Contents::Copy(_) | Contents::Unreadable => (Vec::new(), None),
-        };
-        let path = String::from_utf8_lossy(name).into_owned();
-        self.modules.push(Arc::new(Module { path, contents, segments, debug_files, stamp }));
+        self.modules.push(Arc::new(Module::new(tid, Path::new(OsStr::from_bytes(name)), contents)));
         self.by_identity.insert(identity, id);
         Some(id)
+    }
+
+    /// What a recording is to know of all modules, by number.
+    pub fn identified(&self) -> impl Iterator<Item = Identified> {
+        self.modules.iter().map(|module| Identified { path: module.path.clone(), stamp: module.stamp })
+    }
+
+    /// A module that somebody else has seen, of which nothing is read.
+    pub fn add_recorded(&mut self, module: &Identified) {
+        let nothing = Contents::Unreadable;
+        self.modules.push(Arc::new(Module::new(own(), Path::new(&module.path), nothing)));
+    }
+
+    /// Opens those of the recorded modules whose files are here, unchanged, in place of what was added.
+    pub fn open_recorded(&mut self, recorded: &[Identified]) {
+        for (module, Identified { path, stamp: recorded }) in self.modules.iter_mut().zip(recorded).take(MOST_OPEN) {
+            let path = Path::new(path);
+            let file = mapped_file::open_regular(path).filter(|file| recorded.is_some() && stamp(file) == *recorded);
+            if let Some(file) = file {
+                *module = Arc::new(Module::new(own(), path, Contents::File(file)));
+            }
+        }
+    }
+
+    /// A module, if there is one with this number.
+    pub fn find(&self, id: ModuleId) -> Option<&Module> {
+        self.modules.get(id.0 as usize).map(|module| &**module)
     }
 
     /// A module.
     pub fn get(&self, id: ModuleId) -> &Module {
         &self.modules[id.0 as usize]
     }
+}
+
+/// We ourselves: whose root recorded paths are looked up in.
+fn own() -> Tid {
+    Tid(nix::unistd::getpid().as_raw())
 }
 
 fn copy(tid: Tid, range: Range) -> Contents {

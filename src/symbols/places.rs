@@ -1,13 +1,14 @@
 //! Places in code, and call stacks of them; each is stored once and goes by a number.
 
 use indexmap::IndexSet;
+use serde::{Deserialize, Serialize};
 
 use crate::units::{Addr, CallStackId, CodeId};
 
 use super::module::ModuleId;
 
 /// A place in code, whatever address it was mapped to.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Place {
     /// In a file, or the vDSO.
     Module {
@@ -59,6 +60,16 @@ impl Places {
     /// The place with this number.
     pub fn get(&self, id: CodeId) -> Option<Place> {
         self.places.get_index(id.0 as usize).copied()
+    }
+
+    /// All places, by number.
+    pub fn all(&self) -> impl Iterator<Item = Place> {
+        self.places.iter().copied()
+    }
+
+    /// All call stacks, by number.
+    pub fn all_stacks(&self) -> impl Iterator<Item = &[CodeId]> {
+        self.stacks.iter().map(|frames| &**frames)
     }
 
     /// The frames of a call stack, innermost first.

@@ -1,6 +1,5 @@
 //! A process that lives: its events come from a source, its answers from the system.
 
-use std::collections::HashMap;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -13,11 +12,11 @@ use crate::event::{Event, Limits, Vma};
 use crate::model::{Model, SpaceId};
 use crate::procfs;
 use crate::procfs::memory::ResidentPages;
+use crate::report::draft::Places;
 use crate::report::{Engine, Memory};
 use crate::source::control::Control;
 use crate::source::{Next, Source};
 use crate::symbols::capture::CallStacks;
-use crate::symbols::names::perf_map::Writer;
 use crate::threadlib::{Libraries, Unavailable};
 use crate::units::{Pid, Tid};
 
@@ -169,8 +168,8 @@ impl<S: Source> Target for Live<S> {
         self.origins.remember(pid);
     }
 
-    fn writers(&self) -> HashMap<Pid, Writer> {
-        self.origins.writers()
+    fn places(&self, findings: &[Finding]) -> Places {
+        Places { writers: self.origins.writers(), ..Places::of(findings, self.captured()) }
     }
 
     fn forget(&mut self, space: SpaceId) {

@@ -9,13 +9,15 @@ pub mod origins;
 use std::collections::HashMap;
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use crate::diagnose::finding::{Finding, Note};
 use crate::event::{Event, Exit, Limits, Vma};
 use crate::model::{Model, SpaceId};
+use crate::report::draft::Places;
 use crate::report::{Engine, Memory};
 use crate::source::control::Control;
 use crate::symbols::capture::CallStacks;
-use crate::symbols::names::perf_map::Writer;
 use crate::threadlib::{ThreadLists, Unavailable};
 use crate::units::{Addr, CodeId, Pid, Tid, Time};
 
@@ -91,9 +93,9 @@ pub trait Target {
     /// There are findings in this process: who it is will be asked when names are put to them.
     fn remember(&mut self, _pid: Pid) {}
 
-    /// Who the processes with findings were.
-    fn writers(&self) -> HashMap<Pid, Writer> {
-        HashMap::new()
+    /// The places of all that these findings come from, to be named later.
+    fn places(&self, findings: &[Finding]) -> Places {
+        Places::of(findings, self.captured())
     }
 
     /// The address space has been judged for the last time.
@@ -104,7 +106,7 @@ pub trait Target {
 }
 
 /// What the thread library says.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Library {
     /// Its lists.
     pub lists: ThreadLists,
@@ -113,7 +115,7 @@ pub struct Library {
 }
 
 /// What a process is like.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Process {
     /// Sizes.
     pub memory: Memory,

@@ -64,6 +64,6 @@ impl MappedSymbols {
     /// When the file does not define it.
     pub fn address(&self, symbol: &'static str) -> Result<Addr, Unavailable> {
         let address = self.addresses.get(symbol).copied();
-        address.ok_or_else(|| Unavailable::NoSymbol { file: self.file.clone(), symbol })
+        address.ok_or_else(|| Unavailable::NoSymbol { file: self.file.clone(), symbol: symbol.into() })
     }
 }

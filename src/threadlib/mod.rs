@@ -10,8 +10,10 @@ pub mod musl;
 
 pub use libraries::Libraries;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::event::{LibraryStack, ThreadLibrary};
@@ -19,7 +21,7 @@ use crate::sys;
 use crate::units::{Addr, Range, Tid};
 
 /// The lists of one process, by thread descriptor.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ThreadLists {
     /// Whose they are. musl has no lists: what it would have on that of used ones is found otherwise.
     pub library: ThreadLibrary,
@@ -31,7 +33,7 @@ pub struct ThreadLists {
 }
 
 /// A thread as the library has it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ListedThread {
     /// Where its descriptor (struct pthread) is: at the upper end of its stack.
     pub descriptor: Addr,
@@ -86,7 +88,7 @@ impl ThreadLists {
 ///
 /// A thread is on the list of used stacks before its task exists, so that "no task" alone does not tell one that has
 /// ended from one that is about to begin.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Stage {
     /// It is being created, and has not run yet.
     Starting,
@@ -109,7 +111,7 @@ impl ListedThread {
 }
 
 /// A stack as the descriptor has it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StackBlock {
     /// All of it.
     pub range: Range,
@@ -118,7 +120,7 @@ pub struct StackBlock {
 }
 
 /// glibc's lists (nptl/descr.h, nptl/allocatestack.c).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum List {
     /// Stacks that glibc made, of threads that live or have not been joined.
     Used,
@@ -129,7 +131,7 @@ pub enum List {
 }
 
 /// Why the lists cannot be had. System calls are then the only evidence.
-#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[derive(Clone, PartialEq, Eq, Debug, Error, Serialize, Deserialize)]
 pub enum Unavailable {
     /// Another C library, or one that is linked in without symbols.
     #[error("no glibc with readable thread lists is in this process")]
@@ -140,7 +142,7 @@ pub enum Unavailable {
         /// The library's path.
         file: String,
         /// What was looked for.
-        symbol: &'static str,
+        symbol: Cow<'static, str>,
     },
     /// A file could not be read.
     #[error("{file} cannot be read")]

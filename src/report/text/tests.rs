@@ -110,7 +110,7 @@ fn verdicts_keep_to_what_was_seen() {
 #[test]
 fn no_thread_has_ended() {
     let mut report = clean();
-    report.target.mode = Mode::Launch;
+    (report.target.mode, report.target.from_start) = (Mode::Launch, true);
     report.counts = Counts { threads_seen: 1, threads_live: 1, events: 1, ..report.counts };
     report.verify = Some(Verify { checks: 1, mismatches: 0 });
     report.memory = Memory::default();
@@ -122,7 +122,7 @@ fn no_thread_has_ended() {
       watched   every mapping call of 1 thread (alive), 1 event, for 15 min 2 s
       verified  compared with the kernel's maps once, without a difference
     ");
-    report.target.mode = Mode::Attach;
+    (report.target.mode, report.target.from_start) = (Mode::Attach, false);
     for at_end in [false, true] {
         report.at_end = at_end;
         assert!(text(&report).contains("but no thread has ended since vmtrace came."));

@@ -42,6 +42,8 @@ pub struct Names {
     /// Where the names of each module are, best first.
     sources: HashMap<ModuleId, Vec<Source>>,
     found: HashMap<(ModuleId, u64), Vec<Frame>>,
+    /// Names of code that was made at run time, from somebody who has looked them up.
+    known: HashMap<(Pid, Addr), Frame>,
     /// What is left for copies of files, in bytes.
     budget: u64,
     writers: HashMap<Pid, Writer>,
@@ -60,6 +62,7 @@ impl Default for Names {
             symbolizer,
             sources: HashMap::new(),
             found: HashMap::new(),
+            known: HashMap::new(),
             budget: elf_copy::BUDGET,
             writers: HashMap::new(),
             perf_maps: HashMap::new(),
@@ -95,12 +98,24 @@ impl Names {
         self.frames(modules, place, pid).pop()
     }
 
+    /// Takes over the names of a place in a process from somebody who has looked them up.
+    pub fn know(&mut self, place: Place, pid: Pid, frames: &[Frame]) {
+        match (place, frames) {
+            (Place::Module { module, offset }, [_, ..]) => drop(self.found.insert((module, offset), frames.to_vec())),
+            (Place::Anonymous(addr), [frame]) => drop(self.known.insert((pid, addr), frame.clone())),
+            _ => {}
+        }
+    }
+
     /// Takes notice of who a process was while it lived, so that the map of its run-time code is found after its end.
     pub fn remember(&mut self, pid: Pid, writer: Writer) {
         self.writers.insert(pid, writer);
     }
 
     fn anonymous(&mut self, addr: Addr, pid: Option<Pid>) -> Frame {
+        if let Some(frame) = pid.and_then(|pid| self.known.get(&(pid, addr))) {
+            return frame.clone();
+        }
         let name = pid.and_then(|pid| {
             self.writers.extend(Writer::of(pid).map(|writer| (pid, writer)));
             let map = self.perf_maps.entry(pid).or_default();

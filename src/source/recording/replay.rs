@@ -1,0 +1,202 @@
+//! Tells and answers what was recorded.
+
+use std::io::{self, BufRead};
+use std::time::Duration;
+
+use super::format::{Answer, Heading, Item, Named, Told as Record};
+use super::reader::{Extent, NotARecording, Reader};
+use crate::diagnose::finding::{Finding, Note};
+use crate::event::{Event, Limits, Vma};
+use crate::model::{Model, SpaceId};
+use crate::report::Engine;
+use crate::report::draft::Places;
+use crate::source::control::Control;
+use crate::symbols::capture::CallStacks;
+use crate::symbols::module::Identified;
+use crate::symbols::places::Place;
+use crate::target::{Library, Process, Standing, Target, Told};
+use crate::threadlib::Unavailable;
+use crate::units::{Pid, Tid, Time};
+
+/// A recording as a target.
+#[derive(Debug)]
+pub struct Replay<'a> {
+    reader: Reader<'a>,
+    heading: Heading,
+    captured: CallStacks,
+    modules: Vec<Identified>,
+    names: Vec<Named>,
+    /// The item that is next, if it has been looked at already.
+    ahead: Option<Item<'static>>,
+    now: Time,
+    /// Answers that were asked for and are not there.
+    unanswered: u64,
+    /// Somebody wants no more of it.
+    stopped: bool,
+}
+
+impl<'a> Replay<'a> {
+    /// Opens a recording.
+    ///
+    /// # Errors
+    /// Why there is nothing that could be replayed.
+    pub fn open(file: Box<dyn BufRead + 'a>) -> Result<Replay<'a>, NotARecording> {
+        let (reader, heading) = Reader::open(file)?;
+        Ok(Replay {
+            reader,
+            heading,
+            captured: CallStacks::default(),
+            modules: Vec::new(),
+            names: Vec::new(),
+            ahead: None,
+            now: Time::default(),
+            unanswered: 0,
+            stopped: false,
+        })
+    }
+
+    /// What was followed, and how.
+    pub fn heading(&self) -> &Heading {
+        &self.heading
+    }
+
+    /// The next item that is told or answered. Places and names are taken in on the way.
+    fn item(&mut self) -> Option<Item<'static>> {
+        if let Some(item) = self.ahead.take() {
+            return Some(item);
+        }
+        loop {
+            match self.reader.next()? {
+                Item::Module(module) => {
+                    self.captured.modules.add_recorded(&module);
+                    self.modules.push(module);
+                }
+                Item::Place(place) => drop(self.captured.places.place(self.known(place))),
+                Item::CallStack(frames) => drop(self.captured.places.stack(&frames)),
+                Item::Names(named) => self.names.push(Named { place: self.known(named.place), ..named }),
+                item => return Some(item),
+            }
+        }
+    }
+
+    /// The place, in a module that there is: a damaged recording may name another.
+    fn known(&self, place: Place) -> Place {
+        match place {
+            Place::Module { module, offset } if self.captured.modules.find(module).is_none() => {
+                Place::Anonymous(crate::units::Addr(offset))
+            }
+            place => place,
+        }
+    }
+
+    /// The answer to a question, if it is what was recorded next.
+    fn answer<T>(&mut self, wanted: impl FnOnce(Answer<'static>) -> Result<T, Answer<'static>>) -> Option<T> {
+        match self.item() {
+            Some(Item::Answer(answer)) => match wanted(answer) {
+                Ok(answer) => return Some(answer),
+                Err(other) => self.ahead = Some(Item::Answer(other)),
+            },
+            other => self.ahead = other,
+        }
+        self.unanswered += 1;
+        None
+    }
+
+    fn at(&mut self, after: i64) -> Time {
+        let elapsed = Duration::from_nanos(after.unsigned_abs());
+        let now = self.now.0;
+        self.now = Time(if after < 0 { now.saturating_sub(elapsed) } else { now.saturating_add(elapsed) });
+        self.now
+    }
+
+    /// Reads on to what is told next, or to the end: names stand there.
+    fn finish(&mut self) {
+        self.ahead = self.item();
+    }
+}
+
+impl Target for Replay<'_> {
+    fn next(&mut self, control: &Control) -> io::Result<Told> {
+        if control.pending() && control.take().stop {
+            self.stopped = true;
+            return Ok(Told::Quiet(self.now));
+        }
+        while let Some(item) = self.item() {
+            // An answer here is one that nobody has asked for.
+            let Item::Told(told) = item else { continue };
+            let at = self.at(told.0);
+            return match told.1 {
+                Record::Event { tid, call_stack, kind } => {
+                    Ok(Told::Event(Event { at, tid, call_stack, kind: kind.into_owned() }))
+                }
+                Record::Asked => Ok(Told::Asked { at, report: true, status: false }),
+                Record::Quiet => Ok(Told::Quiet(at)),
+                Record::Finished => Ok(Told::Finished(at)),
+                Record::Failed(error) => Err(io::Error::other(error)),
+            };
+        }
+        Ok(Told::Quiet(self.now))
+    }
+
+    fn maps(&mut self, _: Tid) -> Option<Box<[Vma]>> {
+        let wanted = |answer| if let Answer::Maps(maps) = answer { Ok(maps) } else { Err(answer) };
+        self.answer(wanted)?.map(|maps| maps.into_owned().into())
+    }
+
+    fn library(&mut self, _: &Model, _: SpaceId, _: Tid) -> Option<Result<Library, Unavailable>> {
+        let wanted = |answer| if let Answer::Library(library) = answer { Ok(library) } else { Err(answer) };
+        self.answer(wanted)?.map(|library| library.map(std::borrow::Cow::into_owned))
+    }
+
+    fn resident(&mut self, _: Tid, _: &[Finding]) -> Option<Vec<u64>> {
+        let wanted = |answer| if let Answer::Resident(resident) = answer { Ok(resident) } else { Err(answer) };
+        self.answer(wanted)?.map(std::borrow::Cow::into_owned)
+    }
+
+    fn process(&mut self, _: Tid) -> Process {
+        let wanted = |answer| if let Answer::Process(process) = answer { Ok(process) } else { Err(answer) };
+        self.answer(wanted).unwrap_or_default()
+    }
+
+    fn limits(&mut self, _: Tid) -> Option<Limits> {
+        let wanted = |answer| if let Answer::Limits(limits) = answer { Ok(limits) } else { Err(answer) };
+        self.answer(wanted)?.map(std::borrow::Cow::into_owned)
+    }
+
+    fn standing(&mut self) -> Standing {
+        let wanted = |answer| if let Answer::Standing(stood) = answer { Ok(stood) } else { Err(answer) };
+        let mut standing = self.answer(wanted).map(Standing::from).unwrap_or_default();
+        self.finish();
+        let missing = match self.reader.extent {
+            _ if self.stopped => Some("the replay was stopped: what came later is not in this report"),
+            Extent::Cut => Some("the recording is cut off: what came later is not in this report"),
+            Extent::Damaged => Some("the recording is damaged: what came later is not in this report"),
+            Extent::Open | Extent::Whole if self.unanswered > 0 => Some(
+                "the recording has no answer to some questions: this vmtrace asks others than the one that made it",
+            ),
+            Extent::Open | Extent::Whole => None,
+        };
+        standing.notes.extend(missing.map(|text| Note::incomplete(None, self.unanswered, text.to_owned())));
+        standing
+    }
+
+    fn main_pid(&self) -> Pid {
+        self.heading.pid
+    }
+
+    fn engine(&self) -> Engine {
+        Engine::Recording
+    }
+
+    fn captured(&self) -> &CallStacks {
+        &self.captured
+    }
+
+    fn places(&self, findings: &[Finding]) -> Places {
+        let mut places = Places { known: self.names.clone(), ..Places::of(findings, &self.captured) };
+        if self.names.is_empty() {
+            places.modules.open_recorded(&self.modules);
+        }
+        places
+    }
+}
