@@ -1,5 +1,6 @@
 //! Tells and answers what was recorded.
 
+use std::borrow::Cow;
 use std::io::{self, BufRead};
 use std::time::Duration;
 
@@ -89,13 +90,10 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// The answer to a question, if it is what was recorded next.
-    fn answer<T>(&mut self, wanted: impl FnOnce(Answer<'static>) -> Result<T, Answer<'static>>) -> Option<T> {
+    /// The answer that was recorded next, if it is one to this question.
+    fn answer(&mut self, fits: fn(&Answer<'_>) -> bool) -> Option<Answer<'static>> {
         match self.item() {
-            Some(Item::Answer(answer)) => match wanted(answer) {
-                Ok(answer) => return Some(answer),
-                Err(other) => self.ahead = Some(Item::Answer(other)),
-            },
+            Some(Item::Answer(answer)) if fits(&answer) => return Some(answer),
             other => self.ahead = other,
         }
         self.unanswered += 1;
@@ -139,33 +137,39 @@ impl Target for Replay<'_> {
     }
 
     fn maps(&mut self, _: Tid) -> Option<Box<[Vma]>> {
-        let wanted = |answer| if let Answer::Maps(maps) = answer { Ok(maps) } else { Err(answer) };
-        self.answer(wanted)?.map(|maps| maps.into_owned().into())
+        let Answer::Maps(maps) = self.answer(|answer| matches!(answer, Answer::Maps(_)))? else { return None };
+        maps.map(|maps| maps.into_owned().into())
     }
 
     fn library(&mut self, _: &Model, _: SpaceId, _: Tid) -> Option<Result<Library, Unavailable>> {
-        let wanted = |answer| if let Answer::Library(library) = answer { Ok(library) } else { Err(answer) };
-        self.answer(wanted)?.map(|library| library.map(std::borrow::Cow::into_owned))
+        let Answer::Library(library) = self.answer(|answer| matches!(answer, Answer::Library(_)))? else { return None };
+        library.map(|library| library.map(Cow::into_owned))
     }
 
     fn resident(&mut self, _: Tid, _: &[Finding]) -> Option<Vec<u64>> {
-        let wanted = |answer| if let Answer::Resident(resident) = answer { Ok(resident) } else { Err(answer) };
-        self.answer(wanted)?.map(std::borrow::Cow::into_owned)
+        let Answer::Resident(resident) = self.answer(|answer| matches!(answer, Answer::Resident(_)))? else {
+            return None;
+        };
+        resident.map(Cow::into_owned)
     }
 
     fn process(&mut self, _: Tid) -> Process {
-        let wanted = |answer| if let Answer::Process(process) = answer { Ok(process) } else { Err(answer) };
-        self.answer(wanted).unwrap_or_default()
+        match self.answer(|answer| matches!(answer, Answer::Process(_))) {
+            Some(Answer::Process(process)) => process,
+            _ => Process::default(),
+        }
     }
 
     fn limits(&mut self, _: Tid) -> Option<Limits> {
-        let wanted = |answer| if let Answer::Limits(limits) = answer { Ok(limits) } else { Err(answer) };
-        self.answer(wanted)?.map(std::borrow::Cow::into_owned)
+        let Answer::Limits(limits) = self.answer(|answer| matches!(answer, Answer::Limits(_)))? else { return None };
+        limits.map(Cow::into_owned)
     }
 
     fn standing(&mut self) -> Standing {
-        let wanted = |answer| if let Answer::Standing(stood) = answer { Ok(stood) } else { Err(answer) };
-        let mut standing = self.answer(wanted).map(Standing::from).unwrap_or_default();
+        let mut standing = match self.answer(|answer| matches!(answer, Answer::Standing(_))) {
+            Some(Answer::Standing(stood)) => Standing::from(stood),
+            _ => Standing::default(),
+        };
         self.finish();
         let missing = match self.reader.extent {
             _ if self.stopped => Some("the replay was stopped: what came later is not in this report"),
