@@ -12,14 +12,14 @@ use common::{proc, wait_for};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-/// Every case of cases.toml passes in all its modes.
+/// Every case of cases.toml passes in all its modes, and the replay of its recording says the same.
 #[test]
 fn all_cases_pass() {
     testprog("unjoined");
     let manifest = format!("{FOLDER}/cases.toml");
     let expected = runs_in(&manifest);
     // Most of the programs' time is spent asleep.
-    let ended = run(&mut vmtrace(["check", "-j", "4", &manifest])).expect_code(0);
+    let ended = run(&mut vmtrace(["check", "-j", "4", "--replay", &manifest])).expect_code(0);
     let (output, last) = (ended.output(), format!("\n\n{expected} passed, 0 failed\n"));
     assert!(output.ends_with(&last), "{output}");
     assert_eq!(output.lines().filter(|line| line.contains("  ok  ")).count(), expected, "{output}");

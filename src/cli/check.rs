@@ -15,7 +15,7 @@ use anyhow::Context;
 
 use self::process::{Interrupt, Scratch, Stopped};
 use self::runner::{Outcome, Runner};
-use super::manifest::{Case, Manifest, Mode};
+use super::manifest::{By, Case, Manifest, Mode, Way};
 use crate::report::layout::{COLUMNS, printable, width, wrap};
 use crate::report::words::duration;
 
@@ -33,9 +33,15 @@ pub struct CheckArgs {
     /// How many cases run at the same time
     #[arg(short, long, value_name = "N", default_value = "1")]
     pub jobs: NonZeroUsize,
+    /// Where events come from; several run each case by each of them
+    #[arg(long, value_enum, value_name = "SOURCE", value_delimiter = ',', default_value = "ptrace")]
+    pub by: Vec<By>,
+    /// Record each run, and demand that a replay of it says the same
+    #[arg(long)]
+    pub replay: bool,
 }
 
-/// How many runs came out how; a case that is launched and attached to counts twice.
+/// How many runs came out how; each way of running a case counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CheckOutcome {
     /// As expected.
@@ -58,25 +64,34 @@ impl CheckOutcome {
 /// user's interruption. A case that fails is no error but part of the outcome.
 pub fn run(args: &CheckArgs) -> anyhow::Result<CheckOutcome> {
     let manifest = Manifest::read(&args.manifest)?;
-    let runs: Vec<(&Case, Mode)> = manifest
-        .select(&args.names)?
-        .into_iter()
-        .flat_map(|case| case.modes.iter().map(move |mode| (case, *mode)))
-        .collect();
+    let runs = runs(&manifest.select(&args.names)?, &args.by);
     let runner = Runner {
         vmtrace: std::env::current_exe().context("vmtrace cannot find its own executable")?,
         folder: &manifest.folder,
         scratch: Scratch::new().context("no folder for reports can be made in the temporary directory")?,
         interrupt: Interrupt::catch()?,
         builds: Default::default(),
+        replay: args.replay,
     };
     run_all(&runner, &runs, args.jobs, &mut io::stdout().lock())
+}
+
+/// All that is to be run: each case by each source that can show it, in each of its modes.
+fn runs(cases: &[&Case], by: &[By]) -> Vec<(Case, Way)> {
+    let mut runs = Vec::new();
+    for case in cases {
+        for by in by.iter().copied() {
+            let modes = case.modes.iter().filter(|mode| by != By::StraceLog || **mode == Mode::Launch);
+            runs.extend(modes.filter_map(|mode| Some((case.by(by)?, Way { mode: *mode, by }))));
+        }
+    }
+    runs
 }
 
 /// Runs all, `jobs` at a time, and writes each result as soon as those before it are written.
 fn run_all(
     runner: &Runner<'_>,
-    runs: &[(&Case, Mode)],
+    runs: &[(Case, Way)],
     jobs: NonZeroUsize,
     out: &mut dyn Write,
 ) -> anyhow::Result<CheckOutcome> {
@@ -87,9 +102,9 @@ fn run_all(
         for _ in 0..jobs.get().min(runs.len()) {
             let (sender, next) = (sender.clone(), &next);
             scope.spawn(move || {
-                while let Some((number, (case, mode))) = numbered(runs, next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some((number, (case, way))) = numbered(runs, next.fetch_add(1, Ordering::Relaxed)) {
                     // Nobody listens any more after an error.
-                    if sender.send((number, runner.run(case, mode))).is_err() {
+                    if sender.send((number, runner.run(case, *way))).is_err() {
                         break;
                     }
                 }
@@ -102,8 +117,8 @@ fn run_all(
         drop(results);
         outcomes
     })?;
-    for ((case, mode), outcome) in runs.iter().zip(&outcomes).filter(|(_, outcome)| !outcome.problems.is_empty()) {
-        failure(out, case, *mode, outcome)?;
+    for ((case, way), outcome) in runs.iter().zip(&outcomes).filter(|(_, outcome)| !outcome.problems.is_empty()) {
+        failure(out, case, *way, outcome)?;
     }
     let failed = outcomes.iter().filter(|outcome| !outcome.problems.is_empty()).count();
     let passed = outcomes.len() - failed;
@@ -111,25 +126,30 @@ fn run_all(
     Ok(CheckOutcome { passed, failed })
 }
 
-fn numbered<'a>(runs: &[(&'a Case, Mode)], number: usize) -> Option<(usize, (&'a Case, Mode))> {
-    runs.get(number).map(|run| (number, *run))
+fn numbered(runs: &[(Case, Way)], number: usize) -> Option<(usize, &(Case, Way))> {
+    runs.get(number).map(|run| (number, run))
 }
 
 /// A line per run.
 struct Table<'a> {
-    runs: &'a [(&'a Case, Mode)],
+    runs: &'a [(Case, Way)],
     /// Columns of the longest name.
     name: usize,
+    /// Columns of the longest way.
+    way: usize,
 }
 
 impl<'a> Table<'a> {
-    fn new(runs: &'a [(&'a Case, Mode)]) -> Table<'a> {
+    fn new(runs: &'a [(Case, Way)]) -> Table<'a> {
         let names = runs.iter().map(|(case, _)| width(&printable(&case.name, NAME)));
-        Table { runs, name: names.max().unwrap_or(0).max("case".len()) }
+        let ways = runs.iter().map(|(_, way)| way.name().len());
+        let name = names.max().unwrap_or(0).max("case".len());
+        Table { runs, name, way: ways.max().unwrap_or(0).max("launch".len()) }
     }
 
     fn head(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{:name$}  mode    verdict  findings        time", "case", name = self.name)
+        let Table { name, way, .. } = self;
+        writeln!(out, "{:name$}  {:way$}  verdict  findings        time", "case", "mode")
     }
 
     /// Writes the rows in order, whatever the order in which the results arrive.
@@ -151,20 +171,20 @@ impl<'a> Table<'a> {
     }
 
     fn row(&self, out: &mut dyn Write, number: usize, outcome: &Outcome) -> io::Result<()> {
-        let (case, mode) = self.runs[number];
+        let (case, way) = &self.runs[number];
         let name = printable(&case.name, NAME);
         let gap = " ".repeat(self.name - width(&name));
         let verdict = if outcome.problems.is_empty() { "ok" } else { "FAIL" };
         let findings = outcome.findings.map_or("-".to_owned(), |findings| findings.to_string());
         let took = duration(outcome.took);
-        writeln!(out, "{name}{gap}  {:6}  {verdict:7}  {findings:>8}  {took:>10}", mode.name())?;
+        writeln!(out, "{name}{gap}  {:way$}  {verdict:7}  {findings:>8}  {took:>10}", way.name(), way = self.way)?;
         out.flush()
     }
 }
 
 /// What is wrong with a run, and what it wrote.
-fn failure(out: &mut dyn Write, case: &Case, mode: Mode, outcome: &Outcome) -> io::Result<()> {
-    writeln!(out, "\nFAIL  {} ({})", printable(&case.name, NAME), mode.name())?;
+fn failure(out: &mut dyn Write, case: &Case, way: Way, outcome: &Outcome) -> io::Result<()> {
+    writeln!(out, "\nFAIL  {} ({})", printable(&case.name, NAME), way.name())?;
     for problem in &outcome.problems {
         for (number, line) in wrap(&printable(problem, 10 * COLUMNS), COLUMNS - 6).iter().enumerate() {
             writeln!(out, "{}{line}", if number == 0 { "  " } else { "      " })?;

@@ -14,11 +14,15 @@
 //!   { reason = "unjoined", regions = 15, resident_bytes = { min = 4096 }, thread_function = { symbol = "job" } },
 //! ]
 //! notes = [{ kind = "stack-cache" }]       # each must be among the report's notes
+//!
+//! [case.by.threads]                        # where another source of events (check --by) shows something else
+//! expect = []                              # instead of the above; so do notes and verify
+//! # cannot = "it sees no madvise"          # or: why that source cannot show it; the case is left out there
 //! ```
 //!
 //! All paths are relative to the manifest's folder. `expect` and `notes` hold any part of what the JSON report says.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -65,6 +69,80 @@ pub struct Case {
     pub options: Vec<String>,
     /// Whether the model is compared with the kernel at every change.
     pub verify: bool,
+    /// Where sources show something else.
+    by: BTreeMap<By, Shown>,
+}
+
+impl Case {
+    /// The case as this source is to show it; none where it cannot.
+    pub fn by(&self, by: By) -> Option<Case> {
+        let mut case = self.clone();
+        // Only ptrace can hold a program still at every change, and a log has nothing to be compared with.
+        case.verify &= matches!(by, By::Ptrace | By::Perf);
+        let Some(shown) = self.by.get(&by) else { return Some(case) };
+        if shown.cannot.is_some() {
+            return None;
+        }
+        case.expect = shown.expect.clone().unwrap_or(case.expect);
+        case.notes = shown.notes.clone().unwrap_or(case.notes);
+        case.verify = shown.verify.unwrap_or(case.verify);
+        Some(case)
+    }
+}
+
+/// What a source shows of a case, where that is something else.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Shown {
+    cannot: Option<String>,
+    expect: Option<Vec<Map<String, Value>>>,
+    notes: Option<Vec<Map<String, Value>>>,
+    verify: Option<bool>,
+}
+
+/// Where the events of a run come from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum By {
+    /// ptrace(2), all mapping calls
+    Ptrace,
+    /// perf events
+    Perf,
+    /// ptrace(2), thread lifecycles alone: --follow threads
+    Threads,
+    /// A log of strace(1), made for this
+    StraceLog,
+}
+
+impl By {
+    /// As it is written in the manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            By::Ptrace => "ptrace",
+            By::Perf => "perf",
+            By::Threads => "threads",
+            By::StraceLog => "strace-log",
+        }
+    }
+}
+
+/// One way to run a case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Way {
+    /// How its program is brought under vmtrace.
+    pub mode: Mode,
+    /// Where the events come from.
+    pub by: By,
+}
+
+impl Way {
+    /// As it stands in the table.
+    pub fn name(self) -> String {
+        match self.by {
+            By::Ptrace => self.mode.name().to_owned(),
+            by => format!("{} {}", self.mode.name(), by.name()),
+        }
+    }
 }
 
 /// How a case's program is brought under vmtrace.
@@ -215,6 +293,8 @@ struct RawCase {
     exit: Option<ExpectedExit>,
     options: Option<Command>,
     verify: Option<bool>,
+    #[serde(default)]
+    by: BTreeMap<By, Shown>,
 }
 
 impl RawCase {
@@ -247,6 +327,7 @@ impl RawCase {
             exit: self.exit,
             options: self.options.map(Command::arguments).unwrap_or_default(),
             verify: self.verify.unwrap_or(true),
+            by: self.by,
         })
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::compare::{Failure, judge, matches};
 use super::process::{Group, Interrupt, Output, Scratch, Stopped, Watch};
-use crate::cli::manifest::{Case, ExpectedExit, Mode};
+use crate::cli::manifest::{By, Case, ExpectedExit, Mode, Way};
 use crate::report::notation::signal_name;
 use crate::report::words::duration;
 
@@ -48,24 +48,40 @@ pub(super) struct Runner<'a> {
     pub interrupt: Interrupt,
     /// What was built, and what came of it. One build at a time: they may share files.
     pub builds: Mutex<HashMap<Vec<String>, Outcome>>,
+    /// Whether each run is recorded, and a replay must say the same.
+    pub replay: bool,
 }
 
 impl Runner<'_> {
     /// Builds and runs a case. An error means that no more should be run.
-    pub fn run(&self, case: &Case, mode: Mode) -> Result<Outcome, Stopped> {
+    pub fn run(&self, case: &Case, way: Way) -> Result<Outcome, Stopped> {
         if let Some(failed) = case.build.as_ref().map(|build| self.build(build)).transpose()?.flatten() {
             return Ok(failed);
         }
         let started = Instant::now();
         let output = self.scratch.output()?;
-        let report = self.scratch.path("json");
         let watch = Watch::new(case.timeout, &self.interrupt);
-        let ran = match mode {
-            Mode::Launch => self.launch(case, &report, &output, &watch),
-            Mode::Attach => self.attach(case, &report, &output, &watch),
+        let recorded = self.replay && way.by != By::StraceLog;
+        let run = Run {
+            case,
+            by: way.by,
+            report: self.scratch.path("json"),
+            recording: recorded.then(|| self.scratch.path("recording")),
+            output: &output,
+            watch: &watch,
         };
+        let ran = match way {
+            Way { by: By::StraceLog, .. } => self.log(&run),
+            Way { mode: Mode::Launch, .. } => self.launch(&run),
+            Way { mode: Mode::Attach, .. } => self.attach(&run),
+        };
+        let ran = ran.and_then(|ended| Ok((ended, self.replayed(&run)?)));
         let mut outcome = match ran {
-            Ok(ended) => judged(case, &report, &ended),
+            Ok((ended, differs)) => {
+                let mut outcome = judged(case, &run.report, &ended);
+                outcome.problems.extend(differs);
+                outcome
+            }
             Err(Trouble::Stopped(Stopped::TimedOut)) => {
                 problem(format!("did not end within {}", duration(case.timeout)))
             }
@@ -109,53 +125,119 @@ impl Runner<'_> {
     }
 
     /// vmtrace starts the program. Gives how vmtrace ended, for people.
-    fn launch(&self, case: &Case, report: &Path, output: &Output, watch: &Watch<'_>) -> Result<String, Trouble> {
-        let mut arguments = self.vmtrace(case, report);
+    fn launch(&self, run: &Run<'_>) -> Result<String, Trouble> {
+        let mut arguments = self.vmtrace(run);
         arguments.push("--".to_owned());
-        arguments.extend_from_slice(&case.run);
-        let mut vmtrace = Group::start(&arguments, self.folder, &output.file)?;
-        Ok(vmtrace.wait(watch)?.to_string())
+        arguments.extend_from_slice(&run.case.run);
+        self.finish(run, &arguments)
     }
 
-    /// The program stops itself before it executes anything of its own, and goes on when vmtrace has attached.
-    fn attach(&self, case: &Case, report: &Path, output: &Output, watch: &Watch<'_>) -> Result<String, Trouble> {
+    /// strace starts the program, and vmtrace replays its log.
+    fn log(&self, run: &Run<'_>) -> Result<String, Trouble> {
+        let log = text(&self.scratch.path("strace"));
+        let mut arguments = ["strace", "-f", "-ttt", "-o", &log, "--"].map(str::to_owned).to_vec();
+        arguments.extend_from_slice(&run.case.run);
+        self.finish(run, &arguments)?;
+        self.finish(run, &self.replay(run, &log, &run.report))
+    }
+
+    /// What a replay says otherwise than the run that it is a replay of.
+    fn replayed(&self, run: &Run<'_>) -> Result<Option<String>, Trouble> {
+        let Some(recording) = &run.recording else { return Ok(None) };
+        let report = self.scratch.path("json");
+        let ended = self.finish(run, &self.replay(run, &text(recording), &report))?;
+        let contents = |path: &Path| {
+            let mut value: Value = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
+            let target = value["target"].as_object_mut()?;
+            target.retain(|key, _| !["mode", "engine"].contains(&key.as_str()));
+            Some(value)
+        };
+        Ok(match (contents(&run.report), contents(&report)) {
+            (Some(followed), Some(replayed)) if followed == replayed => None,
+            (Some(_), Some(_)) => Some("the replay of its recording says something else".to_owned()),
+            (Some(_), None) => Some(format!("the replay of its recording gave no report ({ended})")),
+            (None, _) => None,
+        })
+    }
+
+    /// The program stops itself before it executes anything of its own, and goes on when vmtrace follows it.
+    fn attach(&self, run: &Run<'_>) -> Result<String, Trouble> {
         let held = ["sh", "-c", r#"kill -STOP $$; exec "$@""#, "sh"].into_iter().map(str::to_owned);
-        let held: Vec<String> = held.chain(case.run.iter().cloned()).collect();
-        let program = Group::start(&held, self.folder, &output.file)?;
+        let held: Vec<String> = held.chain(run.case.run.iter().cloned()).collect();
+        let program = Group::start(&held, self.folder, &run.output.file)?;
         let pid = program.pid();
         while !is_stopped(pid) {
             if program.has_ended()? {
                 return Err(Trouble::Told("the program ended before it was held".to_owned()));
             }
-            watch.pause()?;
+            run.watch.pause()?;
         }
-        let mut arguments = self.vmtrace(case, report);
+        let mut arguments = self.vmtrace(run);
         arguments.extend(["-p".to_owned(), pid.to_string()]);
-        let mut vmtrace = Group::start(&arguments, self.folder, &output.file)?;
-        while !is_traced(pid) {
+        let mut vmtrace = Group::start(&arguments, self.folder, &run.output.file)?;
+        while !follows(&vmtrace, pid, &run.report) {
             if vmtrace.has_ended()? {
                 let status = vmtrace.finish()?;
                 return Err(Trouble::Told(format!("vmtrace ended before it had attached ({status})")));
             }
-            watch.pause()?;
+            run.watch.pause()?;
         }
         std::thread::sleep(SETTLE);
+        // What a report in between has said is no longer of interest.
+        let _ = fs::remove_file(&run.report);
         kill(pid, Signal::SIGCONT).map_err(std::io::Error::from)?;
         // vmtrace ends with the program, or before it where the options say so; then the program is of no more use.
-        Ok(vmtrace.wait(watch)?.to_string())
+        Ok(vmtrace.wait(run.watch)?.to_string())
+    }
+
+    /// Runs a command to its end; gives how it ended, for people.
+    fn finish(&self, run: &Run<'_>, arguments: &[String]) -> Result<String, Trouble> {
+        let mut group = Group::start(arguments, self.folder, &run.output.file)?;
+        Ok(group.wait(run.watch)?.to_string())
     }
 
     /// vmtrace and the options of every run.
-    fn vmtrace(&self, case: &Case, report: &Path) -> Vec<String> {
-        let text = |path: &Path| path.to_string_lossy().into_owned();
+    fn vmtrace(&self, run: &Run<'_>) -> Vec<String> {
         let mut arguments = vec![text(&self.vmtrace), "--format".to_owned(), "json".to_owned()];
-        arguments.extend(["-o".to_owned(), text(report)]);
-        if case.verify {
+        arguments.extend(["-o".to_owned(), text(&run.report)]);
+        arguments.extend(match run.by {
+            By::Ptrace => Some("--engine=ptrace".to_owned()),
+            By::Perf => Some("--engine=perf".to_owned()),
+            By::Threads => Some("--follow=threads".to_owned()),
+            By::StraceLog => None,
+        });
+        if run.case.verify {
             arguments.push("--verify=1".to_owned());
         }
-        arguments.extend_from_slice(&case.options);
+        arguments.extend(run.recording.iter().map(|path| format!("--record={}", text(path))));
+        arguments.extend_from_slice(&run.case.options);
         arguments
     }
+
+    /// vmtrace, to replay a file with those of the case's options that are about the report.
+    fn replay(&self, run: &Run<'_>, file: &str, report: &Path) -> Vec<String> {
+        let mut arguments = vec![text(&self.vmtrace), "replay".to_owned(), file.to_owned()];
+        arguments.extend(["--format".to_owned(), "json".to_owned(), "-o".to_owned(), text(report)]);
+        let level = run.case.options.iter().position(|option| option == "--min-confidence");
+        arguments.extend(level.into_iter().flat_map(|at| run.case.options[at..].iter().take(2).cloned()));
+        arguments
+    }
+}
+
+/// One run of a case.
+struct Run<'a> {
+    case: &'a Case,
+    by: By,
+    /// Where the report goes.
+    report: PathBuf,
+    /// Where it is recorded to.
+    recording: Option<PathBuf>,
+    output: &'a Output,
+    watch: &'a Watch<'a>,
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 /// Why a run gave nothing to judge.
@@ -253,6 +335,26 @@ fn unverified(verify: &Value) -> Option<String> {
 fn is_stopped(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+}
+
+/// Whether vmtrace follows the process: it is its tracer, or has perf events open and gives a report with a thread.
+fn follows(vmtrace: &Group, pid: Pid, report: &Path) -> bool {
+    if is_traced(pid) {
+        return true;
+    }
+    let said = fs::read_to_string(report).unwrap_or_default();
+    let said: Value = serde_json::from_str(&said).unwrap_or_default();
+    if said["counts"]["threads_seen"].as_u64() > Some(0) {
+        return true;
+    }
+    // Signals are collected before any event is opened.
+    let opened = fs::read_dir(format!("/proc/{}/fd", vmtrace.pid())).into_iter().flatten().flatten();
+    let is_perf = |path: PathBuf| path.as_os_str() == "anon_inode:[perf_event]";
+    if opened.filter_map(|entry| fs::read_link(entry.path()).ok()).any(is_perf) {
+        // It may have ended this moment.
+        let _ = kill(vmtrace.pid(), Signal::SIGUSR1);
+    }
+    false
 }
 
 /// Whether the process has a tracer: see proc_pid_status(5).

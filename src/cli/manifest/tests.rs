@@ -76,11 +76,35 @@ fn expectations_as_tables() {
     assert_eq!(json!(manifest.cases[0].expect), json!([{"regions": 2}, {"regions": 3}]));
 }
 
+/// A source may show something else of a case, or cannot show it; only ptrace and perf have something to verify.
+#[test]
+fn what_sources_show() {
+    let manifest = parse(
+        r#"
+        [[case]]
+        name = "a"
+        run = "a"
+        expect = [{ regions = 2 }]
+        [case.by.threads]
+        expect = [{ regions = 1 }]
+        notes = [{ kind = "incomplete" }]
+        [case.by.strace-log]
+        cannot = "strace does not follow it"
+        "#,
+    )
+    .unwrap();
+    let shown = |by| manifest.cases[0].by(by).map(|case| (json!(case.expect), json!(case.notes), case.verify));
+    assert_eq!(shown(By::Ptrace), Some((json!([{"regions": 2}]), json!([]), true)));
+    assert_eq!(shown(By::Perf), shown(By::Ptrace));
+    assert_eq!(shown(By::Threads), Some((json!([{"regions": 1}]), json!([{"kind": "incomplete"}]), false)));
+    assert_eq!(shown(By::StraceLog), None);
+}
+
 /// A wrong manifest is told in one line, with the place and with what would be right.
 #[test]
 fn errors_name_the_line_and_the_way_out() {
     insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrum = 'a'\n"), @r"
-    cases.toml:3: unknown field `rum`, expected one of `name`, `build`, `command`, `run`, `timeout`, `expect`, `expected`, `findings`, `notes`, `modes`, `exit`, `options`, `verify`
+    cases.toml:3: unknown field `rum`, expected one of `name`, `build`, `command`, `run`, `timeout`, `expect`, `expected`, `findings`, `notes`, `modes`, `exit`, `options`, `verify`, `by`
     ");
     insta::assert_snapshot!(error("[[kase]]\nname = 'a'\nrun = 'a'\n"), @r"
     cases.toml:1: unknown field `kase`, expected one of `case`, `cases`, `test`, `tests`

@@ -99,12 +99,42 @@ pub enum Told<'a> {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)] // the questions of `Target`
 pub enum Answer<'a> {
-    Maps(Option<Cow<'a, [Vma]>>),
+    Maps(Option<Changed<'a>>),
     Library(Option<Result<Cow<'a, Library>, Unavailable>>),
     Resident(Option<Cow<'a, [u64]>>),
     Process(Process),
     Limits(Option<Cow<'a, Limits>>),
     Standing(Stood),
+}
+
+/// Maps, as what has changed since those that were recorded before: with --verify they are most of what there is.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Changed<'a> {
+    /// So many lines at the beginning are the same.
+    head: u32,
+    /// These follow.
+    lines: Cow<'a, [Vma]>,
+    /// So many lines at the end are the same.
+    tail: u32,
+}
+
+impl<'a> Changed<'a> {
+    /// What is to be recorded of `maps` after `before`.
+    pub fn between(before: &[Vma], maps: &'a [Vma]) -> Changed<'a> {
+        let same = before.iter().zip(maps).take_while(|(one, other)| one == other).count();
+        let (old, new) = (&before[same..], &maps[same..]);
+        let tail = old.iter().rev().zip(new.iter().rev()).take_while(|(one, other)| one == other).count();
+        // No program has more mappings than that.
+        let number = |lines: usize| u32::try_from(lines).unwrap_or(u32::MAX);
+        Changed { head: number(same), lines: Cow::Borrowed(&new[..new.len() - tail]), tail: number(tail) }
+    }
+
+    /// The maps that were recorded after `before`; a damaged recording may speak of lines that there are not.
+    pub fn after(self, before: &[Vma]) -> Box<[Vma]> {
+        let head = &before[..before.len().min(self.head as usize)];
+        let tail = &before[before.len().saturating_sub(self.tail as usize)..];
+        [head, &self.lines, tail].concat().into()
+    }
 }
 
 /// How it stood with the source.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io;
 
-use super::format::{After, Answer, Item, Stood, Told as Record};
+use super::format::{After, Answer, Changed, Item, Stood, Told as Record};
 use super::writer::Writer;
 use crate::diagnose::finding::Finding;
 use crate::event::{Event, Limits, Vma};
@@ -24,12 +24,14 @@ pub struct Recorder<'a> {
     last: Time,
     /// How many modules, places and call stacks have been written.
     written: [usize; 3],
+    /// The maps that were recorded last.
+    maps: Box<[Vma]>,
 }
 
 impl<'a> Recorder<'a> {
     /// Records `target`.
     pub fn new(target: &'a mut dyn Target, writer: &'a Writer) -> Recorder<'a> {
-        Recorder { target, writer, last: Time::default(), written: [0; 3] }
+        Recorder { target, writer, last: Time::default(), written: [0; 3], maps: Box::default() }
     }
 
     fn told(&mut self, at: Time, told: Record<'_>) {
@@ -89,7 +91,9 @@ impl Target for Recorder<'_> {
 
     fn maps(&mut self, tid: Tid) -> Option<Box<[Vma]>> {
         let maps = self.target.maps(tid);
-        self.answered(Answer::Maps(maps.as_deref().map(Cow::Borrowed)));
+        let before = std::mem::take(&mut self.maps);
+        self.answered(Answer::Maps(maps.as_deref().map(|maps| Changed::between(&before, maps))));
+        self.maps = maps.clone().unwrap_or(before);
         maps
     }
 

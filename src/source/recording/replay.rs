@@ -30,6 +30,8 @@ pub struct Replay<'a> {
     /// The item that is next, if it has been looked at already.
     ahead: Option<Item<'static>>,
     now: Time,
+    /// The maps that were answered last.
+    maps: Box<[Vma]>,
     /// Answers that were asked for and are not there.
     unanswered: u64,
     /// Somebody wants no more of it.
@@ -51,6 +53,7 @@ impl<'a> Replay<'a> {
             names: Vec::new(),
             ahead: None,
             now: Time::default(),
+            maps: Box::default(),
             unanswered: 0,
             stopped: false,
         })
@@ -138,7 +141,8 @@ impl Target for Replay<'_> {
 
     fn maps(&mut self, _: Tid) -> Option<Box<[Vma]>> {
         let Answer::Maps(maps) = self.answer(|answer| matches!(answer, Answer::Maps(_)))? else { return None };
-        maps.map(|maps| maps.into_owned().into())
+        self.maps = maps?.after(&self.maps);
+        Some(self.maps.clone())
     }
 
     fn library(&mut self, _: &Model, _: SpaceId, _: Tid) -> Option<Result<Library, Unavailable>> {

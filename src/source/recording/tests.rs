@@ -4,7 +4,7 @@ use std::io::{BufReader, Read, Seek, Write};
 use proptest::prelude::*;
 use syscalls::Errno;
 
-use super::format::{After, Answer, Heading, Item, MAGIC, Named, Told as Record, VERSION};
+use super::format::{After, Answer, Changed, Heading, Item, MAGIC, Named, Told as Record, VERSION};
 use super::reader::{Extent, NotARecording, Reader, is_recording};
 use super::{Replay, Writer};
 use crate::diagnose::finding::Frame;
@@ -56,7 +56,7 @@ fn items() -> Vec<Item<'static>> {
         Item::CallStack(vec![CodeId(0)].into()),
         event(1_000, 1),
         event(-200, 2),
-        Item::Answer(Answer::Maps(Some(vec![vma()].into()))),
+        Item::Answer(Answer::Maps(Some(Changed::between(&[], Box::leak(Box::new([vma()])))))),
         Item::Answer(Answer::Resident(None)),
         Item::Told(After(5, ended)),
         Item::Told(After(5, Record::Finished)),
@@ -157,6 +157,24 @@ fn a_replay_tells_and_answers() {
     assert_eq!(replay.places(&[]).known.len(), 1);
 }
 
+/// Maps are recorded as what has changed, and come back whole; what is not there any more does no harm.
+#[test]
+fn maps_are_recorded_by_their_changes() {
+    let line = |page: u64| Vma { range: Range::of_len(Addr(page * PAGE), PAGE).unwrap(), ..vma() };
+    let maps = |pages: &[u64]| pages.iter().map(|page| line(*page)).collect::<Vec<_>>();
+    let pictures = [maps(&[1, 2, 3, 9]), maps(&[1, 3, 9]), maps(&[1, 2, 4, 9]), maps(&[]), maps(&[5]), maps(&[5, 5])];
+    let mut before: Vec<Vma> = Vec::new();
+    for picture in pictures {
+        let changed = Changed::between(&before, &picture);
+        assert_eq!(*changed.clone().after(&before), *picture);
+        assert!(changed.after(&[]).len() <= picture.len());
+        before = picture;
+    }
+    let [one, other] = [maps(&[1, 2, 3, 9]), maps(&[1, 2, 4, 9])];
+    let bytes = |changed: &Changed<'_>| postcard::to_stdvec(changed).unwrap().len();
+    assert!(bytes(&Changed::between(&one, &other)) < bytes(&Changed::between(&[], &other)) / 2);
+}
+
 /// What was not recorded is not known, and the report says so. What comes next is not lost by the question.
 #[test]
 fn a_question_without_an_answer() {
@@ -227,11 +245,8 @@ proptest! {
 
 fn replay_all(bytes: &[u8]) {
     let Ok(mut replay) = Replay::open(Box::new(bytes)) else { return };
-    loop {
-        match replay.next(&quiet()) {
-            Ok(Told::Event(_) | Told::Asked { .. }) => drop(replay.maps(Tid(1))),
-            Ok(Told::Quiet(_) | Told::Finished(_)) | Err(_) => break,
-        }
+    while let Ok(Told::Event(_) | Told::Asked { .. }) = replay.next(&quiet()) {
+        drop(replay.maps(Tid(1)));
     }
     let _ = (replay.standing(), replay.places(&[]));
 }

@@ -45,13 +45,17 @@ fn runner(manifest: &Manifest) -> Runner<'_> {
         scratch: Scratch::new().unwrap(),
         interrupt: Interrupt::catch().unwrap(),
         builds: Mutex::default(),
+        replay: false,
     }
 }
 
 /// What is wrong with the first case.
 fn problems(report: &str, case: &str) -> Vec<String> {
     let (_folder, manifest) = folder(report, &format!("[[case]]\nname = 'a'\n{case}"));
-    runner(&manifest).run(&manifest.cases[0], manifest.cases[0].modes[0]).unwrap().problems
+    runner(&manifest)
+        .run(&manifest.cases[0], Way { mode: manifest.cases[0].modes[0], by: By::Ptrace })
+        .unwrap()
+        .problems
 }
 
 /// A report that is as expected passes, notes among others included.
@@ -134,7 +138,7 @@ fn builds_are_shared() {
     let (folder, manifest) = folder(REPORT, &(case("a") + &case("b")));
     let runner = runner(&manifest);
     for case in &manifest.cases {
-        let outcome = runner.run(case, Mode::Launch).unwrap();
+        let outcome = runner.run(case, Way { mode: Mode::Launch, by: By::Ptrace }).unwrap();
         assert_eq!(outcome.problems, ["build failed (exit status: 1): sh -c echo built >> log; echo oops; false"]);
         assert_eq!(outcome.output, ["oops"]);
     }
@@ -158,7 +162,7 @@ fn the_table() {
         expect = [{ regions = 14, thread_function = { symbol = 'minute_job' } }]
     ";
     let (_folder, manifest) = folder(REPORT, cases);
-    let runs: Vec<(&Case, Mode)> = manifest.cases.iter().map(|case| (case, Mode::Launch)).collect();
+    let runs = super::super::runs(&manifest.cases.iter().collect::<Vec<_>>(), &[By::Ptrace]);
     let mut out = Vec::new();
     let jobs = std::num::NonZeroUsize::new(2).unwrap();
     let outcome = super::super::run_all(&runner(&manifest), &runs, jobs, &mut out).unwrap();
