@@ -27,6 +27,11 @@ impl<V: Clone + Eq> PageMap<V> {
         self.map.cut(&key(range)).map(|(pages, value)| (range_of(pages), value))
     }
 
+    /// Puts `value`, which no neighbour equals, on `range` if nothing lies there, and says whether that was so.
+    pub fn put(&mut self, range: Range, value: V) -> bool {
+        self.map.insert_strict(key(range), value).is_ok()
+    }
+
     /// Puts `value` on `range`, whatever lay there before, and merges it with equal neighbours.
     pub fn set(&mut self, range: Range, value: V) {
         drop(self.map.cut(&key(range)));

@@ -128,6 +128,8 @@ pub struct AddressSpace {
     pub tasks: u32,
     /// Whether its process is over as far as verdicts go; what happens now is only its end.
     pub finished: bool,
+    /// Room for what is about to be unmapped, kept from call to call.
+    pieces: Vec<(Range, Area)>,
 }
 
 impl AddressSpace {
@@ -148,6 +150,7 @@ impl AddressSpace {
             has_unseen: false,
             tasks: 0,
             finished: false,
+            pieces: Vec::new(),
         };
         for vma in maps.iter().filter(|vma| super::kernel::is_modelled(vma)) {
             space.map_seen(vma.range, vma);
@@ -186,13 +189,19 @@ impl AddressSpace {
     /// Pages that are put into a stack with MAP_FIXED stay part of it: the JVM arms and disarms its guards so, and
     /// whoever unmaps the stack unmaps them too.
     pub fn map(&mut self, range: Range, mapping: Mapping, area: impl FnOnce(MappingId) -> Area) -> MappingId {
+        let id = self.mappings.insert(Mapping { bytes: range.bytes(), made_bytes: range.bytes(), ..mapping });
+        let area = area(id);
+        // Mostly nothing lies there: one look at the map tells, and its neighbours are none of this mapping.
+        if self.areas.put(range, area) {
+            return id;
+        }
         if let Some(stack) = self.stack_around(range) {
-            self.areas.set(range, area(stack));
+            self.mappings.remove(id);
+            self.areas.set(range, Area { mapping: stack, ..area });
             return stack;
         }
         self.unmap(range);
-        let id = self.mappings.insert(Mapping { bytes: range.bytes(), made_bytes: range.bytes(), ..mapping });
-        self.areas.set(range, area(id));
+        self.areas.put(range, area);
         id
     }
 
@@ -226,11 +235,13 @@ impl AddressSpace {
 
     /// munmap(2).
     pub fn unmap(&mut self, range: Range) {
-        let pieces: Vec<(Range, Area)> = self.areas.cut(range).collect();
-        for (piece, area) in pieces {
+        let mut pieces = std::mem::take(&mut self.pieces);
+        pieces.extend(self.areas.cut(range));
+        for (piece, area) in pieces.drain(..) {
             self.may_have_grown(piece.start(), area);
             self.lose(area.mapping, piece.bytes());
         }
+        self.pieces = pieces;
     }
 
     /// Remembers where pages may lie that page faults have added below a mapping that grows down.
