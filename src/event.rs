@@ -30,6 +30,14 @@ pub enum EventKind {
     Syscall(Syscall),
     /// The task called exit(2) or exit_group(2), which do not return. All its siblings still live.
     Exiting(Exiting),
+    /// From here on mapping calls are not told, of any task: births and ends alone.
+    LifecyclesAlone,
+    /// The task's whole process is about to end, by a call of exit_group(2), a signal, or a sibling's execve(2). All its
+    /// tasks still count as alive. Told by sources that do not see these calls.
+    GroupEnding {
+        /// Whether it is this task that called exit_group(2).
+        by_call: bool,
+    },
     /// The task calls execve(2) or execveat(2). All its siblings still live. Whether the call succeeds, its return tells.
     Executing,
     /// The task made another one. Comes before anything that the child does.
@@ -348,6 +356,17 @@ pub struct LibraryStack {
     pub guard_bytes: u64,
     /// The live task that has it.
     pub task: Option<Tid>,
+}
+
+/// Where a new task's stack lies, looked up at its birth by sources that do not see mapping calls.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StackRegion {
+    /// The line of maps that holds its upper end. Neighbours may be part of it.
+    pub line: Vma,
+    /// The line right below, which may be the guard.
+    pub below: Option<Vma>,
+    /// The bounds that the thread library's descriptor names.
+    pub block: Option<Range>,
 }
 
 /// What the kernel allows, and what is used of it. None where it could not be read, or is not limited.

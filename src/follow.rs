@@ -2,6 +2,7 @@
 
 mod drafting;
 mod judging;
+mod lifecycles;
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -179,6 +180,7 @@ impl<'a> Follower<'a> {
             Some(space) => self.last_look(space, event),
             None => {}
         }
+        self.look_around(event);
         self.write_event(event);
         let applied = self.model.apply(event);
         self.target.learn(event, &self.model);
@@ -195,6 +197,7 @@ impl<'a> Follower<'a> {
             }
             EventKind::Syscall(syscall) if self.ran_out(syscall) => self.look_at_limits(event),
             EventKind::Born(birth) if !birth.args.shares_memory() => self.look_at_child(birth, event),
+            EventKind::LifecyclesAlone => self.look_at_idle_stacks(),
             _ => {}
         }
         if let Some(space) = applied.unclear {

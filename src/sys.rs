@@ -105,8 +105,11 @@ pub enum SyscallStop {
     },
     /// A call has returned.
     Exit,
-    /// It is no syscall stop.
-    None,
+    /// It is no syscall stop. If the task is in a call all the same, it is one of this AUDIT_ARCH_*.
+    Other {
+        /// AUDIT_ARCH_X86_64 or AUDIT_ARCH_I386.
+        arch: u32,
+    },
 }
 
 /// PTRACE_GET_SYSCALL_INFO.
@@ -119,7 +122,7 @@ pub fn syscall_info(tid: Tid) -> Result<SyscallStop, Errno> {
         // SAFETY: for this `op` the kernel has filled this member of the union.
         libc::PTRACE_SYSCALL_INFO_ENTRY => SyscallStop::Entry { arch: info.arch, nr: unsafe { info.u.entry.nr } },
         libc::PTRACE_SYSCALL_INFO_EXIT => SyscallStop::Exit,
-        _ => SyscallStop::None,
+        _ => SyscallStop::Other { arch: info.arch },
     })
 }
 
@@ -480,6 +483,90 @@ pub fn resident_ranges(pagemap: BorrowedFd<'_>, range: Range, tell: &mut dyn FnM
         start = arg.walk_end;
     }
     Ok(())
+}
+
+/// A line of maps, as PROCMAP_QUERY tells it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MapsLine {
+    /// First address, and first address behind it.
+    pub bounds: [u64; 2],
+    /// Readable, writable, executable, shared, as the bits 1, 2, 4 and 8.
+    pub flags: u64,
+    /// Offset into the file in bytes.
+    pub offset: u64,
+    /// Number of the file, 0 without one.
+    pub inode: u64,
+    /// Major and minor number of the file's device.
+    pub device: [u32; 2],
+    /// Path, or a name in brackets, or nothing.
+    pub name: Box<[u8]>,
+}
+
+/// Which line PROCMAP_QUERY is to tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapsQuery {
+    /// That which holds the address.
+    At,
+    /// The first executable one that holds the address or lies above it.
+    NextExecutable,
+}
+
+/// One line of an open /proc/PID/maps: PROCMAP_QUERY (Linux 6.11). None where there is no such line.
+///
+/// # Errors
+/// ENOTTY where the kernel is older.
+pub fn query_maps(maps: BorrowedFd<'_>, query: MapsQuery, addr: Addr) -> Result<Option<MapsLine>, Errno> {
+    const EXECUTABLE: u64 = 4;
+    const COVERING_OR_NEXT_VMA: u64 = 0x10;
+    #[repr(C)]
+    #[derive(Default)]
+    struct ProcmapQuery {
+        size: u64,
+        query_flags: u64,
+        query_addr: u64,
+        vma_start: u64,
+        vma_end: u64,
+        vma_flags: u64,
+        vma_page_size: u64,
+        vma_offset: u64,
+        inode: u64,
+        dev_major: u32,
+        dev_minor: u32,
+        vma_name_size: u32,
+        build_id_size: u32,
+        vma_name_addr: u64,
+        build_id_addr: u64,
+    }
+    nix::ioctl_readwrite!(procmap_query, b'f', 17, ProcmapQuery);
+    let mut name = [0u8; libc::PATH_MAX as usize];
+    let mut arg = ProcmapQuery {
+        size: std::mem::size_of::<ProcmapQuery>() as u64,
+        query_flags: match query {
+            MapsQuery::At => 0,
+            MapsQuery::NextExecutable => EXECUTABLE | COVERING_OR_NEXT_VMA,
+        },
+        query_addr: addr.0,
+        vma_name_size: name.len() as u32,
+        vma_name_addr: name.as_mut_ptr() as u64,
+        ..ProcmapQuery::default()
+    };
+    // SAFETY: the argument and the buffer that it points to live through the call and have the stated lengths.
+    match unsafe { procmap_query(maps.as_raw_fd(), &raw mut arg) } {
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(errno),
+        Ok(_) => {
+            // The length counts the zero byte at the end.
+            let length = usize::try_from(arg.vma_name_size).unwrap_or(0).saturating_sub(1).min(name.len());
+            Ok(Some(MapsLine {
+                bounds: [arg.vma_start, arg.vma_end],
+                flags: arg.vma_flags,
+                offset: arg.vma_offset,
+                inode: arg.inode,
+                device: [arg.dev_major, arg.dev_minor],
+                name: name[..length].into(),
+            }))
+        }
+    }
 }
 
 /// A task made by [`clone_on_new_stack`].

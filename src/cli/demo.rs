@@ -32,6 +32,7 @@ pub fn run(args: &DemoArgs) -> Result<u8, anyhow::Error> {
         pid: None,
         stop_after: None,
         every: None,
+        follow: super::FollowChoice::Memory,
         engine: EngineChoice::Auto,
         verify: Some(1),
         events: None,

@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::events;
 use super::output::{Output, Stream};
 use super::watch::{STATUS_EVERY, Watch};
-use super::{FAILED, FollowArgs, NOT_EXECUTABLE, NOT_FOUND, ReportArgs};
+use super::{FAILED, FollowArgs, FollowChoice, NOT_EXECUTABLE, NOT_FOUND, ReportArgs};
 use crate::event::Exit;
 use crate::follow::{Follower, Observer, Options};
 use crate::procfs::task;
@@ -32,6 +32,9 @@ use crate::units::Pid;
 /// Why it could not be followed, in one line.
 pub fn run(args: &FollowArgs) -> Result<u8, anyhow::Error> {
     check_proc()?;
+    if args.verify.is_some() && args.follow == FollowChoice::Threads {
+        super::usage_error("--verify compares what mapping calls tell with the kernel; --follow threads follows none");
+    }
     match (args.pid, args.program.is_empty()) {
         (Some(_), false) => super::usage_error("give either -p PID or a program to launch, not both"),
         (None, true) => super::usage_error("nothing to follow: give a program after --, or a process with -p PID"),
@@ -60,7 +63,7 @@ fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
     let recording = args.record.as_deref().map(create).transpose()?;
     let options = options(args, Mode::Attach, task::command_line(pid), Stream::Out)?;
     control.start(timers(args, Watch::wants_status(false)))?;
-    let mut target = Live::new(Ptrace::attach(pid)?);
+    let mut target = Live::new(Ptrace::attach(pid, args.follow.into())?);
     let followed = follow(&mut target, &control, options, output, recording)?;
     let report = followed.report()?;
     Ok(exit_status(&args.report, &report, 0))
@@ -77,7 +80,7 @@ pub(super) fn launch(args: &FollowArgs, stream: Stream) -> Result<u8, anyhow::Er
     // A program that is to be left alone after a while must be able to live without us.
     let leash = if args.stop_after.is_some() { Leash::None } else { Leash::Filter };
     // Before the control's thread exists, because it forks.
-    let mut target = Live::new(Ptrace::launch(&args.program, leash, &mask)?);
+    let mut target = Live::new(Ptrace::launch(&args.program, leash, args.follow.into(), &mask)?);
     let mut control = Control::new(Manners::Launched);
     control.start(timers(args, Watch::wants_status(true)))?;
     let followed = follow(&mut target, &control, options, output, recording)?;

@@ -18,6 +18,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::diagnose::finding::Confidence;
+use crate::source::Follow;
 
 /// Exit status: wrong usage, also of a manifest.
 pub const WRONG_USAGE: u8 = 2;
@@ -117,6 +118,9 @@ pub struct FollowArgs {
     /// A report as of now at this interval; SIGUSR1 asks for one too
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub every: Option<Duration>,
+    /// All system calls that change the address space, or thread lifecycles alone: no system call stops
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = FollowChoice::Memory)]
+    pub follow: FollowChoice,
     /// Where events come from
     #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
     pub engine: EngineChoice,
@@ -165,6 +169,25 @@ pub enum EngineChoice {
     Auto,
     /// ptrace(2)
     Ptrace,
+}
+
+/// How much is followed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum FollowChoice {
+    /// Every mapping call, and threads: all findings, exact bounds
+    Memory,
+    /// Births and ends of threads alone, at next to no cost: unjoined threads are proven, the program's own stacks are
+    /// judged by what lies in them, and what only mapping calls tell (parts left, other memory) is not seen
+    Threads,
+}
+
+impl From<FollowChoice> for Follow {
+    fn from(choice: FollowChoice) -> Follow {
+        match choice {
+            FollowChoice::Memory => Follow::Memory,
+            FollowChoice::Threads => Follow::Threads,
+        }
+    }
 }
 
 /// Format of a report.

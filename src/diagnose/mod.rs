@@ -15,6 +15,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::model::Calls;
 use crate::model::mapping::{Made, MappingId};
 use crate::model::space::AddressSpace;
 use crate::threadlib::{ThreadLists, Unavailable};
@@ -72,7 +73,9 @@ pub fn diagnose(
     library: Library<'_>,
 ) -> Diagnosis {
     let mut diagnosis = orphaned_stack::diagnose(space, moment, library);
-    diagnosis.findings.extend(orphaned_mapping::findings(space, is_live));
+    if space.calls == Calls::Told {
+        diagnosis.findings.extend(orphaned_mapping::findings(space, is_live));
+    }
     diagnosis.findings.sort_by_key(|finding| (Reverse(finding.confidence), Reverse(finding.virtual_bytes())));
     diagnosis.notes.extend(malloc_arenas(space));
     let limits = limit_hit::notes(space, &diagnosis.findings);

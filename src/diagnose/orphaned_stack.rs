@@ -14,6 +14,9 @@
 //! | the program's, two or more of the site | `unmanaged`, probable |
 //! | the program's, a single one | `unmanaged`, possible |
 //!
+//! Where mapping calls are not told, the lists decide alone, and of the program's own stacks what their last owners have
+//! left in them (`verdict_without_calls`).
+//!
 //! The lists and the system calls check each other. These are no disagreements: a stack that was passed over and is in
 //! the cache now (it was joined later); one that is on none of the lists while any task may be moving it from one to
 //! another, or to munmap; one that is on the list of used ones for a thread that is
@@ -37,6 +40,7 @@ use super::finding::{
 };
 use super::{GRACE, Library, Moment, Phase, bytes_for_people, pieces_of, stack_cache_note};
 use crate::event::{Call, ThreadLibrary};
+use crate::model::Calls;
 use crate::model::mapping::{Ended, Maker, Mapping, MappingId, Stack};
 use crate::model::sites::{Site, SiteKey};
 use crate::model::space::AddressSpace;
@@ -144,7 +148,12 @@ pub fn diagnose(space: &AddressSpace, moment: Moment, library: Library<'_>) -> D
         }
         let key = idle.stack.site();
         let site = space.sites.get(key);
-        match verdict(&idle, site, sites.get(&key).copied().unwrap_or_default(), beyond_cache) {
+        let tally = sites.get(&key).copied().unwrap_or_default();
+        let verdict = match space.calls {
+            Calls::Told => verdict(&idle, site, tally, beyond_cache),
+            Calls::Untold => verdict_without_calls(&idle, site, tally),
+        };
+        match verdict {
             Verdict::Leak(reason, confidence) => {
                 let maker = idle.stack.maker;
                 let new = Leaks { confidence, maker, listed: false, cut_short: false, members: Vec::new() };
@@ -322,10 +331,13 @@ fn survey<'a>(space: &'a AddressSpace, moment: Moment, words: &Words) -> (Vec<Id
             site.in_grace += 1;
             continue;
         }
-        let program_made = stack.maker == Maker::Program && stack.owners == 1;
-        site.undecided += u64::from(program_made && stack.passed_over.is_none());
         let (word, listed) = words.of(id);
-        let function = listed.or(stack.last.born.and_then(|born| born.function));
+        let program_made =
+            stack.maker == Maker::Program || space.calls == Calls::Untold && word == Word::On(List::User);
+        let is_undecided = program_made && stack.owners == 1 && stack.passed_over.is_none();
+        sites.entry(stack.site()).or_default().undecided += u64::from(is_undecided);
+        // What was seen at the birth is right also where other code lies at that address now.
+        let function = stack.last.born.and_then(|born| born.function).or(listed);
         idle.push(Idle { id, mapping, stack, ended, word, function });
     }
     idle.sort_by_key(|idle| (idle.ended.at, idle.stack.last.tid));
@@ -356,6 +368,23 @@ fn verdict(idle: &Idle, site: Site, tally: Tally, beyond_cache: bool) -> Verdict
         Maker::Program if site.reused > 0 => Verdict::Pool,
         Maker::Program if tally.undecided > 1 => Verdict::Leak(Reason::Unmanaged, Probable),
         Maker::Program => Verdict::Leak(Reason::Unmanaged, Possible),
+    }
+}
+
+/// The same where mapping calls are not told: by the thread library's lists, and of the program's own stacks by their
+/// contents, which are still what their last owner has left (others have been disowned). Who mapped what, and when, is not
+/// known, so that nothing of the program's is definite.
+fn verdict_without_calls(idle: &Idle, site: Site, tally: Tally) -> Verdict {
+    use Confidence::{Definite, Possible, Probable};
+    let is_program_made = idle.stack.maker == Maker::Program || idle.word == Word::On(List::User);
+    match idle.word {
+        Word::Live => Verdict::InUse,
+        Word::On(List::Used) => Verdict::Leak(Reason::Unjoined, Definite),
+        Word::On(List::Cached) => Verdict::Cached,
+        _ if !is_program_made => Verdict::Unproven,
+        _ if idle.stack.owners > 1 || site.reused > 0 => Verdict::Pool,
+        _ if tally.undecided > 1 && !site.lets_go() => Verdict::Leak(Reason::Unmanaged, Probable),
+        _ => Verdict::Leak(Reason::Unmanaged, Possible),
     }
 }
 
@@ -484,6 +513,11 @@ fn explain(reason: Reason, confidence: Confidence, leaks: &Leaks) -> (String, St
             "the program's own: its thread is gone, and the program mapped a fresh one rather than use it again",
             UNMAP,
         ),
+        _ if leaks.members.iter().all(|idle| idle.stack.imprint.is_some()) => (
+            "the program's own: its thread is gone, and what it has left in it is still there, so that nothing has \
+             used it or unmapped it since",
+            UNMAP,
+        ),
         _ => ("the program's own: its thread is gone, and nothing has used, unmapped or freed it since", UNMAP),
     };
     (proof.to_owned(), advice.to_owned())
@@ -518,11 +552,15 @@ fn unproven_note(space: &AddressSpace, unproven: &[Idle], library: Library<'_>) 
         Library::Unavailable(why) => format!(" ({why})"),
         Library::Lists { .. } | Library::NotAsked => String::new(),
     };
-    note(space, NoteKind::UnprovenStacks, unproven, |count, size| {
-        format!(
+    note(space, NoteKind::UnprovenStacks, unproven, |count, size| match space.calls {
+        Calls::Told => format!(
             "{count} of ended threads, {size}: kept by the thread library for reuse, or never joined; system calls \
              alone do not tell which{why}"
-        )
+        ),
+        Calls::Untold => format!(
+            "{count} of ended threads, {size}: left, kept for reuse, or used for something else by now; thread \
+             lifecycles alone do not tell which{why}"
+        ),
     })
 }
 
@@ -543,8 +581,11 @@ fn disputed_note(space: &AddressSpace, disputed: &[Idle]) -> Option<Note> {
 }
 
 fn pool_note(space: &AddressSpace, pool: &[Idle]) -> Option<Note> {
-    note(space, NoteKind::StackPool, pool, |count, size| {
-        format!("{count} that the program keeps and gives to one thread after another, {size}")
+    note(space, NoteKind::StackPool, pool, |count, size| match space.calls {
+        Calls::Told => format!("{count} that the program keeps and gives to one thread after another, {size}"),
+        Calls::Untold => {
+            format!("{count} that the program has given to one thread after another, kept or mapped anew, {size}")
+        }
     })
 }
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::{Follower, Status};
 use crate::diagnose::finding::{Finding, Note};
 use crate::diagnose::{self, Library, Moment, Phase};
-use crate::model::SpaceId;
+use crate::model::{Calls, SpaceId};
 use crate::report::draft::Draft;
 use crate::report::{Counts, Report, Target};
+use crate::source::Follow;
 
 impl Follower<'_> {
     fn followed(&self) -> Duration {
@@ -18,7 +19,8 @@ impl Follower<'_> {
         let moment = Moment { now: self.now, phase: Phase::Living };
         let is_live = |tid| self.model.task(tid).is_some();
         let listed = |finding: &Finding| finding.confidence >= self.options.min_confidence;
-        let living = self.model.unfinished().map(|(_, space)| {
+        // What has been unmapped since the last report would count as left, where calls do not tell.
+        let living = self.model.unfinished().filter(|(_, space)| space.calls == Calls::Told).map(|(_, space)| {
             diagnose::diagnose(space, moment, &is_live, Library::NotAsked)
                 .findings
                 .iter()
@@ -63,6 +65,10 @@ impl Follower<'_> {
                 mode: self.options.mode,
                 engine: self.target.engine(),
                 from_start: self.from_start,
+                follow: Some(match self.model.calls() {
+                    Calls::Told => Follow::Memory,
+                    Calls::Untold => Follow::Threads,
+                }),
                 exit: standing.exit,
             },
             clock: self.clock.clone(),

@@ -4,7 +4,7 @@ use super::Follower;
 use crate::diagnose::finding::{Diagnosis, Finding, Note};
 use crate::diagnose::{self, Library, Moment, Phase};
 use crate::event::{Event, EventKind};
-use crate::model::SpaceId;
+use crate::model::{Calls, SpaceId};
 use crate::report::Memory;
 use crate::target::Library as Asked;
 use crate::threadlib::Unavailable;
@@ -50,8 +50,8 @@ impl Follower<'_> {
         if self.options.verify_every.is_some() && matches!(event.kind, EventKind::Exiting(_)) {
             self.check(id, event.tid);
         }
-        let by = matches!(event.kind, EventKind::Exiting(_)).then_some(event.tid);
-        let moment = Moment { now: event.at, phase: Phase::Ending { by } };
+        let is_call = matches!(event.kind, EventKind::Exiting(_) | EventKind::GroupEnding { by_call: true });
+        let moment = Moment { now: event.at, phase: Phase::Ending { by: is_call.then_some(event.tid) } };
         self.diagnose_finally(id, moment, alive.then_some(event.tid));
     }
 
@@ -78,6 +78,7 @@ impl Follower<'_> {
 
     /// What there is to be said of an address space, as seen through one of its tasks.
     pub(super) fn judge(&mut self, id: SpaceId, moment: Moment, reader: Option<Tid>) -> Option<Judgment> {
+        let is_up_to_date = self.bring_up_to_date(id, reader);
         let asked = reader.and_then(|tid| self.ask_library(id, tid));
         let process = reader.map(|tid| self.target.process(tid));
         let space = self.model.space(id)?;
@@ -85,6 +86,9 @@ impl Follower<'_> {
         let counts = (u64::from(space.tasks), space.mappings.len() as u64);
         let mut diagnosis =
             diagnose::diagnose(space, moment, &|tid| self.model.task(tid).is_some(), library_of(&asked));
+        if !is_up_to_date {
+            self.withdraw(id, &mut diagnosis);
+        }
         if process.is_some_and(|process| process.has_leak_sanitizer) {
             let text = "LeakSanitizer is part of this program and cannot run under ptrace: if it fails, set \
                         ASAN_OPTIONS=detect_leaks=0 for it";
@@ -136,7 +140,7 @@ impl Follower<'_> {
     pub(super) fn ask_library(&mut self, id: SpaceId, tid: Tid) -> Option<Result<Asked, Unavailable>> {
         let asked = self.target.library(&self.model, id, tid)?;
         if let Ok(known) = &asked
-            && self.model.space(id).is_some_and(|space| space.was_attached)
+            && self.model.space(id).is_some_and(|space| space.was_attached || space.calls == Calls::Untold)
         {
             let kind = EventKind::LibraryStacks(known.lists.library_stacks());
             self.model.apply(&Event { at: self.now, tid, call_stack: None, kind });

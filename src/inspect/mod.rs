@@ -95,6 +95,7 @@ pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectErr
             mode: Mode::Inspect,
             engine: Engine::Procfs,
             from_start: false,
+            follow: None,
             exit: None,
         },
         clock,

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use super::Calls;
 use super::mapping::Mapping;
 use super::space::{AddressSpace, Area, Backing};
 use crate::event::{Prot, Sharing, Vma};
@@ -95,30 +96,38 @@ impl AddressSpace {
                 self.unmap(gap);
             }
             position = vma.range.end();
-            let (prot, sharing, backing) = (vma.prot, vma.sharing, vma.backing());
-            // Rights may have changed unseen; what lies behind the pages changes only with the mapping.
-            let replaced: Vec<Range> = self
-                .areas
-                .overlapping(vma.range)
-                .filter(|(_, area)| area.sharing != sharing || area.backing != backing)
-                .map(|(range, _)| range)
-                .collect();
-            for range in replaced {
-                self.unmap(range);
-            }
-            while let Some(hole) = self.areas.first_hole(vma.range) {
-                let next = Range::new(hole, vma.range.end())
-                    .and_then(|rest| self.areas.overlapping(rest).next().map(|(range, _)| range.start()));
-                let Some(missing) = Range::new(hole, next.unwrap_or(vma.range.end())) else {
-                    break;
-                };
-                self.map_seen(missing, vma);
-            }
-            self.areas.update(vma.range, |area| Area { prot, ..area });
+            self.adopt_line(vma);
         }
         if let Some(rest) = Range::new(position, Addr(!(crate::units::PAGE - 1))) {
             self.unmap(rest);
         }
+        if self.calls == Calls::Untold {
+            self.disown_cut();
+        }
+    }
+
+    /// Makes the pages of one line of maps what the kernel says they are.
+    pub(super) fn adopt_line(&mut self, vma: &Vma) {
+        let (prot, sharing, backing) = (vma.prot, vma.sharing, vma.backing());
+        // Rights may have changed unseen; what lies behind the pages changes only with the mapping.
+        let replaced: Vec<Range> = self
+            .areas
+            .overlapping(vma.range)
+            .filter(|(_, area)| area.sharing != sharing || area.backing != backing)
+            .map(|(range, _)| range)
+            .collect();
+        for range in replaced {
+            self.unmap(range);
+        }
+        while let Some(hole) = self.areas.first_hole(vma.range) {
+            let next = Range::new(hole, vma.range.end())
+                .and_then(|rest| self.areas.overlapping(rest).next().map(|(range, _)| range.start()));
+            let Some(missing) = Range::new(hole, next.unwrap_or(vma.range.end())) else {
+                break;
+            };
+            self.map_seen(missing, vma);
+        }
+        self.areas.update(vma.range, |area| Area { prot, ..area });
     }
 
     /// Takes over where the kernel has extended a stack downwards on a page fault (`expand_downwards`).

@@ -1,5 +1,7 @@
 //! One mapping: what is left of one successful mapping call, and whose stack it was.
 
+use serde::{Deserialize, Serialize};
+
 use super::sites::SiteKey;
 use crate::abi::map;
 use crate::event::{Call, CloneArgs, Exit, Prot};
@@ -27,6 +29,8 @@ pub struct Mapping {
     pub trimmed: bool,
     /// Whether it came from the parent by fork, and no task of this process has used it as a stack.
     pub inherited: bool,
+    /// Whether it holds stacks of which neither end is known.
+    pub holds_several: bool,
     /// Its life as a stack, once a task was created on it.
     pub stack: Option<Box<Stack>>,
 }
@@ -69,7 +73,17 @@ pub struct Made {
 impl Mapping {
     /// A mapping of `bytes` bytes.
     pub fn new(kind: Kind, made: Option<Made>) -> Mapping {
-        Mapping { kind, made, guarded: None, bytes: 0, made_bytes: 0, trimmed: false, inherited: false, stack: None }
+        Mapping {
+            kind,
+            made,
+            guarded: None,
+            bytes: 0,
+            made_bytes: 0,
+            trimmed: false,
+            inherited: false,
+            holds_several: false,
+            stack: None,
+        }
     }
 
     /// The flags and protection that mmap was called with.
@@ -124,7 +138,14 @@ pub struct Stack {
     pub last: Owner,
     /// When a fresh stack was mapped that this one, idle, would have served for.
     pub passed_over: Option<Time>,
+    /// What its last owner left in it, where mapping calls are not told.
+    pub imprint: Option<Imprint>,
 }
+
+/// A hash of what lies in an idle stack, if that is not all zeroes. As long as it stays, the stack has not been unmapped,
+/// used again or given to something else: a fresh mapping in its place would be zeroes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Imprint(pub u64);
 
 /// Who made a stack's mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -182,7 +203,17 @@ pub struct Ended {
 impl Stack {
     /// A stack at the birth of its first owner.
     pub fn new(maker: Maker, region_bytes: u64, guard_bytes: u64, owner: Owner) -> Stack {
-        Stack { maker, region_bytes, guard_bytes, cut: false, owners: 1, live: 1, last: owner, passed_over: None }
+        Stack {
+            maker,
+            region_bytes,
+            guard_bytes,
+            cut: false,
+            owners: 1,
+            live: 1,
+            last: owner,
+            passed_over: None,
+            imprint: None,
+        }
     }
 
     /// Where its last owner came from.

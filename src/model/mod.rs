@@ -7,6 +7,7 @@ pub mod calls;
 pub mod kernel;
 pub mod mapping;
 pub mod page_map;
+pub mod regions;
 pub mod sites;
 pub mod space;
 pub mod stacks;
@@ -20,7 +21,9 @@ use std::collections::HashMap;
 use slotmap::SlotMap;
 
 use crate::abi::{clone, madv};
-use crate::event::{Attached, Birth, Call, Event, EventKind, Exec, Exit, ExitScope, LibraryStack, Syscall};
+use crate::event::{
+    Attached, Birth, Call, CloneArgs, Event, EventKind, Exec, Exit, ExitScope, LibraryStack, StackRegion, Syscall,
+};
 use crate::units::{Addr, Pid, Range, Tid, Time};
 use calls::Caller;
 use mapping::{Born, MappingId};
@@ -31,9 +34,20 @@ slotmap::new_key_type! {
     pub struct SpaceId;
 }
 
+/// Whether mapping calls are told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Calls {
+    /// All of them.
+    #[default]
+    Told,
+    /// None: what is mapped is looked up now and then, and what happened in between is not known.
+    Untold,
+}
+
 /// All followed tasks and their address spaces.
 #[derive(Debug, Default)]
 pub struct Model {
+    calls: Calls,
     spaces: SlotMap<SpaceId, AddressSpace>,
     tasks: HashMap<Tid, Task>,
     /// Followed system calls, births and deaths.
@@ -73,6 +87,19 @@ impl Model {
         Model::default()
     }
 
+    /// Whether mapping calls are told, from here on.
+    pub fn calls(&self) -> Calls {
+        self.calls
+    }
+
+    /// Mapping calls are told no more.
+    fn calls_untold(&mut self) {
+        self.calls = Calls::Untold;
+        for space in self.spaces.values_mut() {
+            space.calls = Calls::Untold;
+        }
+    }
+
     /// The address space whose process this event ends, before it does: the moment to judge it.
     ///
     /// That is the call of exit_group, the call of exit by the last task, death by a signal, or execve (of its call it
@@ -91,7 +118,7 @@ impl Model {
         let whole_group = match &event.kind {
             EventKind::Exiting(exiting) => exiting.scope == ExitScope::Group,
             EventKind::Ended(exit) => matches!(exit, Exit::Signal(_)),
-            EventKind::Executing | EventKind::Superseded | EventKind::Exec(_) => true,
+            EventKind::GroupEnding { .. } | EventKind::Executing | EventKind::Superseded | EventKind::Exec(_) => true,
             _ => return None,
         };
         let last = space.tasks == 1;
@@ -108,7 +135,8 @@ impl Model {
                 return self.syscall(event, syscall);
             }
             EventKind::Exiting(_) => self.events += 1,
-            EventKind::Executing => {}
+            EventKind::LifecyclesAlone => self.calls_untold(),
+            EventKind::Executing | EventKind::GroupEnding { .. } => {}
             EventKind::Born(birth) => {
                 self.events += 1;
                 self.born(event, birth);
@@ -204,6 +232,7 @@ impl Model {
         let mut space = AddressSpace::new(attached.pid, &attached.maps, attached.start_brk);
         space.was_attached = true;
         space.has_unseen = true;
+        space.calls = self.calls;
         space.tasks = u32::try_from(attached.tasks.len()).unwrap_or(u32::MAX);
         let stacks: Vec<Option<MappingId>> = attached.tasks.iter().map(|task| space.stack_found(task)).collect();
         let id = self.spaces.insert(space);
@@ -310,6 +339,14 @@ impl Model {
         }
     }
 
+    /// Where the stack of a task lies that `parent` is about to make. To be told before its birth, where calls are not.
+    pub fn stack_region(&mut self, parent: Tid, args: &CloneArgs, region: &StackRegion) {
+        let space = self.space_of(parent).and_then(|id| self.spaces.get_mut(id));
+        if let (Some(space), Some(top)) = (space, args.stack_top()) {
+            space.stack_region(top, region);
+        }
+    }
+
     fn library_stacks(&mut self, tid: Tid, stacks: &[LibraryStack]) {
         let Some(id) = self.space_of(tid) else { return };
         let Some(space) = self.spaces.get_mut(id) else { return };
@@ -334,6 +371,7 @@ impl Model {
         }
         let mut space = AddressSpace::new(pid, &exec.maps, exec.start_brk);
         space.tasks = 1;
+        space.calls = self.calls;
         let space = self.spaces.insert(space);
         let read_implies_exec = exec.read_implies_exec;
         self.tasks.insert(tid, Task { pid, space, stack: None, anchor: None, last_birth: None, read_implies_exec });

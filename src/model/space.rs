@@ -5,6 +5,7 @@
 
 use slotmap::SlotMap;
 
+use super::Calls;
 use super::mapping::{Kind, Made, Mapping, MappingId};
 use super::page_map::PageMap;
 use super::sites::{FreedSizes, Sites};
@@ -121,6 +122,8 @@ pub struct AddressSpace {
     pub glibc_confirmed: bool,
     /// Whether it was there before us, so that threads may have ended that nothing was seen of.
     pub was_attached: bool,
+    /// Whether mapping calls are told.
+    pub calls: Calls,
     /// Whether there may be what maps do not show and no call has told: MADV_DONTFORK, and to which attachment the pages
     /// of a shared memory segment belong.
     pub has_unseen: bool,
@@ -147,6 +150,7 @@ impl AddressSpace {
             waiting: Waiting::default(),
             glibc_confirmed: false,
             was_attached: false,
+            calls: Calls::Told,
             has_unseen: false,
             tasks: 0,
             finished: false,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Calls;
 use super::mapping::{Born, Ended, Kind, Maker, Mapping, MappingId, Owner, Stack};
 use super::space::AddressSpace;
 use crate::abi::{clone, map};
@@ -20,6 +21,10 @@ impl AddressSpace {
     /// `last_birth` is when its creator had made one before.
     pub fn task_born(&mut self, child: Tid, born: Born, last_birth: Option<Time>) -> Option<MappingId> {
         let top = born.args.stack_top()?;
+        if self.calls == Calls::Untold && born.args.flags & clone::VFORK != 0 {
+            // Its creator waits for its end, and gets its stack back unseen.
+            return None;
+        }
         let id = self.mapping_at(Addr(top.0.checked_sub(1)?))?;
         let owner = Owner { tid: child, born: Some(born), ended: None, released: false };
         if self.mappings[id].stack.is_some() {
@@ -57,7 +62,7 @@ impl AddressSpace {
         stack.owners += u32::from(!inherited);
         stack.live += 1;
         stack.last = owner;
-        stack.passed_over = None;
+        (stack.passed_over, stack.imprint) = (None, None);
         let key = stack.site();
         let site = self.sites.entry(key);
         site.created += 1;
@@ -83,6 +88,9 @@ impl AddressSpace {
         let guard_bytes = pieces.iter().filter(|(_, guard)| *guard).map(|(range, _)| range.bytes()).sum();
         // pthread_create, also on a stack of the program's, keeps its descriptor at the stack's upper end.
         let descriptor = args.flags & clone::SETTLS != 0 && span.contains(args.tls);
+        if mapping.holds_several && !descriptor {
+            return None;
+        }
         let maker = if descriptor { self.library_stack_maker(id, &born, last_birth) } else { Maker::Program };
         Some(Stack::new(maker, mapping.bytes, guard_bytes, owner))
     }
@@ -221,7 +229,7 @@ impl AddressSpace {
     }
 
     /// Gives the pages of `range`, so far of several lines of maps, a mapping of their own.
-    fn make_one_mapping(&mut self, range: Range, like: MappingId) -> MappingId {
+    pub(super) fn make_one_mapping(&mut self, range: Range, like: MappingId) -> MappingId {
         let kind = self.mappings[like].kind;
         let id = self.mappings.insert(super::mapping::Mapping {
             bytes: range.bytes(),
@@ -273,6 +281,10 @@ impl AddressSpace {
         if stack.last.ended.is_none() {
             // Its latest owner ended before the others: they were several on one stack.
             stack.last.ended = Some(Ended { at, exit });
+        }
+        if self.calls == Calls::Untold {
+            // Neither advice nor mmap tells of its maker: the thread library will.
+            return;
         }
         let unsettled = stack.maker == Maker::Unsettled;
         let assumed = stack.maker;

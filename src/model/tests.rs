@@ -7,6 +7,7 @@ mod ends;
 mod fork;
 mod makers;
 mod ownership;
+mod regions;
 mod reuse;
 
 use std::time::Duration;

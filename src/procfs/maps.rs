@@ -1,8 +1,11 @@
 //! /proc/PID/maps: proc_pid_maps(5), fs/proc/task_mmu.c `show_map_vma`.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 
 use crate::event::{Prot, Sharing, Vma};
+use crate::sys::{self, MapsLine, MapsQuery};
 use crate::units::{Addr, Range, Tid};
 
 /// The address space of a task as the kernel has it.
@@ -10,6 +13,71 @@ use crate::units::{Addr, Range, Tid};
 /// Empty once the task is a zombie: read it through one that lives.
 pub fn read(tid: Tid) -> io::Result<Box<[Vma]>> {
     Ok(parse(&super::read(tid, "maps")?))
+}
+
+/// The line that holds `addr`, and the one right below it, if there is one.
+///
+/// Where the kernel can be asked for single lines (Linux 6.11) this costs microseconds, however many there are.
+pub fn around(tid: Tid, addr: Addr) -> Option<(Option<Vma>, Vma)> {
+    let maps = File::open(format!("/proc/{tid}/maps")).ok()?;
+    let Ok(line) = sys::query_maps(maps.as_fd(), MapsQuery::At, addr) else {
+        return around_in(&read(tid).ok()?, addr);
+    };
+    let line = Vma::try_from(line?).ok()?;
+    let below = Addr(line.range.start().0.checked_sub(1)?);
+    let below = sys::query_maps(maps.as_fd(), MapsQuery::At, below).ok()?;
+    Some((below.and_then(|below| Vma::try_from(below).ok()), line))
+}
+
+fn around_in(maps: &[Vma], addr: Addr) -> Option<(Option<Vma>, Vma)> {
+    let at = maps.iter().position(|vma| vma.range.contains(addr))?;
+    let below = at.checked_sub(1).and_then(|below| maps.get(below));
+    let adjoins = below.filter(|below| below.range.end() == maps[at].range.start());
+    Some((adjoins.cloned(), maps[at].clone()))
+}
+
+/// All executable lines, lowest first.
+///
+/// # Errors
+/// When there is no such task.
+pub fn executable(tid: Tid) -> io::Result<Box<[Vma]>> {
+    let maps = File::open(format!("/proc/{tid}/maps"))?;
+    let mut lines = Vec::new();
+    let mut from = Addr(0);
+    loop {
+        match sys::query_maps(maps.as_fd(), MapsQuery::NextExecutable, from) {
+            Ok(Some(line)) => {
+                let Ok(line) = Vma::try_from(line) else { break };
+                from = line.range.end();
+                lines.push(line);
+            }
+            Ok(None) => break,
+            Err(_) => {
+                let all = read(tid)?.into_iter();
+                return Ok(all.filter(|vma| vma.prot.contains(Prot::EXEC)).collect());
+            }
+        }
+    }
+    Ok(lines.into())
+}
+
+impl TryFrom<MapsLine> for Vma {
+    type Error = ();
+
+    /// Fails where the bounds are no range.
+    fn try_from(line: MapsLine) -> Result<Vma, ()> {
+        const SHARED: u64 = 8;
+        let [start, end] = line.bounds;
+        Ok(Vma {
+            range: Range::new(Addr(start), Addr(end)).ok_or(())?,
+            prot: Prot::from_bits((line.flags & 7) as u32),
+            sharing: if line.flags & SHARED != 0 { Sharing::Shared } else { Sharing::Private },
+            offset: line.offset,
+            inode: line.inode,
+            device: line.device[0] << 20 | line.device[1],
+            name: line.name,
+        })
+    }
 }
 
 /// All lines that can be read; others are passed over.
@@ -94,6 +162,18 @@ mod tests {
         let maps = parse(text);
         assert_eq!(maps.len(), 1);
         assert_eq!(&*maps[0].name, b"");
+    }
+
+    /// Single lines are those of the whole file, be they asked for one by one or found in it.
+    #[test]
+    fn single_lines() {
+        let own = Tid(std::process::id() as i32);
+        let maps = read(own).unwrap();
+        let (below, line) = around(own, Addr(single_lines as *const () as u64)).unwrap();
+        assert!(maps.contains(&line) && line.prot.contains(Prot::EXEC), "{line:?}");
+        assert_eq!(around_in(&maps, line.range.start()), Some((below, line.clone())));
+        assert_eq!(around(own, Addr(0)), None);
+        assert!(executable(own).unwrap().contains(&line));
     }
 
     /// This very process can be read.

@@ -11,6 +11,7 @@ use super::{Clock, Counts, Engine, Mode, Report, Verify, notation};
 use crate::diagnose::breakdown::Share;
 use crate::diagnose::finding::{Confidence, Finding, Frame, Member, Note, Reason, Recurrence, Rule};
 use crate::event::Exit;
+use crate::source::Follow;
 use crate::units::{Addr, Pid, Tid, Time};
 
 /// The schema's name and version.
@@ -64,6 +65,7 @@ impl<'a> From<&'a Report> for Document<'a> {
                 command: &target.command,
                 mode: target.mode,
                 engine: target.engine,
+                follow: target.follow,
                 exit: target.exit.map(Ending::from),
             },
             span: Span {
@@ -92,6 +94,7 @@ struct Target<'a> {
     command: &'a [String],
     mode: Mode,
     engine: Engine,
+    follow: Option<Follow>,
     exit: Option<Ending>,
 }
 

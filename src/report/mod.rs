@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::diagnose::breakdown::Share;
 use crate::diagnose::finding::{Confidence, Finding, Note};
 use crate::event::Exit;
+use crate::source::Follow;
 use crate::units::{Pid, Time};
 
 /// Everything that a report says, whatever its format.
@@ -72,6 +73,8 @@ pub struct Target {
     pub engine: Engine,
     /// Whether nothing of the process's life was missed; else threads may have ended before.
     pub from_start: bool,
+    /// How much was followed, at the end; none where nothing was.
+    pub follow: Option<Follow>,
     /// How the process ended; none while it lives.
     pub exit: Option<Exit>,
 }

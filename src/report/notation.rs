@@ -324,6 +324,8 @@ fn happened(kind: &EventKind, tid: Tid) -> String {
         EventKind::Syscall(call) => syscall(call).to_string(),
         EventKind::Exiting(Exiting { scope: ExitScope::Thread, code }) => format!("exit({code}) = ?"),
         EventKind::Exiting(Exiting { scope: ExitScope::Group, code }) => format!("exit_group({code}) = ?"),
+        EventKind::LifecyclesAlone => "--- mapping calls are not followed from here on ---".to_owned(),
+        EventKind::GroupEnding { .. } => "--- the whole process is about to end ---".to_owned(),
         EventKind::Executing => "--- about to execute a program ---".to_owned(),
         EventKind::Born(birth) => {
             let (child, pid) = (birth.child, birth.pid);

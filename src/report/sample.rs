@@ -7,6 +7,7 @@ use crate::diagnose::finding::{
     Confidence, Evidence, EvidenceCall, Finding, Frame, Member, Origin, Reason, Recurrence, Rule,
 };
 use crate::event::{Call, CloneArgs, CloneCall, Exit};
+use crate::source::Follow;
 use crate::units::{Addr, Pid, Range, Tid, Time};
 
 /// The documented case: 15 stacks of 10,489,856 bytes, one a minute, of threads that lived for a second.
@@ -24,6 +25,7 @@ pub(super) fn clean() -> Report {
             mode: Mode::Attach,
             engine: Engine::Ptrace,
             from_start: false,
+            follow: Some(Follow::Memory),
             exit: None,
         },
         clock: Clock { start: "2019-02-21T22:59:58.5+08:00[+08:00]".parse().unwrap() },

@@ -13,6 +13,7 @@ use super::words::{count, counted, duration, size};
 use super::{Engine, Mode, Report, notation};
 use crate::diagnose::finding::{Confidence, Finding, Note, NoteKind};
 use crate::event::Exit;
+use crate::source::Follow;
 
 /// Where the text behind a label begins.
 const INDENT: usize = 12;
@@ -128,8 +129,12 @@ impl Page<'_> {
             live if live == counts.threads_seen => format!(" (all {alive})"),
             live => format!(" ({} of them {alive})", count(live)),
         };
+        let threads = counted(counts.threads_seen, "thread");
         let watched = [
-            format!("every mapping call of {}{live}", counted(counts.threads_seen, "thread")),
+            match report.target.follow {
+                Some(Follow::Threads) => format!("the births and ends of {threads}{live}, no mapping calls"),
+                _ => format!("every mapping call of {threads}{live}"),
+            },
             counted(counts.events, "event"),
             format!("for {}", duration(report.followed)),
         ];
@@ -140,6 +145,10 @@ impl Page<'_> {
                 self.labelled("verified", &format!("compared with the kernel's maps {times}, without a difference"))?;
             }
             Some(verify) if verify.checks > 0 => {}
+            _ if report.target.follow == Some(Follow::Threads) => {
+                let not_seen = "memory that is no stack, stacks of which a part is left; --follow memory sees these";
+                self.labelled("unseen", not_seen)?;
+            }
             _ => self.labelled("verified", "not compared with the kernel's maps; --verify does that")?,
         }
         self.memory(report)
@@ -286,12 +295,22 @@ fn verdict(report: &Report) -> String {
             }
         };
     }
-    let found = format!("No leak found{so_far}{}", if blind { ", as far as could be seen" } else { "" });
+    let leak = match report.target.follow {
+        Some(Follow::Threads) => "leaked thread stack",
+        _ => "leak",
+    };
+    let found = format!("No {leak} found{so_far}{}", if blind { ", as far as could be seen" } else { "" });
     match report.counts.threads_seen.saturating_sub(report.counts.threads_live) {
         // Of those that ended before vmtrace came only the thread library's lists tell, where there are any.
         0 if !report.target.from_start => format!("{found}, but no thread has ended since vmtrace came."),
         0 if report.at_end => format!("{found}: no thread ended before the process did, so none could leave anything."),
         0 => format!("{found}, but no thread has ended, so none could leave anything."),
+        1 if report.target.follow == Some(Follow::Threads) => {
+            format!("{found}: the one thread that ended left none that is known to be lost.")
+        }
+        ended if report.target.follow == Some(Follow::Threads) => {
+            format!("{found}: none of the {} threads that ended left one that is known to be lost.", count(ended))
+        }
         1 => format!("{found}: the one thread that ended left no address space that is lost."),
         ended => {
             format!("{found}: none of the {} threads that ended left address space that is lost.", count(ended))
@@ -338,7 +357,11 @@ fn followed(report: &Report) -> String {
         }
         None => " to its end".to_owned(),
     };
-    format!("{}{until}", how.replace("{}", &glue(&duration(report.followed))))
+    let what = match report.target.follow {
+        Some(Follow::Threads) => " (thread lifecycles alone)",
+        _ => "",
+    };
+    format!("{}{what}{until}", how.replace("{}", &glue(&duration(report.followed))))
 }
 
 fn confidence(confidence: Confidence) -> &'static str {

@@ -6,6 +6,7 @@ pub mod ptrace;
 pub mod recording;
 
 use nix::errno::Errno;
+use serde::Serialize;
 
 use crate::diagnose::finding::Note;
 use crate::event::{Event, Exit};
@@ -25,6 +26,16 @@ pub enum Next {
     Quiet,
     /// No task is left.
     Finished,
+}
+
+/// How much is followed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Follow {
+    /// All system calls that change the address space, and the lives of tasks.
+    Memory,
+    /// The lives of tasks alone: no system call ever stops.
+    Threads,
 }
 
 /// Follows live processes.

@@ -1,5 +1,6 @@
 //! A process that lives: its events come from a source, its answers from the system.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -7,9 +8,12 @@ use nix::sys::signal::{self, Signal};
 
 use super::origins::Origins;
 use super::{Library, Process, Standing, Target, Told};
+use crate::abi::clone;
 use crate::diagnose::finding::Finding;
-use crate::event::{Event, Limits, Vma};
-use crate::model::{Model, SpaceId};
+
+use crate::event::{CloneArgs, Event, Limits, StackRegion, Vma};
+use crate::model::mapping::Imprint;
+use crate::model::{Calls, Model, SpaceId};
 use crate::procfs;
 use crate::procfs::memory::ResidentPages;
 use crate::report::draft::Places;
@@ -17,8 +21,9 @@ use crate::report::{Engine, Memory};
 use crate::source::control::Control;
 use crate::source::{Next, Source};
 use crate::symbols::capture::CallStacks;
+use crate::sys;
 use crate::threadlib::{Libraries, Unavailable};
-use crate::units::{Pid, Tid};
+use crate::units::{Addr, Pid, Tid, page_up};
 
 /// How long the terminal's wish to stop the job is remembered, until the program has done so.
 const SUSPEND_WITHIN: Duration = Duration::from_millis(500);
@@ -95,6 +100,29 @@ impl<S: Source> Target for Live<S> {
         self.origins.learn(event, model);
     }
 
+    fn stack_region(&mut self, event: &Event, args: &CloneArgs, model: &Model) -> Option<StackRegion> {
+        let space = model.space_of(event.tid)?;
+        let (below, line) = procfs::maps::around(event.tid, Addr(args.stack_top()?.0.checked_sub(1)?))?;
+        let has_descriptor = args.flags & clone::SETTLS != 0;
+        let block = has_descriptor.then(|| self.libraries.stack_of(space, event.tid, args.tls)).flatten();
+        Some(StackRegion { line, below, block })
+    }
+
+    fn imprint(&mut self, tid: Tid, top: Addr) -> Option<Imprint> {
+        /// The first frames, and above them what clone(3) has put there.
+        const BELOW: u64 = 512;
+        const ABOVE: u64 = 16;
+        let end = page_up(top.0).min(top.0.checked_add(ABOVE)?);
+        let at = Addr(top.0.checked_sub(BELOW)?);
+        let mut contents = [0u8; (BELOW + ABOVE) as usize];
+        let contents = contents.get_mut(..usize::try_from(end - at.0).ok()?)?;
+        sys::read_memory(tid, at, contents).ok()?;
+        let mut hasher = DefaultHasher::new();
+        contents.hash(&mut hasher);
+        let says_something = contents.iter().any(|byte| *byte != 0);
+        says_something.then_some(Imprint(hasher.finish()))
+    }
+
     fn maps(&mut self, tid: Tid) -> Option<Box<[Vma]>> {
         if !self.source.is_settled(tid) {
             return None;
@@ -103,6 +131,10 @@ impl<S: Source> Target for Live<S> {
     }
 
     fn library(&mut self, model: &Model, space: SpaceId, tid: Tid) -> Option<Result<Library, Unavailable>> {
+        if model.calls() == Calls::Untold {
+            // Other code may have been mapped since it was looked at.
+            self.origins.forget(space);
+        }
         Some(self.libraries.lists(model, space, tid)?.map(|lists| {
             let functions = self.origins.functions(space, tid, &lists);
             Library { lists, functions }

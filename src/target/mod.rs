@@ -12,7 +12,8 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnose::finding::{Finding, Note};
-use crate::event::{Event, Exit, Limits, Vma};
+use crate::event::{CloneArgs, Event, Exit, Limits, StackRegion, Vma};
+use crate::model::mapping::Imprint;
 use crate::model::{Model, SpaceId};
 use crate::report::draft::Places;
 use crate::report::{Engine, Memory};
@@ -57,6 +58,16 @@ pub trait Target {
 
     /// Takes notice of what the event, which the model knows by now, has turned out to mean.
     fn learn(&mut self, _event: &Event, _model: &Model) {}
+
+    /// Where the stack of a task lies that is being born; where mapping calls are not told.
+    fn stack_region(&mut self, _event: &Event, _args: &CloneArgs, _model: &Model) -> Option<StackRegion> {
+        None
+    }
+
+    /// What lies in an idle stack, or in one whose task ends, that began at `top`: seen through a live task.
+    fn imprint(&mut self, _tid: Tid, _top: Addr) -> Option<Imprint> {
+        None
+    }
 
     /// The kernel's maps of a task's address space, if no change is under way that has not been told.
     fn maps(&mut self, tid: Tid) -> Option<Box<[Vma]>>;

@@ -7,7 +7,7 @@ use slotmap::Key;
 use crate::abi::{clone, map};
 use crate::event::{Birth, Call, CloneArgs, CloneCall, Event, EventKind, Prot};
 use crate::model::mapping::Maker;
-use crate::model::{Model, SpaceId};
+use crate::model::{Calls, Model, SpaceId};
 use crate::symbols::capture::CallStacks;
 use crate::symbols::names::perf_map::Writer;
 use crate::sys;
@@ -30,6 +30,10 @@ impl Origins {
         let Some(space) = model.space_of(event.tid) else { return };
         match &mut event.kind {
             EventKind::Born(birth) if birth.args.shares_memory() && birth.args.flags & clone::VFORK == 0 => {
+                if model.calls() == Calls::Untold {
+                    // Other code may have been mapped since.
+                    self.stacks.forget(key(space));
+                }
                 event.call_stack = self.stacks.capture(event.tid, key(space));
                 birth.function = self.function(event.tid, space, birth, libraries);
             }

@@ -228,6 +228,13 @@ impl Located {
         Some(self.pointer(&word[..self.word]))
     }
 
+    /// The stack that a descriptor names, guard included.
+    pub fn stack_of(&self, memory: &dyn Memory, descriptor: Addr) -> Option<Range> {
+        let mut bytes = vec![0u8; self.size];
+        let (thread, _) = self.thread(memory, List::Used, at(descriptor, self.node), &mut bytes).ok()?;
+        Some(thread.stack?.range)
+    }
+
     /// Both pointers of a node: next and previous.
     fn links(&self, memory: &dyn Memory, node: Addr) -> Result<[Addr; 2], Unavailable> {
         let mut bytes = [0u8; 16];

@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use super::glibc::{self, Located};
 use super::musl;
 use super::{TaskMemory, ThreadLists, Unavailable};
-use crate::model::mapping::Maker;
+use crate::abi::clone;
+use crate::model::mapping::{Maker, Mapping};
 use crate::model::space::AddressSpace;
-use crate::model::{Model, SpaceId};
+use crate::model::{Calls, Model, SpaceId};
 use crate::procfs;
 use crate::procfs::memory::ResidentPages;
 use crate::procfs::task::blocked_in;
-use crate::units::{Addr, Tid};
+use crate::units::{Addr, Range, Tid};
 
 /// Where each address space has its lists.
 #[derive(Debug, Default)]
@@ -29,7 +30,9 @@ impl Libraries {
         let anchors = || model.tasks_of(id).filter_map(|(_, task)| task.anchor);
         let mut lists = match self.glibc(id, tid) {
             Ok(located) => located.read(&memory),
-            Err(_) if anchors().any(|thread| musl::is_here(&memory, thread)) => Ok(read_musl(tid, anchors())),
+            Err(_) if anchors().chain(ended(model.space(id)?)).any(|thread| musl::is_here(&memory, thread)) => {
+                Ok(read_musl(tid, anchors()))
+            }
             Err(why) => Err(why.clone()),
         };
         if let Ok(lists) = &mut lists {
@@ -44,6 +47,15 @@ impl Libraries {
         self.glibc(id, tid).as_ref().ok()?.start_routine_of(&TaskMemory(tid), descriptor)
     }
 
+    /// The bounds of the stack that the thread with this descriptor, which is about to be created, has been given.
+    pub fn stack_of(&mut self, id: SpaceId, tid: Tid, descriptor: Addr) -> Option<Range> {
+        let memory = TaskMemory(tid);
+        match self.glibc(id, tid) {
+            Ok(located) => located.stack_of(&memory, descriptor),
+            Err(_) => musl::stack_of(&memory, descriptor),
+        }
+    }
+
     fn glibc(&mut self, id: SpaceId, tid: Tid) -> &Result<Located, Unavailable> {
         self.glibc.entry(id).or_insert_with(|| {
             let maps = procfs::maps::read(tid).unwrap_or_default();
@@ -55,6 +67,17 @@ impl Libraries {
     pub fn forget(&mut self, id: SpaceId) {
         self.glibc.remove(&id);
     }
+}
+
+/// Where threads that have ended had their thread-local storage, as far as their stacks are there.
+fn ended(space: &AddressSpace) -> impl Iterator<Item = Addr> {
+    /// If the first few have none of it, the others have none either.
+    const MOST: usize = 16;
+    let tls = |mapping: &Mapping| {
+        let args = mapping.idle_stack()?.0.last.born?.args;
+        (args.flags & clone::SETTLS != 0).then_some(args.tls)
+    };
+    space.mappings.values().filter_map(tls).take(MOST)
 }
 
 fn read_musl(tid: Tid, live: impl Iterator<Item = Addr>) -> ThreadLists {
@@ -78,6 +101,7 @@ fn are_settled(mut tasks: impl Iterator<Item = Tid>) -> bool {
 /// Whether there is an idle stack that may be the library's, or threads may have ended before we came.
 fn has_question(space: &AddressSpace) -> bool {
     space.was_attached
+        || space.calls == Calls::Untold
         || space.mappings.values().any(|mapping| {
             !mapping.inherited && mapping.idle_stack().is_some_and(|(stack, _)| stack.maker != Maker::Musl)
         })

@@ -60,6 +60,12 @@ pub fn read(
     ThreadLists { library: ThreadLibrary::Musl, threads, settled: false }
 }
 
+/// The stack that a descriptor names, guard included.
+pub fn stack_of(memory: &dyn Memory, descriptor: Addr) -> Option<Range> {
+    let (stack, _) = Descriptor::read(memory, descriptor)?.stack()?;
+    Some(stack.range)
+}
+
 /// Anonymous memory right above such as cannot be accessed: stacks begin so.
 fn above_guards(maps: &[Vma]) -> impl Iterator<Item = Range> {
     let is_plain = |vma: &Vma| !vma.is_file() && vma.name.is_empty() && vma.sharing == Sharing::Private;

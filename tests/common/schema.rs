@@ -8,6 +8,7 @@ const TARGET: &[(&str, Check)] = &[
     ("pid", is_count),
     ("command", |value| all(value, Value::is_string)),
     ("mode", |value| one_of(value, &["launch", "attach", "inspect", "replay"])),
+    ("follow", |value| or_null(value, |value| one_of(value, &["memory", "threads"]))),
     ("engine", |value| one_of(value, &["ptrace", "perf", "procfs", "strace-log", "recording"])),
     ("exit", |value| value.is_null() || is_exit(value)),
 ];

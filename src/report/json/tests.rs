@@ -32,6 +32,7 @@ fn a_finding_in_full() {
         ],
         "mode": "attach",
         "engine": "ptrace",
+        "follow": "memory",
         "exit": null
       },
       "span": {

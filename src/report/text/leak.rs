@@ -12,6 +12,7 @@ use super::{INDENT, Page, TEXT_LIMIT, confidence};
 use crate::abi::madv;
 use crate::diagnose::finding::{Confidence, Evidence, EvidenceCall, Finding, Frame, Member, Reason, Recurrence, Rule};
 use crate::event::{Call, Prot};
+use crate::source::Follow;
 use crate::symbols::plumbing::own_frames;
 use crate::units::Tid;
 
@@ -25,7 +26,7 @@ const SYMBOL: usize = 56;
 pub(super) fn write(page: &mut Page<'_>, finding: &Finding, report: &Report) -> io::Result<()> {
     title(page, finding, report)?;
     let one = finding.members.len() == 1;
-    page.labelled(if one { "size" } else { "each" }, &region(finding))?;
+    page.labelled(if one { "size" } else { "each" }, &region(finding, report.target.follow))?;
     if let Some(rate) = rate(finding, report) {
         page.labelled("growth", &rate)?;
     }
@@ -125,11 +126,15 @@ fn recurrence_name(recurrence: Recurrence) -> &'static str {
 }
 
 /// What one region was, what is left of it, and how much of all is in memory.
-fn region(finding: &Finding) -> String {
+fn region(finding: &Finding, follow: Option<Follow>) -> String {
     let (whole, guard) = (finding.region_bytes, finding.guard_bytes);
     let bytes = counted(whole, "byte");
     let mut text = match finding.rule {
         Rule::OrphanedMapping => format!("{bytes} = {}", exact_size(whole)),
+        // A guard that madvise has made does not show.
+        Rule::OrphanedStack if guard == 0 && follow == Some(Follow::Threads) => {
+            format!("{bytes} = {} stack", exact_size(whole))
+        }
         Rule::OrphanedStack if guard == 0 => {
             format!("{bytes} = {} stack without a guard", exact_size(whole))
         }

@@ -14,6 +14,7 @@ use super::stop::Stop;
 use super::{After, Phase, Ptrace, decode, gone};
 use crate::event::{Attached, AttachedTask, EventKind};
 use crate::procfs::{self, task};
+use crate::source::Follow;
 use crate::sys::{self, Restart, Status, Wait};
 use crate::units::{Pid, Tid};
 
@@ -127,7 +128,7 @@ impl Ptrace {
     /// Attaches to all tasks that share the address space of process `pid`.
     ///
     /// The first event will be [`EventKind::Attached`], once all of them have been stopped once.
-    pub fn attach(pid: Pid) -> Result<Ptrace, AttachError> {
+    pub fn attach(pid: Pid, follow: Follow) -> Result<Ptrace, AttachError> {
         let status = task::status(pid.into()).map_err(|_| AttachError::NoSuchProcess(pid))?;
         if status.pid != pid {
             return Err(AttachError::IsThread { tid: pid.into(), pid: status.pid });
@@ -139,7 +140,7 @@ impl Ptrace {
             return Err(AttachError::Itself(pid));
         }
         let attaching = Attaching { began: Instant::now(), waiting: HashSet::new(), seen: HashMap::new() };
-        let mut source = Ptrace::new(pid, false, Phase::Attaching(attaching));
+        let mut source = Ptrace::new(pid, false, follow, Phase::Attaching(attaching));
         let gate = source.new_gate();
         source.seize_all(pid, gate).map_err(|errno| explain(pid, status, errno))?;
         if source.tracees.is_empty() {

@@ -1,7 +1,7 @@
 //! From a stop in a system call to an event: the entry, where a call may have to wait, and the exit, where it is read.
 
 use super::decode::{self, Abi, Followed};
-use super::{After, Inside, Phase, Ptrace, filter, gone};
+use super::{After, Inside, Phase, Ptrace, gone};
 use crate::abi::clone::UNTRACED;
 use crate::event::{Call, EventKind, ExitScope, Exiting, Syscall, Vma};
 use crate::procfs;
@@ -15,10 +15,9 @@ impl Ptrace {
             return self.exit(tid);
         }
         match gone(sys::syscall_info(tid)) {
-            Some(SyscallStop::Entry { arch, nr }) => match arch {
-                filter::AUDIT_ARCH_X86_64 => self.entry(tid, Abi::X86_64, nr),
-                filter::AUDIT_ARCH_I386 => self.entry(tid, Abi::I386, nr),
-                _ => self.restart(tid, 0),
+            Some(SyscallStop::Entry { arch, nr }) => match Abi::of_audit_arch(arch) {
+                Some(abi) => self.entry(tid, abi, nr),
+                None => self.restart(tid, 0),
             },
             Some(SyscallStop::Exit) if known.is_some() => self.exit(tid),
             Some(_) => self.restart(tid, 0),

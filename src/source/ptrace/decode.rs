@@ -18,6 +18,17 @@ pub enum Abi {
     I386,
 }
 
+impl Abi {
+    /// The table of a machine; none of one that is not followed.
+    pub fn of_audit_arch(arch: u32) -> Option<Abi> {
+        match arch {
+            super::filter::AUDIT_ARCH_X86_64 => Some(Abi::X86_64),
+            super::filter::AUDIT_ARCH_I386 => Some(Abi::I386),
+            _ => None,
+        }
+    }
+}
+
 /// A call that is followed, as it is in its table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)] // the kernel's names

@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::attach::leave;
 use super::{Phase, Ptrace, filter, take};
 use crate::event::Exit;
+use crate::source::Follow;
 use crate::source::control::Control;
 use crate::sys::{self, Child, ChildReport, Status, Wait};
 
@@ -71,21 +72,21 @@ impl Ptrace {
     /// Launches `command`, and follows it from its first instruction on.
     ///
     /// `mask` is the signal mask that it is to start with. No other thread may exist yet.
-    pub fn launch(command: &[OsString], leash: Leash, mask: &SigSet) -> Result<Ptrace, LaunchError> {
+    pub fn launch(command: &[OsString], leash: Leash, follow: Follow, mask: &SigSet) -> Result<Ptrace, LaunchError> {
         let argv: Vec<CString> = command
             .iter()
             .map(|arg| CString::new(arg.clone().into_vec()))
             .collect::<Result<_, _>>()
             .map_err(|_| LaunchError::ZeroByte)?;
         let program = filter::program();
-        let wanted = (leash == Leash::Filter).then_some(&*program);
+        let wanted = (leash == Leash::Filter && follow == Follow::Memory).then_some(&*program);
         let child = sys::fork_child(&argv, wanted, mask).map_err(LaunchError::Fork)?;
         let kill = if wanted.is_some() { sys::EXITKILL } else { 0 };
         sys::seize(child.pid.into(), sys::TRACE_OPTIONS | kill).map_err(LaunchError::Trace)?;
         child.go().map_err(LaunchError::Fork)?;
         let pid = child.pid;
         let launching = Launching { child, wanted: wanted.is_some() };
-        let mut source = Ptrace::new(pid, true, Phase::Launching(launching));
+        let mut source = Ptrace::new(pid, true, follow, Phase::Launching(launching));
         source.add_child(pid.into(), pid, None);
         Ok(source)
     }

@@ -18,14 +18,15 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::libc::user_regs_struct as Registers;
 
 use super::control::Control;
-use super::{Next, Source};
+use super::{Follow, Next, Source};
 use crate::diagnose::finding::Note;
 use crate::event::{Call, Event, EventKind, Exit};
 use crate::procfs;
 use crate::report::Engine;
-use crate::sys::{self, Restart, Status, Wait};
+use crate::sys::{self, Restart, Status, SyscallStop, Wait};
 use crate::units::{Pid, Tid, Time};
 use decode::{Abi, Followed};
 use gate::{Gate, Left};
@@ -57,6 +58,7 @@ pub struct Ptrace {
     after: VecDeque<After>,
     /// Whether a filter picks the calls that stop; without, every call does.
     filtered: bool,
+    follow: Follow,
     start: Instant,
     main: Main,
     phase: Phase,
@@ -125,8 +127,8 @@ enum After {
 }
 
 impl Ptrace {
-    fn new(pid: Pid, filtered: bool, phase: Phase) -> Ptrace {
-        Ptrace {
+    fn new(pid: Pid, filtered: bool, follow: Follow, phase: Phase) -> Ptrace {
+        let mut source = Ptrace {
             tracees: HashMap::new(),
             unborn: HashMap::new(),
             stragglers: HashSet::new(),
@@ -137,12 +139,17 @@ impl Ptrace {
             ready: VecDeque::new(),
             after: VecDeque::new(),
             filtered,
+            follow,
             start: Instant::now(),
             main: Main { pid, exit: None, group_stopped: false, stop_is_news: false },
             phase,
             stops: 0,
             overlaps: 0,
+        };
+        if follow == Follow::Threads {
+            source.tell(pid.into(), EventKind::LifecyclesAlone);
         }
+        source
     }
 
     /// The next status to be dispatched; none when it is out of date, or has been dealt with already.
@@ -294,6 +301,14 @@ impl Ptrace {
         decode::call(tid, abi, followed, &gone(sys::registers(tid))?)
     }
 
+    /// The followed call that a task is in which has stopped for an event, by its registers alone.
+    fn call_at_event(&self, tid: Tid) -> Option<(Abi, Followed, Registers)> {
+        let SyscallStop::Other { arch } = gone(sys::syscall_info(tid))? else { return None };
+        let registers = gone(sys::registers(tid))?;
+        let abi = Abi::of_audit_arch(arch)?;
+        Some((abi, decode::followed(abi, registers.orig_rax)?, registers))
+    }
+
     fn tell(&mut self, tid: Tid, kind: EventKind) {
         let at = self.now();
         self.events.push_back(Event { at, tid, call_stack: None, kind });
@@ -301,8 +316,12 @@ impl Ptrace {
 
     /// Lets a stopped task run on, to the next stop that it has to make.
     fn restart(&mut self, tid: Tid, signal: i32) {
-        let in_call = self.tracees.get(&tid).is_some_and(|tracee| tracee.inside.is_some());
-        let how = if self.filtered && !in_call { Restart::Cont } else { Restart::Syscall };
+        let in_call = || self.tracees.get(&tid).is_some_and(|tracee| tracee.inside.is_some());
+        let how = match self.follow {
+            Follow::Threads => Restart::Cont,
+            Follow::Memory if self.filtered && !in_call() => Restart::Cont,
+            Follow::Memory => Restart::Syscall,
+        };
         let _ = gone(sys::restart(tid, how, signal));
     }
 }

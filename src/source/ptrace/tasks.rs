@@ -2,10 +2,12 @@
 
 use std::time::Instant;
 
+use super::decode::Followed;
 use super::gate::Gate;
-use super::{After, GateId, Inside, Phase, Ptrace, STRAY_AFTER, Tracee, decode, gone};
+use super::{After, GateId, Phase, Ptrace, STRAY_AFTER, Tracee, decode, gone};
 use crate::event::{Birth, Call, CloneArgs, EventKind, Exec, Exit, Syscall};
 use crate::procfs;
+use crate::source::Follow;
 use crate::sys;
 use crate::units::{Addr, Pid, Tid};
 
@@ -16,9 +18,10 @@ impl Ptrace {
         let Some(child) = gone(sys::event_message(tid)).and_then(|message| i32::try_from(message).ok()).map(Tid) else {
             return;
         };
-        let args = self.inside(tid).and_then(|Inside { abi, followed, .. }| self.call_at(tid, abi, followed));
-        let Some(decode::Decoded { call: Call::Clone(args), .. }) = args else {
-            // Attached to in the middle of the call: what the new task is, /proc knows.
+        let call =
+            self.call_at_event(tid).and_then(|(abi, followed, registers)| decode::call(tid, abi, followed, &registers));
+        let Some(decode::Decoded { call: Call::Clone(args), .. }) = call else {
+            // By a call of another machine's: what the new task is, /proc knows.
             return self.adopt(child);
         };
         let Some(parent) = self.tracees.get(&tid) else { return };
@@ -94,6 +97,13 @@ impl Ptrace {
     pub(super) fn exiting(&mut self, tid: Tid) {
         self.after.push_back(After::Resume(tid));
         let Some(status) = gone(sys::event_message(tid)) else { return };
+        if self.follow == Follow::Threads {
+            // A task ends by its own call of exit, or because all of its process do.
+            match self.call_at_event(tid).map(|(_, followed, _)| followed) {
+                Some(Followed::Exit) => {}
+                call => self.tell(tid, EventKind::GroupEnding { by_call: call == Some(Followed::ExitGroup) }),
+            }
+        }
         let status = status as i32;
         let exit = match status & 0x7f {
             0 => Exit::Code(status >> 8 & 0xff),

@@ -13,7 +13,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnose::finding::{Frame, Note, NoteKind};
-use crate::event::{EventKind, Exit, Limits, Vma};
+use crate::event::{EventKind, Exit, Limits, StackRegion, Vma};
+use crate::model::mapping::Imprint;
 use crate::report::Engine;
 use crate::symbols::module::Identified;
 use crate::symbols::places::Place;
@@ -25,7 +26,7 @@ use crate::units::{CallStackId, CodeId, Pid, Tid};
 pub const MAGIC: &[u8; 18] = b"vmtrace recording\n";
 
 /// The version of the format. Another one is not read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Larger headings are damaged ones, in bytes: a command line may be long.
 pub const LARGEST_HEADING: u32 = 4 << 20;
@@ -104,6 +105,8 @@ pub enum Answer<'a> {
     Resident(Option<Cow<'a, [u64]>>),
     Process(Process),
     Limits(Option<Cow<'a, Limits>>),
+    StackRegion(Option<Cow<'a, StackRegion>>),
+    Imprint(Option<Imprint>),
     Standing(Stood),
 }
 

@@ -6,7 +6,8 @@ use std::io;
 use super::format::{After, Answer, Changed, Item, Stood, Told as Record};
 use super::writer::Writer;
 use crate::diagnose::finding::Finding;
-use crate::event::{Event, Limits, Vma};
+use crate::event::{CloneArgs, Event, Limits, StackRegion, Vma};
+use crate::model::mapping::Imprint;
 use crate::model::{Model, SpaceId};
 use crate::report::Engine;
 use crate::report::draft::Places;
@@ -14,7 +15,7 @@ use crate::source::control::Control;
 use crate::symbols::capture::CallStacks;
 use crate::target::{Library, Process, Standing, Target, Told};
 use crate::threadlib::Unavailable;
-use crate::units::{Pid, Tid, Time};
+use crate::units::{Addr, Pid, Tid, Time};
 
 /// A target that is recorded.
 pub struct Recorder<'a> {
@@ -87,6 +88,18 @@ impl Target for Recorder<'_> {
 
     fn learn(&mut self, event: &Event, model: &Model) {
         self.target.learn(event, model);
+    }
+
+    fn stack_region(&mut self, event: &Event, args: &CloneArgs, model: &Model) -> Option<StackRegion> {
+        let region = self.target.stack_region(event, args, model);
+        self.answered(Answer::StackRegion(region.as_ref().map(Cow::Borrowed)));
+        region
+    }
+
+    fn imprint(&mut self, tid: Tid, top: Addr) -> Option<Imprint> {
+        let imprint = self.target.imprint(tid, top);
+        self.answered(Answer::Imprint(imprint));
+        imprint
     }
 
     fn maps(&mut self, tid: Tid) -> Option<Box<[Vma]>> {

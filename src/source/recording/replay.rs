@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::format::{Answer, Heading, Item, Named, Told as Record};
 use super::reader::{Extent, NotARecording, Reader};
 use crate::diagnose::finding::{Finding, Note};
-use crate::event::{Event, Limits, Vma};
+use crate::event::{CloneArgs, Event, Limits, StackRegion, Vma};
+use crate::model::mapping::Imprint;
 use crate::model::{Model, SpaceId};
 use crate::report::Engine;
 use crate::report::draft::Places;
@@ -17,7 +18,7 @@ use crate::symbols::module::Identified;
 use crate::symbols::places::Place;
 use crate::target::{Library, Process, Standing, Target, Told};
 use crate::threadlib::Unavailable;
-use crate::units::{Pid, Tid, Time};
+use crate::units::{Addr, Pid, Tid, Time};
 
 /// A recording as a target.
 #[derive(Debug)]
@@ -137,6 +138,18 @@ impl Target for Replay<'_> {
             };
         }
         Ok(Told::Quiet(self.now))
+    }
+
+    fn stack_region(&mut self, _: &Event, _: &CloneArgs, _: &Model) -> Option<StackRegion> {
+        let Answer::StackRegion(region) = self.answer(|answer| matches!(answer, Answer::StackRegion(_)))? else {
+            return None;
+        };
+        region.map(Cow::into_owned)
+    }
+
+    fn imprint(&mut self, _: Tid, _: Addr) -> Option<Imprint> {
+        let Answer::Imprint(imprint) = self.answer(|answer| matches!(answer, Answer::Imprint(_)))? else { return None };
+        imprint
     }
 
     fn maps(&mut self, _: Tid) -> Option<Box<[Vma]>> {

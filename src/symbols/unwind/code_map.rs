@@ -2,7 +2,6 @@
 
 use std::io;
 
-use crate::event::Prot;
 use crate::procfs::maps;
 use crate::symbols::module::{ModuleId, Modules};
 use crate::symbols::places::Place;
@@ -26,14 +25,14 @@ struct Region {
 }
 
 impl CodeMap {
-    /// Reads /proc/TID/maps; files that were not seen yet are opened.
+    /// Reads the executable lines of /proc/TID/maps; files that were not seen yet are opened.
     ///
     /// # Errors
     /// When it cannot be read: the task is gone.
     pub fn read(tid: Tid, modules: &mut Modules) -> io::Result<CodeMap> {
-        let maps = maps::read(tid)?;
-        let executable = maps.iter().filter(|vma| vma.prot.contains(Prot::EXEC));
+        let executable = maps::executable(tid)?;
         let mut regions: Vec<Region> = executable
+            .iter()
             .map(|vma| Region { range: vma.range, offset: vma.offset, module: modules.of(tid, vma) })
             .collect();
         regions.sort_unstable_by_key(|region| region.range.start());
