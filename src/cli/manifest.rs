@@ -16,8 +16,10 @@
 //! notes = [{ kind = "stack-cache" }]       # each must be among the report's notes
 //!
 //! [case.by.threads]                        # where another source of events (check --by) shows something else
-//! expect = []                              # instead of the above; so do notes and verify
-//! # cannot = "it sees no madvise"          # or: why that source cannot show it; the case is left out there
+//! differ = { confidence = "probable" }     # in each finding
+//! without = ["mapped_site"]                # not demanded of any finding
+//! # expect = []                            # or all of it anew; so do notes and verify
+//! # cannot = "strace does not follow it"   # or: why the case is left out there
 //! ```
 //!
 //! All paths are relative to the manifest's folder. `expect` and `notes` hold any part of what the JSON report says.
@@ -84,6 +86,10 @@ impl Case {
             return None;
         }
         case.expect = shown.expect.clone().unwrap_or(case.expect);
+        for finding in &mut case.expect {
+            finding.retain(|key, _| !shown.without.contains(key));
+            finding.extend(shown.differ.clone());
+        }
         case.notes = shown.notes.clone().unwrap_or(case.notes);
         case.verify = shown.verify.unwrap_or(case.verify);
         Some(case)
@@ -96,6 +102,10 @@ impl Case {
 struct Shown {
     cannot: Option<String>,
     expect: Option<Vec<Map<String, Value>>>,
+    #[serde(default)]
+    differ: Map<String, Value>,
+    #[serde(default)]
+    without: Vec<String>,
     notes: Option<Vec<Map<String, Value>>>,
     verify: Option<bool>,
 }
