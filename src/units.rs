@@ -160,13 +160,30 @@ impl fmt::Debug for Range {
     }
 }
 
-/// Number of a task (the kernel's name for a thread), as `gettid(2)` has it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Number of a task (the kernel's name for a thread), as `gettid(2)` has it. 0 where a log does not tell it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(transparent)]
 pub struct Tid(pub i32);
 
-/// Number of a process: the tid of the thread group's leader, as `getpid(2)` has it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// What is not known is null.
+fn serialize_number<S: serde::Serializer>(number: i32, serializer: S) -> Result<S::Ok, S::Error> {
+    if number == 0 { serializer.serialize_none() } else { serializer.serialize_i32(number) }
+}
+
+impl Serialize for Pid {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serialize_number(self.0, serializer)
+    }
+}
+
+impl Serialize for Tid {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serialize_number(self.0, serializer)
+    }
+}
+
+/// Number of a process: the tid of the thread group's leader, as `getpid(2)` has it. 0 where a log does not tell it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(transparent)]
 pub struct Pid(pub i32);
 

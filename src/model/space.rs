@@ -124,6 +124,10 @@ pub struct AddressSpace {
     /// Whether there may be what maps do not show and no call has told: MADV_DONTFORK, and to which attachment the pages
     /// of a shared memory segment belong.
     pub has_unseen: bool,
+    /// Whether it may hold mappings that nothing was told of.
+    pub is_partial: bool,
+    /// How often a call has mapped where something lay that nothing was told to be unmapped.
+    pub untold_unmaps: u64,
     /// Live tasks.
     pub tasks: u32,
     /// Whether its process is over as far as verdicts go; what happens now is only its end.
@@ -146,6 +150,8 @@ impl AddressSpace {
             glibc_confirmed: false,
             was_attached: false,
             has_unseen: false,
+            is_partial: false,
+            untold_unmaps: 0,
             tasks: 0,
             finished: false,
         };
@@ -165,6 +171,7 @@ impl AddressSpace {
             sites: Sites::default(),
             waiting: Waiting::default(),
             refusals: Vec::new(),
+            untold_unmaps: 0,
             ..self.clone()
         };
         for mapping in copy.mappings.values_mut() {
@@ -230,6 +237,21 @@ impl AddressSpace {
         for (piece, area) in pieces {
             self.may_have_grown(piece.start(), area);
             self.lose(area.mapping, piece.bytes());
+        }
+    }
+
+    /// The kernel has found room here without being told to make some: whatever lay here has been unmapped, and nothing
+    /// was told of that. Of a stack nothing is left then; of other memory, what lies elsewhere may be.
+    pub fn find_unmapped(&mut self, range: Range) {
+        let stale: Vec<(Range, MappingId)> =
+            self.areas.overlapping(range).map(|(piece, area)| (piece, area.mapping)).collect();
+        self.untold_unmaps += u64::from(!stale.is_empty());
+        for (piece, mapping) in stale {
+            let is_stack = self.mappings.get(mapping).is_some_and(|mapping| mapping.stack.is_some());
+            let pieces = if is_stack { self.pieces_of(mapping) } else { vec![piece] };
+            for piece in pieces {
+                self.unmap(piece);
+            }
         }
     }
 

@@ -104,9 +104,28 @@ pub enum Engine {
 pub struct Clock {
     /// The moment that event times count from, with the zone in which text reports are written.
     pub start: Zoned,
+    /// What is known of these times.
+    pub known: Known,
+}
+
+/// What is known of the times of events.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Known {
+    /// The moment of each.
+    #[default]
+    Moments,
+    /// How long after another each happened, but not when.
+    Distances,
+    /// Nothing but their order.
+    Order,
 }
 
 impl Clock {
+    /// A clock whose times count from `start`.
+    pub fn new(start: Zoned) -> Clock {
+        Clock { start, known: Known::Moments }
+    }
+
     /// The wall clock at `time`.
     pub fn timestamp(&self, time: Time) -> Timestamp {
         let nanoseconds = i64::try_from(time.0.as_nanos()).unwrap_or(i64::MAX);

@@ -346,6 +346,7 @@ fn happened(kind: &EventKind, tid: Tid) -> String {
             let (tasks, maps) = (attached.tasks.len(), attached.maps.len());
             format!("--- attached to process {}: {tasks} tasks, {maps} mappings ---", attached.pid)
         }
+        EventKind::Noticed(pid) => format!("--- noticed: a task of process {pid} ---"),
         EventKind::Maps(maps) => format!("--- {} mappings ---", maps.len()),
         EventKind::LibraryStacks(stacks) => format!("--- {} stacks of the thread library ---", stacks.len()),
         EventKind::Limits(limits) => format!("--- {} ---", limits_in_use(limits)),
