@@ -15,13 +15,11 @@ pub mod waiting;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::HashMap;
-
 use slotmap::SlotMap;
 
 use crate::abi::{clone, madv};
 use crate::event::{Attached, Birth, Call, Event, EventKind, Exec, Exit, ExitScope, LibraryStack, Syscall, Vma};
-use crate::units::{Addr, Pid, Range, Tid, Time};
+use crate::units::{Addr, NumberMap, Pid, Range, Tid, Time};
 use calls::Caller;
 use mapping::{Born, MappingId};
 use space::AddressSpace;
@@ -35,7 +33,7 @@ slotmap::new_key_type! {
 #[derive(Debug, Default)]
 pub struct Model {
     spaces: SlotMap<SpaceId, AddressSpace>,
-    tasks: HashMap<Tid, Task>,
+    tasks: NumberMap<Tid, Task>,
     /// Followed system calls, births and deaths.
     events: u64,
     tasks_seen: u64,

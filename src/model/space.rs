@@ -193,11 +193,13 @@ impl AddressSpace {
     /// Pages that are put into a stack with MAP_FIXED stay part of it: the JVM arms and disarms its guards so, and
     /// whoever unmaps the stack unmaps them too.
     pub fn map(&mut self, range: Range, mapping: Mapping, area: impl FnOnce(MappingId) -> Area) -> MappingId {
-        if let Some(stack) = self.stack_around(range) {
-            self.areas.set(range, area(stack));
-            return stack;
+        if self.areas.overlapping(range).next().is_some() {
+            if let Some(stack) = self.stack_around(range) {
+                self.areas.set(range, area(stack));
+                return stack;
+            }
+            self.unmap(range);
         }
-        self.unmap(range);
         let id = self.mappings.insert(Mapping { bytes: range.bytes(), made_bytes: range.bytes(), ..mapping });
         self.areas.set(range, area(id));
         id
@@ -233,8 +235,7 @@ impl AddressSpace {
 
     /// munmap(2).
     pub fn unmap(&mut self, range: Range) {
-        let pieces: Vec<(Range, Area)> = self.areas.cut(range).collect();
-        for (piece, area) in pieces {
+        for (piece, area) in self.areas.cut(range) {
             self.may_have_grown(piece.start(), area);
             self.lose(area.mapping, piece.bytes());
         }

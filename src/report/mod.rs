@@ -126,6 +126,19 @@ impl Clock {
         Clock { start, known: Known::Moments }
     }
 
+    /// The time of day at `time` with 3 or 6 digits of its second, or how long after the start it is, as far as that is
+    /// known; with a blank behind it.
+    pub fn label(&self, time: Time, digits: usize) -> String {
+        match self.known {
+            Known::Moments => {
+                let zoned = self.timestamp(time).to_zoned(self.start.time_zone().clone());
+                format!("{} ", zoned.strftime(if digits == 3 { "%H:%M:%S%.3f" } else { "%H:%M:%S%.6f" }))
+            }
+            Known::Distances => format!("+{:.digits$} ", time.0.as_secs_f64()),
+            Known::Order => String::new(),
+        }
+    }
+
     /// The wall clock at `time`.
     pub fn timestamp(&self, time: Time) -> Timestamp {
         let nanoseconds = i64::try_from(time.0.as_nanos()).unwrap_or(i64::MAX);

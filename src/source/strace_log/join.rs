@@ -1,9 +1,6 @@
 //! From lines to items: the two halves of a call that strace broke off are put together, and what does not matter is
 //! left out. Plain data in, plain data out.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
 use syscalls::Errno;
 
 use super::call::{self, Called, Name, Outcome};
@@ -13,7 +10,7 @@ use super::line::{Body, body, interrupted};
 use super::text::{Cursor, Damage};
 use super::times::Times;
 use crate::event::{Call, CloneCall, Exit};
-use crate::units::{Tid, Time};
+use crate::units::{NumberMap, Tid, Time};
 
 /// The task of lines that do not say whose they are.
 pub const UNNAMED: Tid = Tid(0);
@@ -63,7 +60,7 @@ pub struct Joiner {
     pub times: Times,
     /// What the log has, and lacks.
     pub seen: Seen,
-    tasks: HashMap<Tid, Task, BuildHasherDefault<TidHasher>>,
+    tasks: NumberMap<Tid, Task>,
     /// How many tasks have ended: after each, all that still do something are shown again.
     ends: u32,
     /// A line that a message of strace's own has cut in two.
@@ -281,7 +278,10 @@ impl Joiner {
             return;
         };
         self.seen.result();
-        if let (true, Ok(_), Some(child)) = (name.is_birth(), result, call::child(inside)) {
+        if name.is_birth()
+            && result.is_ok()
+            && let Some(child) = call::child(inside)
+        {
             result = Ok(child);
         }
         match (called, result) {
@@ -317,28 +317,4 @@ fn own_number(name: &[u8], rest: &[u8]) -> Option<Tid> {
     let mut cursor = Cursor::new(rest);
     cursor.until(b"= ")?;
     i32::try_from(cursor.digits()?).ok().filter(|number| *number > 0).map(Tid)
-}
-
-/// Numbers of tasks need no protection against collisions made on purpose: there are four million at most.
-#[derive(Debug, Default)]
-struct TidHasher(u64);
-
-impl Hasher for TidHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_i32(&mut self, number: i32) {
-        self.write_u64(number as u32 as u64);
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
 }

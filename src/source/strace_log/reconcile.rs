@@ -21,7 +21,7 @@ use crate::event::{
     Attached, AttachedTask, Birth, Call, CloneArgs, CloneCall, Event, EventKind, Exec, Exit, ExitScope, Exiting,
     Syscall,
 };
-use crate::units::{Addr, Pid, Range, Tid, Time};
+use crate::units::{Addr, NumberMap, Pid, Range, Tid, Time};
 
 /// So many items wait for something to come, at most; a damaged log may not have it.
 const PATIENCE: usize = 10_000;
@@ -30,7 +30,7 @@ const PATIENCE: usize = 10_000;
 #[derive(Debug)]
 pub struct Reconciler {
     main: Pid,
-    tasks: HashMap<Tid, Task>,
+    tasks: NumberMap<Tid, Task>,
     /// Address spaces so far.
     memories: u32,
     /// Tasks inside a call that makes another one.
