@@ -2,6 +2,8 @@
 //!
 //! They are the same on every host, so that a log of one machine can be read on another.
 
+pub mod names;
+
 /// Advice for madvise(2).
 #[allow(missing_docs)] // names are the manual page's
 pub mod madv {

@@ -54,6 +54,8 @@ pub enum EventKind {
     LibraryStacks(Box<[LibraryStack]>),
     /// What the kernel allows and what is used of it, seen after a call had failed for lack of something.
     Limits(Box<Limits>),
+    /// A task that was there before us is noticed only now: it is one of this process, and uses its address space.
+    Noticed(Pid),
 }
 
 /// A process at the moment when all its threads had been attached to.

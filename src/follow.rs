@@ -99,12 +99,13 @@ impl<'a> Follower<'a> {
         options: Options,
         observer: &'a mut dyn Observer,
     ) -> Follower<'a> {
+        let model = if target.tells_all() { Model::new() } else { Model::partial() };
         Follower {
             target,
             control,
             options,
             observer,
-            model: Model::new(),
+            model,
             clock,
             verify: Verify::default(),
             changes: 0,

@@ -2,7 +2,9 @@
 //!
 //! Each is a type of its own, so that a length cannot be passed for an address, or a thread for a process.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -160,13 +162,30 @@ impl fmt::Debug for Range {
     }
 }
 
-/// Number of a task (the kernel's name for a thread), as `gettid(2)` has it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Number of a task (the kernel's name for a thread), as `gettid(2)` has it. 0 where a log does not tell it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(transparent)]
 pub struct Tid(pub i32);
 
-/// Number of a process: the tid of the thread group's leader, as `getpid(2)` has it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// What is not known is null.
+fn serialize_number<S: serde::Serializer>(number: i32, serializer: S) -> Result<S::Ok, S::Error> {
+    if number == 0 { serializer.serialize_none() } else { serializer.serialize_i32(number) }
+}
+
+impl Serialize for Pid {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serialize_number(self.0, serializer)
+    }
+}
+
+impl Serialize for Tid {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serialize_number(self.0, serializer)
+    }
+}
+
+/// Number of a process: the tid of the thread group's leader, as `getpid(2)` has it. 0 where a log does not tell it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(transparent)]
 pub struct Pid(pub i32);
 
@@ -198,6 +217,38 @@ impl fmt::Display for Pid {
 impl fmt::Debug for Pid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// A map by task, process or size: by a number that nobody chooses to do harm.
+pub type NumberMap<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
+
+/// A set of such numbers.
+pub type NumberSet<K> = HashSet<K, BuildHasherDefault<NumberHasher>>;
+
+/// Hashes numbers that need no protection against collisions made on purpose, in a nanosecond.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_i32(&mut self, number: i32) {
+        self.write_u64(u64::from(number.cast_unsigned()));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // The high bits of a product depend on all bits of its factors, and the table uses both ends.
+        let product = u128::from(self.0 ^ number) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = (product as u64) ^ (product >> 64) as u64;
     }
 }
 

@@ -155,7 +155,7 @@ fn follow<S: Source>(
     recording: Option<File>,
 ) -> Result<Followed, anyhow::Error> {
     allow_many_files();
-    let clock = Clock { start: Zoned::now().saturating_sub(target.source.now().0) };
+    let clock = Clock::new(Zoned::now().saturating_sub(target.source.now().0));
     let begin = |file| {
         let heading = Heading {
             vmtrace: env!("CARGO_PKG_VERSION").to_owned(),

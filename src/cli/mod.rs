@@ -35,6 +35,7 @@ Examples:
   vmtrace -p 31108 --for 15m            attach to all threads of a process for a quarter of an hour
   vmtrace -p 31108 --every 1h -o leaks  keep an eye on it, with a report every hour
   vmtrace inspect -p 31108              what is leaked already: a look of a moment, without tracing
+  vmtrace replay app.strace             the same diagnosis from a log of strace -f
   vmtrace replay leaks.rec              the same report once more, from what --record wrote
   vmtrace demo                          see what a finding looks like
 
@@ -62,10 +63,10 @@ pub struct Cli {
 pub enum Command {
     /// Say what is leaked already, and what VIRT consists of: a look of a moment, without tracing
     Inspect(InspectArgs),
+    /// Diagnose what a log of strace -f shows, or once more what was recorded with --record
+    Replay(ReplayArgs),
     /// Make the documented leak in a child process, and diagnose it before your eyes
     Demo(DemoArgs),
-    /// Diagnose what was recorded with --record, as it was diagnosed when it happened
-    Replay(ReplayArgs),
     /// Run reproducer programs and compare the findings with what is expected
     Check(check::CheckArgs),
     /// The leaking child of the demo
@@ -87,10 +88,10 @@ pub struct InspectArgs {
 /// Options of a replay.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// A recording ("-": standard input)
+    /// A log of strace -f (also compressed), the files of strace -ff or their folder, or a recording ("-": standard input)
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Write the followed system calls, one line each ("-": where reports go)
+    /// Write the system calls in order, one line each ("-": where reports go)
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
     /// How the report looks.

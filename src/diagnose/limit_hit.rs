@@ -31,6 +31,7 @@ fn note(space: &AddressSpace, refusal: &Refusal, findings: &[Finding]) -> Note {
     let errno = refusal.errno.name().unwrap_or("an error");
     let met = refusal.limits.as_deref().and_then(|limits| met(refusal, limits));
     let cause = match &met {
+        None if refusal.limits.is_none() => "which limit was met is not known".to_owned(),
         None => "no limit that can be read was met (memory control group, or physical memory)".to_owned(),
         Some(Met { name, usage, unit }) => {
             let of = |number| match unit {

@@ -20,7 +20,7 @@ use crate::model::mapping::{Made, MappingId};
 use crate::model::space::AddressSpace;
 use crate::threadlib::{ThreadLists, Unavailable};
 use crate::units::{Addr, CodeId, Pid, Range, Tid, Time};
-use finding::{Diagnosis, Evidence, EvidenceCall, Note, NoteKind};
+use finding::{Confidence, Diagnosis, Evidence, EvidenceCall, Note, NoteKind};
 
 /// The moment for which a diagnosis is made.
 #[derive(Clone, Copy, Debug)]
@@ -77,10 +77,24 @@ pub fn diagnose(
         diagnosis.findings.extend(orphaned_mapping::findings(space, is_live));
     }
     diagnosis.findings.sort_by_key(|finding| (Reverse(finding.confidence), Reverse(finding.virtual_bytes())));
+    if space.untold_unmaps > 0 {
+        for finding in &mut diagnosis.findings {
+            finding.confidence = finding.confidence.min(Confidence::Probable);
+        }
+        diagnosis.notes.push(untold_unmaps(space));
+    }
     diagnosis.notes.extend(malloc_arenas(space));
     let limits = limit_hit::notes(space, &diagnosis.findings);
     diagnosis.notes.extend(limits);
     diagnosis
+}
+
+/// Not all that was unmapped is shown, so what seems to be left may be gone.
+fn untold_unmaps(space: &AddressSpace) -> Note {
+    let times = if space.untold_unmaps == 1 { "once".to_owned() } else { format!("{} times", space.untold_unmaps) };
+    let text =
+        format!("{times} something was mapped where, as far as is shown, something else still was: not all calls are");
+    Note::incomplete(Some(space.pid), space.untold_unmaps, text)
 }
 
 fn malloc_arenas(space: &AddressSpace) -> Option<Note> {

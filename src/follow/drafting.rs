@@ -58,6 +58,9 @@ impl Follower<'_> {
         let places = self.target.places(&findings);
         notes.extend(self.own_notes());
         notes.extend(standing.notes);
+        for finding in &mut findings {
+            finding.confidence = standing.ceiling.map_or(finding.confidence, |most| finding.confidence.min(most));
+        }
         let report = Report {
             target: Target {
                 pid: main,

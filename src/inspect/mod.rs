@@ -50,7 +50,7 @@ const BETWEEN_POINTER_TRIES: Duration = Duration::from_millis(1);
 /// # Errors
 /// Why there is nothing to be seen.
 pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectError> {
-    let clock = Clock { start: Zoned::now() };
+    let clock = Clock::new(Zoned::now());
     let began = Instant::now();
     let process = Process::find(pid)?;
     let maps = process.maps()?;

@@ -59,6 +59,9 @@ impl AddressSpace {
                 let kind = if anonymous { Kind::Anonymous } else { Kind::File };
                 let prot = caller.prot(Prot::from_bits(prot));
                 let marks = Marks { grows_down: flags & map::GROWSDOWN != 0, ..Marks::default() };
+                if self.is_partial && !replaces(flags) {
+                    self.find_unmapped(range);
+                }
                 self.map(range, Mapping::new(kind, Some(made)), |mapping| Area {
                     mapping,
                     prot,
@@ -133,14 +136,20 @@ impl AddressSpace {
             return Ok(());
         };
         // The kernel had no hole there: a stack may have grown without a call.
-        let hole = self.protect(range, caller.prot(Prot::from_bits(bits)));
+        let prot = caller.prot(Prot::from_bits(bits));
+        if self.is_partial {
+            // What is not known needs no rights.
+            self.areas.update(range, |area| Area { prot, ..area });
+            return Ok(());
+        }
+        let hole = self.protect(range, prot);
         if hole.is_some() { Err(Unclear) } else { Ok(()) }
     }
 
     fn apply_mremap(&mut self, old: Addr, old_len: u64, new_len: u64, flags: u32, made: Made) -> Result<(), Unclear> {
         let to = Range::of_len(Addr(made.result), new_len).ok_or(Unclear)?;
         if self.areas.at(old).is_none() {
-            return Err(Unclear);
+            return if self.is_partial { self.remap_unknown(old, old_len, to, made) } else { Err(Unclear) };
         }
         if old_len == 0 {
             self.remap_again(old, to, made);
@@ -152,6 +161,21 @@ impl AddressSpace {
                 self.remap(from, to);
             }
         }
+        Ok(())
+    }
+
+    /// mremap of something that was there before anything was told: what it has become is anonymous, for all we know.
+    fn remap_unknown(&mut self, old: Addr, old_len: u64, to: Range, made: Made) -> Result<(), Unclear> {
+        if let Some(from) = Range::of_len(old, old_len) {
+            self.unmap(from);
+        }
+        self.map(to, Mapping::new(Kind::Anonymous, Some(made)), |mapping| Area {
+            mapping,
+            prot: Prot::READ.with(Prot::WRITE),
+            sharing: Sharing::Private,
+            backing: Backing::Anonymous,
+            marks: Marks::default(),
+        });
         Ok(())
     }
 
@@ -218,8 +242,7 @@ impl AddressSpace {
             Call::Mmap { addr, len, flags, .. } => {
                 self.refused(call, errno);
                 // The kernel may have unmapped what lay there before it failed.
-                let fixed = flags & map::FIXED != 0 && flags & map::FIXED_NOREPLACE == 0;
-                self.unclear_if(fixed && errno != Errno::EBADF, Range::of_len(addr, len))
+                self.unclear_if(replaces(flags) && errno != Errno::EBADF, Range::of_len(addr, len))
             }
             Call::Mremap { flags, .. } => {
                 self.refused(call, errno);
@@ -287,6 +310,11 @@ impl Call {
             Call::Execveat { .. } => "execveat",
         }
     }
+}
+
+/// Whether mmap with these flags takes the place of what lies there.
+fn replaces(flags: u32) -> bool {
+    flags & map::FIXED != 0 && flags & map::FIXED_NOREPLACE == 0
 }
 
 /// Size of the huge pages that a mapping was asked for: 2 MiB unless the flags say otherwise (linux/mman.h).

@@ -16,15 +16,13 @@ pub mod waiting;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::HashMap;
-
 use slotmap::SlotMap;
 
 use crate::abi::{clone, madv};
 use crate::event::{
-    Attached, Birth, Call, CloneArgs, Event, EventKind, Exec, Exit, ExitScope, LibraryStack, StackRegion, Syscall,
+    Attached, Birth, Call, CloneArgs, Event, EventKind, Exec, Exit, ExitScope, LibraryStack, StackRegion, Syscall, Vma,
 };
-use crate::units::{Addr, Pid, Range, Tid, Time};
+use crate::units::{Addr, NumberMap, Pid, Range, Tid, Time};
 use calls::Caller;
 use mapping::{Born, MappingId};
 use space::AddressSpace;
@@ -49,10 +47,12 @@ pub enum Calls {
 pub struct Model {
     calls: Calls,
     spaces: SlotMap<SpaceId, AddressSpace>,
-    tasks: HashMap<Tid, Task>,
+    tasks: NumberMap<Tid, Task>,
     /// Followed system calls, births and deaths.
     events: u64,
     tasks_seen: u64,
+    /// Whether mappings may have been there that nothing was told of.
+    is_partial: bool,
 }
 
 /// A live task.
@@ -100,6 +100,12 @@ impl Model {
         }
     }
 
+    /// A model of what is told, where that may not be all: mappings that were there before, or calls that were not seen.
+    /// What is done to unknown pages does nothing.
+    pub fn partial() -> Model {
+        Model { is_partial: true, ..Model::default() }
+    }
+
     /// The address space whose process this event ends, before it does: the moment to judge it.
     ///
     /// That is the call of exit_group, the call of exit by the last task, death by a signal, or execve (of its call it
@@ -130,6 +136,7 @@ impl Model {
     pub fn apply(&mut self, event: &Event) -> Applied {
         match &event.kind {
             EventKind::Attached(attached) => self.attached(attached),
+            EventKind::Noticed(pid) => self.noticed(event.tid, *pid),
             EventKind::Syscall(syscall) => {
                 self.events += 1;
                 return self.syscall(event, syscall);
@@ -229,7 +236,7 @@ impl Model {
     }
 
     fn attached(&mut self, attached: &Attached) {
-        let mut space = AddressSpace::new(attached.pid, &attached.maps, attached.start_brk);
+        let mut space = self.new_space(attached.pid, &attached.maps, attached.start_brk);
         space.was_attached = true;
         space.has_unseen = true;
         space.calls = self.calls;
@@ -249,6 +256,29 @@ impl Model {
                 },
             );
         }
+    }
+
+    fn new_space(&self, pid: Pid, maps: &[Vma], start_brk: Option<Addr>) -> AddressSpace {
+        AddressSpace { is_partial: self.is_partial, ..AddressSpace::new(pid, maps, start_brk) }
+    }
+
+    fn noticed(&mut self, tid: Tid, pid: Pid) {
+        if self.tasks.contains_key(&tid) {
+            return;
+        }
+        let known = self.tasks.values().find(|task| task.pid == pid).copied();
+        let (space, read_implies_exec) = match known {
+            Some(sibling) => (sibling.space, sibling.read_implies_exec),
+            None => {
+                let mut space = self.new_space(pid, &[], None);
+                (space.was_attached, space.has_unseen) = (true, true);
+                (self.spaces.insert(space), false)
+            }
+        };
+        if let Some(space) = self.spaces.get_mut(space) {
+            space.tasks += 1;
+        }
+        self.add_task(tid, Task { pid, space, stack: None, anchor: None, last_birth: None, read_implies_exec });
     }
 
     fn add_task(&mut self, tid: Tid, task: Task) {
@@ -280,7 +310,8 @@ impl Model {
             call_stack: event.call_stack,
             read_implies_exec: task.read_implies_exec,
         };
-        let unclear = space.apply(caller, syscall).is_err();
+        // Nobody can be asked about what is not all known.
+        let unclear = space.apply(caller, syscall).is_err() && !space.is_partial;
         let changes = syscall.call.changes_mappings() && !matches!(syscall.call, Call::Clone(_));
         Applied { changed: changes.then_some(id), unclear: unclear.then_some(id) }
     }
@@ -369,7 +400,7 @@ impl Model {
         for sibling in siblings {
             self.ended(sibling, event.at, Exit::Code(0));
         }
-        let mut space = AddressSpace::new(pid, &exec.maps, exec.start_brk);
+        let mut space = self.new_space(pid, &exec.maps, exec.start_brk);
         space.tasks = 1;
         space.calls = self.calls;
         let space = self.spaces.insert(space);

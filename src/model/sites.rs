@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::units::CallStackId;
+use crate::units::{CallStackId, NumberSet};
 
 /// Identifies the place in the program that created a thread.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -53,7 +53,7 @@ impl Sites {
 ///
 /// Bounded, since a program may map any number of sizes: what does not fit counts as freed.
 #[derive(Clone, Debug, Default)]
-pub struct FreedSizes(std::collections::HashSet<u64>);
+pub struct FreedSizes(NumberSet<u64>);
 
 impl FreedSizes {
     const MOST: usize = 4096;

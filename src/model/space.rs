@@ -127,12 +127,14 @@ pub struct AddressSpace {
     /// Whether there may be what maps do not show and no call has told: MADV_DONTFORK, and to which attachment the pages
     /// of a shared memory segment belong.
     pub has_unseen: bool,
+    /// Whether it may hold mappings that nothing was told of.
+    pub is_partial: bool,
+    /// How often a call has mapped where something lay that nothing was told to be unmapped.
+    pub untold_unmaps: u64,
     /// Live tasks.
     pub tasks: u32,
     /// Whether its process is over as far as verdicts go; what happens now is only its end.
     pub finished: bool,
-    /// Room for what is about to be unmapped, kept from call to call.
-    pieces: Vec<(Range, Area)>,
 }
 
 impl AddressSpace {
@@ -152,9 +154,10 @@ impl AddressSpace {
             was_attached: false,
             calls: Calls::Told,
             has_unseen: false,
+            is_partial: false,
+            untold_unmaps: 0,
             tasks: 0,
             finished: false,
-            pieces: Vec::new(),
         };
         for vma in maps.iter().filter(|vma| super::kernel::is_modelled(vma)) {
             space.map_seen(vma.range, vma);
@@ -172,6 +175,7 @@ impl AddressSpace {
             sites: Sites::default(),
             waiting: Waiting::default(),
             refusals: Vec::new(),
+            untold_unmaps: 0,
             ..self.clone()
         };
         for mapping in copy.mappings.values_mut() {
@@ -193,19 +197,15 @@ impl AddressSpace {
     /// Pages that are put into a stack with MAP_FIXED stay part of it: the JVM arms and disarms its guards so, and
     /// whoever unmaps the stack unmaps them too.
     pub fn map(&mut self, range: Range, mapping: Mapping, area: impl FnOnce(MappingId) -> Area) -> MappingId {
+        if self.areas.overlapping(range).next().is_some() {
+            if let Some(stack) = self.stack_around(range) {
+                self.areas.set(range, area(stack));
+                return stack;
+            }
+            self.unmap(range);
+        }
         let id = self.mappings.insert(Mapping { bytes: range.bytes(), made_bytes: range.bytes(), ..mapping });
-        let area = area(id);
-        // Mostly nothing lies there: one look at the map tells, and its neighbours are none of this mapping.
-        if self.areas.put(range, area) {
-            return id;
-        }
-        if let Some(stack) = self.stack_around(range) {
-            self.mappings.remove(id);
-            self.areas.set(range, Area { mapping: stack, ..area });
-            return stack;
-        }
-        self.unmap(range);
-        self.areas.put(range, area);
+        self.areas.set(range, area(id));
         id
     }
 
@@ -239,13 +239,25 @@ impl AddressSpace {
 
     /// munmap(2).
     pub fn unmap(&mut self, range: Range) {
-        let mut pieces = std::mem::take(&mut self.pieces);
-        pieces.extend(self.areas.cut(range));
-        for (piece, area) in pieces.drain(..) {
+        for (piece, area) in self.areas.cut(range) {
             self.may_have_grown(piece.start(), area);
             self.lose(area.mapping, piece.bytes());
         }
-        self.pieces = pieces;
+    }
+
+    /// The kernel has found room here without being told to make some: whatever lay here has been unmapped, and nothing
+    /// was told of that. Of a stack nothing is left then; of other memory, what lies elsewhere may be.
+    pub fn find_unmapped(&mut self, range: Range) {
+        let stale: Vec<(Range, MappingId)> =
+            self.areas.overlapping(range).map(|(piece, area)| (piece, area.mapping)).collect();
+        self.untold_unmaps += u64::from(!stale.is_empty());
+        for (piece, mapping) in stale {
+            let is_stack = self.mappings.get(mapping).is_some_and(|mapping| mapping.stack.is_some());
+            let pieces = if is_stack { self.pieces_of(mapping) } else { vec![piece] };
+            for piece in pieces {
+                self.unmap(piece);
+            }
+        }
     }
 
     /// Remembers where pages may lie that page faults have added below a mapping that grows down.

@@ -4,10 +4,9 @@
 
 use std::io::{self, Write};
 
-use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Clock, Counts, Engine, Mode, Report, Verify, notation};
+use super::{Clock, Counts, Engine, Known, Mode, Report, Verify, notation};
 use crate::diagnose::breakdown::Share;
 use crate::diagnose::finding::{Confidence, Finding, Frame, Member, Note, Reason, Recurrence, Rule};
 use crate::event::Exit;
@@ -69,8 +68,8 @@ impl<'a> From<&'a Report> for Document<'a> {
                 exit: target.exit.map(Ending::from),
             },
             span: Span {
-                start: rfc3339(report.clock.timestamp(Time::default())),
-                seconds: report.followed.as_secs_f64(),
+                start: moment(&report.clock, Time::default()),
+                seconds: has_distances(report).then_some(report.followed.as_secs_f64()),
             },
             counts: report.counts,
             memory: Memory {
@@ -117,8 +116,8 @@ impl From<Exit> for Ending {
 
 #[derive(Serialize)]
 struct Span {
-    start: String,
-    seconds: f64,
+    start: Option<String>,
+    seconds: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -156,7 +155,7 @@ struct Leak<'a> {
 
 impl<'a> Leak<'a> {
     fn new(finding: &'a Finding, report: &Report) -> Self {
-        let idle = finding.idle(Time(report.followed));
+        let idle = finding.idle(Time(report.followed)).filter(|_| has_distances(report));
         Leak {
             rule: finding.rule,
             reason: finding.reason,
@@ -204,16 +203,16 @@ struct Region {
 
 impl Region {
     fn new(member: &Member, clock: &Clock) -> Self {
-        let wall = |time: Time| rfc3339(clock.timestamp(time));
+        let wall = |time: Time| moment(clock, time);
         Region {
             start: member.range.start(),
             end: member.range.end(),
             virtual_bytes: member.virtual_bytes,
             owner_tid: member.owner,
             creator_tid: member.creator,
-            mapped_at: member.mapped_at.map(wall),
-            born_at: member.born_at.map(wall),
-            exited_at: member.exited_at.map(wall),
+            mapped_at: member.mapped_at.and_then(wall),
+            born_at: member.born_at.and_then(wall),
+            exited_at: member.exited_at.and_then(wall),
             evidence: member
                 .evidence
                 .iter()
@@ -229,14 +228,19 @@ impl Region {
 
 #[derive(Serialize)]
 struct Proof {
-    at: String,
+    at: Option<String>,
     tid: Tid,
     call: String,
 }
 
-/// A moment in UTC, to the microsecond: `2019-02-21T22:00:00.000000Z`.
-fn rfc3339(moment: Timestamp) -> String {
-    format!("{moment:.6}")
+/// Whether it is known how long after one another things happened.
+fn has_distances(report: &Report) -> bool {
+    report.clock.known != Known::Order
+}
+
+/// A moment in UTC, to the microsecond: `2019-02-21T22:00:00.000000Z`; none where it is not known.
+fn moment(clock: &Clock, time: Time) -> Option<String> {
+    (clock.known == Known::Moments).then(|| format!("{:.6}", clock.timestamp(time)))
 }
 
 #[cfg(test)]

@@ -107,9 +107,41 @@ pub enum Engine {
 pub struct Clock {
     /// The moment that event times count from, with the zone in which text reports are written.
     pub start: Zoned,
+    /// What is known of these times.
+    pub known: Known,
+}
+
+/// What is known of the times of events.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Known {
+    /// The moment of each.
+    #[default]
+    Moments,
+    /// How long after another each happened, but not when.
+    Distances,
+    /// Nothing but their order.
+    Order,
 }
 
 impl Clock {
+    /// A clock whose times count from `start`.
+    pub fn new(start: Zoned) -> Clock {
+        Clock { start, known: Known::Moments }
+    }
+
+    /// The time of day at `time` with 3 or 6 digits of its second, or how long after the start it is, as far as that is
+    /// known; with a blank behind it.
+    pub fn label(&self, time: Time, digits: usize) -> String {
+        match self.known {
+            Known::Moments => {
+                let zoned = self.timestamp(time).to_zoned(self.start.time_zone().clone());
+                format!("{} ", zoned.strftime(if digits == 3 { "%H:%M:%S%.3f" } else { "%H:%M:%S%.6f" }))
+            }
+            Known::Distances => format!("+{:.digits$} ", time.0.as_secs_f64()),
+            Known::Order => String::new(),
+        }
+    }
+
     /// The wall clock at `time`.
     pub fn timestamp(&self, time: Time) -> Timestamp {
         let nanoseconds = i64::try_from(time.0.as_nanos()).unwrap_or(i64::MAX);

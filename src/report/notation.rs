@@ -314,8 +314,7 @@ pub fn evidence_in_short(what: &EvidenceCall) -> String {
 
 /// An event in one line: `23:01:00.000137 31151  munmap(0x7f6891825000, 4096) = 0`, in the clock's time zone.
 pub fn event(event: &Event, clock: &Clock) -> String {
-    let time = clock.timestamp(event.at).to_zoned(clock.start.time_zone().clone());
-    format!("{} {}  {}", time.strftime("%H:%M:%S%.6f"), event.tid, happened(&event.kind, event.tid))
+    format!("{}{}  {}", clock.label(event.at, 6), event.tid, happened(&event.kind, event.tid))
 }
 
 /// What happened to `tid`.
@@ -348,6 +347,7 @@ fn happened(kind: &EventKind, tid: Tid) -> String {
             let (tasks, maps) = (attached.tasks.len(), attached.maps.len());
             format!("--- attached to process {}: {tasks} tasks, {maps} mappings ---", attached.pid)
         }
+        EventKind::Noticed(pid) => format!("--- noticed: a task of process {pid} ---"),
         EventKind::Maps(maps) => format!("--- {} mappings ---", maps.len()),
         EventKind::LibraryStacks(stacks) => format!("--- {} stacks of the thread library ---", stacks.len()),
         EventKind::Limits(limits) => format!("--- {} ---", limits_in_use(limits)),

@@ -28,7 +28,7 @@ pub(super) fn clean() -> Report {
             follow: Some(Follow::Memory),
             exit: None,
         },
-        clock: Clock { start: "2019-02-21T22:59:58.5+08:00[+08:00]".parse().unwrap() },
+        clock: Clock::new("2019-02-21T22:59:58.5+08:00[+08:00]".parse().unwrap()),
         followed: Duration::from_millis(902_100),
         at_end: false,
         counts: Counts {

@@ -10,10 +10,11 @@ use indexmap::IndexMap;
 
 use super::layout::{COLUMNS, glue, printable, wrap};
 use super::words::{count, counted, duration, size};
-use super::{Engine, Mode, Report, notation};
+use super::{Engine, Known, Mode, Report, notation};
 use crate::diagnose::finding::{Confidence, Finding, Note, NoteKind};
 use crate::event::Exit;
 use crate::source::Follow;
+use crate::units::Pid;
 
 /// Where the text behind a label begins.
 const INDENT: usize = 12;
@@ -76,7 +77,10 @@ impl Page<'_> {
         if let Some(verify) = report.verify.filter(|verify| verify.checks > 0) {
             parts.push(format!("model verified {}", times(verify.checks)));
         }
-        let pid = glue(&format!("(pid {})", target.pid));
+        let pid = match target.pid {
+            Pid(0) => glue("(pid not known)"),
+            pid => glue(&format!("(pid {pid})")),
+        };
         let text = format!("{} {pid}, {}: {}", program(&target.command), followed(report), clauses(&parts));
         let prefix = "vmtrace: ";
         let mut first = true;
@@ -130,6 +134,10 @@ impl Page<'_> {
             live => format!(" ({} of them {alive})", count(live)),
         };
         let threads = counted(counts.threads_seen, "thread");
+        if report.target.engine == Engine::StraceLog {
+            let read = [format!("the mapping calls in the log, of {threads}{live}"), counted(counts.events, "event")];
+            return self.labelled("read", &clauses(&read));
+        }
         let watched = [
             match report.target.follow {
                 Some(Follow::Threads) => format!("the births and ends of {threads}{live}, no mapping calls"),
@@ -295,12 +303,19 @@ fn verdict(report: &Report) -> String {
             }
         };
     }
+    let ended = report.counts.threads_seen.saturating_sub(report.counts.threads_live);
+    if report.target.engine == Engine::StraceLog && ended == 0 {
+        return match blind {
+            true => "Nothing can be proven from this log: see the warnings.".to_owned(),
+            false => format!("No leak found{so_far}, but the log shows no end of a thread."),
+        };
+    }
     let leak = match report.target.follow {
         Some(Follow::Threads) => "leaked thread stack",
         _ => "leak",
     };
     let found = format!("No {leak} found{so_far}{}", if blind { ", as far as could be seen" } else { "" });
-    match report.counts.threads_seen.saturating_sub(report.counts.threads_live) {
+    match ended {
         // Of those that ended before vmtrace came only the thread library's lists tell, where there are any.
         0 if !report.target.from_start => format!("{found}, but no thread has ended since vmtrace came."),
         0 if report.at_end => format!("{found}: no thread ended before the process did, so none could leave anything."),
@@ -361,7 +376,11 @@ fn followed(report: &Report) -> String {
         Some(Follow::Threads) => " (thread lifecycles alone)",
         _ => "",
     };
-    format!("{}{what}{until}", how.replace("{}", &glue(&duration(report.followed))))
+    let how = match report.clock.known {
+        Known::Order => how.replace("{} of ", ""),
+        _ => how.replace("{}", &glue(&duration(report.followed))),
+    };
+    format!("{how}{what}{until}")
 }
 
 fn confidence(confidence: Confidence) -> &'static str {

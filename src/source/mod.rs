@@ -4,6 +4,7 @@
 pub mod control;
 pub mod ptrace;
 pub mod recording;
+pub mod strace_log;
 
 use nix::errno::Errno;
 use serde::Serialize;

@@ -177,6 +177,7 @@ impl<S: Source> Target for Live<S> {
             stops: self.source.stops(),
             lost: self.source.lost(),
             notes: self.source.notes(),
+            ceiling: None,
         }
     }
 

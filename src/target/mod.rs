@@ -11,7 +11,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::diagnose::finding::{Finding, Note};
+use crate::diagnose::finding::{Confidence, Finding, Note};
 use crate::event::{CloneArgs, Event, Exit, Limits, StackRegion, Vma};
 use crate::model::mapping::Imprint;
 use crate::model::{Model, SpaceId};
@@ -84,6 +84,11 @@ pub trait Target {
     /// What the kernel allows a task, and what is used of it.
     fn limits(&mut self, tid: Tid) -> Option<Limits>;
 
+    /// Whether all mappings are told of: those that are there at the beginning, and all changes.
+    fn tells_all(&self) -> bool {
+        true
+    }
+
     /// How it stands with the source itself.
     fn standing(&mut self) -> Standing;
 
@@ -145,4 +150,6 @@ pub struct Standing {
     pub lost: u64,
     /// What else is to be said of the following itself.
     pub notes: Vec<Note>,
+    /// The most that can be claimed, where less than all was told.
+    pub ceiling: Option<Confidence>,
 }

@@ -5,14 +5,17 @@ use serde_json::Value;
 type Check = fn(&Value) -> bool;
 
 const TARGET: &[(&str, Check)] = &[
-    ("pid", is_count),
+    // A log may not tell it.
+    ("pid", |value| or_null(value, is_count)),
     ("command", |value| all(value, Value::is_string)),
     ("mode", |value| one_of(value, &["launch", "attach", "inspect", "replay"])),
     ("follow", |value| or_null(value, |value| one_of(value, &["memory", "threads"]))),
     ("engine", |value| one_of(value, &["ptrace", "perf", "procfs", "strace-log", "recording"])),
     ("exit", |value| value.is_null() || is_exit(value)),
 ];
-const SPAN: &[(&str, Check)] = &[("start", is_moment), ("seconds", is_amount)];
+// A log may have no times.
+const SPAN: &[(&str, Check)] =
+    &[("start", |value| or_null(value, is_moment)), ("seconds", |value| or_null(value, is_amount))];
 const COUNTS: &[(&str, Check)] = &[
     ("events", is_count),
     ("lost", is_count),
@@ -38,11 +41,11 @@ const FINDING: &[(&str, Check)] = &[
     ("reason", is_text),
     ("confidence", |value| one_of(value, &["possible", "probable", "definite"])),
     ("recurrence", |value| value.is_null() || one_of(value, &["recurrent", "occasional", "one-time"])),
-    ("pid", is_count),
+    ("pid", |value| or_null(value, is_count)),
     ("regions", is_count),
     ("created", |value| or_null(value, is_count)),
     ("virtual_bytes", is_count),
-    ("resident_bytes", is_count),
+    ("resident_bytes", |value| or_null(value, is_count)),
     ("region_bytes", is_count),
     ("guard_bytes", is_count),
     ("period_seconds", |value| or_null(value, is_amount)),
@@ -74,7 +77,8 @@ const MEMBER: &[(&str, Check)] = &[
     ("exited_at", |value| or_null(value, is_moment)),
     ("evidence", Value::is_array),
 ];
-const EVIDENCE: &[(&str, Check)] = &[("at", is_moment), ("tid", is_count), ("call", is_text)];
+const EVIDENCE: &[(&str, Check)] =
+    &[("at", |value| or_null(value, is_moment)), ("tid", |value| or_null(value, is_count)), ("call", is_text)];
 const NOTE: &[(&str, Check)] =
     &[("kind", is_text), ("regions", is_count), ("virtual_bytes", is_count), ("text", is_text)];
 

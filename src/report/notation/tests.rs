@@ -309,7 +309,7 @@ fn errors_are_written_with_their_text() {
 /// One line per event, whatever it is, in the clock's time zone.
 #[test]
 fn every_event_is_one_line() {
-    let clock = Clock { start: "2019-02-21T23:00:00+01:00[+01:00]".parse().unwrap() };
+    let clock = Clock::new("2019-02-21T23:00:00+01:00[+01:00]".parse().unwrap());
     let at = Time(Duration::new(62, 137_900));
     let kinds = [
         EventKind::Syscall(Syscall { call: Call::Munmap { addr: Addr(0x1000), len: 1 }, result: Ok(0), mapped: None }),

@@ -7,7 +7,7 @@ use colored::Colorize;
 
 use super::super::layout::{COLUMNS, elide, glue, printable, width, wrap_call};
 use super::super::words::{count, counted, duration, exact_size, growth, size};
-use super::super::{Clock, Report, notation};
+use super::super::{Clock, Known, Report, notation};
 use super::{INDENT, Page, TEXT_LIMIT, confidence};
 use crate::abi::madv;
 use crate::diagnose::finding::{Confidence, Evidence, EvidenceCall, Finding, Frame, Member, Reason, Recurrence, Rule};
@@ -37,7 +37,7 @@ pub(super) fn write(page: &mut Page<'_>, finding: &Finding, report: &Report) -> 
     if let Some(idle) = idle(finding, report) {
         page.labelled("idle", &idle)?;
     }
-    match (&finding.thread_function, lifetime(finding)) {
+    match (&finding.thread_function, lifetime(finding).filter(|_| report.clock.known != Known::Order)) {
         (Some(function), None) => page.labelled("thread", &frame(function))?,
         (Some(function), Some(lives)) => page.labelled("thread", &format!("{}, lives {lives}", frame(function)))?,
         (None, Some(lives)) => page.labelled("lived", &lives)?,
@@ -183,6 +183,9 @@ fn rate(finding: &Finding, report: &Report) -> Option<String> {
 
 /// How long nobody has used them.
 fn idle(finding: &Finding, report: &Report) -> Option<String> {
+    if report.clock.known == Known::Order {
+        return None;
+    }
     let idle = finding.idle(crate::units::Time(report.followed))?;
     let (oldest, youngest) = (duration(idle.oldest), duration(idle.youngest));
     let when = if report.at_end { " at the end" } else { "" };
@@ -342,6 +345,9 @@ fn skipped(calls: usize) -> std::ops::Range<usize> {
 
 /// Time of day and thread of each call; with the date where they are of several days.
 fn times(member: &Member, clock: &Clock) -> Vec<String> {
+    if clock.known != Known::Moments {
+        return member.evidence.iter().map(|one| format!("{}{}", clock.label(one.at, 3), one.tid)).collect();
+    }
     let zoned = |evidence: &Evidence| clock.timestamp(evidence.at).to_zoned(clock.start.time_zone().clone());
     let dated = member.evidence.iter().any(|evidence| zoned(evidence).date() != clock.start.date());
     let format = if dated { "%b %e %H:%M:%S%.3f" } else { "%H:%M:%S%.3f" };

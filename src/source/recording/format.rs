@@ -161,7 +161,8 @@ impl From<Stood> for Standing {
     fn from(stood: Stood) -> Standing {
         let note = |(kind, pid, regions, virtual_bytes, text)| Note { kind, pid, regions, virtual_bytes, text };
         let notes = stood.notes.into_iter().map(note).collect();
-        Standing { exit: stood.exit, stops: stood.stops, lost: stood.lost, notes }
+        // All that can be recorded tells all.
+        Standing { exit: stood.exit, stops: stood.stops, lost: stood.lost, notes, ceiling: None }
     }
 }
 

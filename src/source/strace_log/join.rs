@@ -1,0 +1,320 @@
+//! From lines to items: the two halves of a call that strace broke off are put together, and what does not matter is
+//! left out. Plain data in, plain data out.
+
+use syscalls::Errno;
+
+use super::call::{self, Called, Name, Outcome};
+use super::gaps::Seen;
+use super::leader::{Leader, leader};
+use super::line::{Body, body, interrupted};
+use super::text::{Cursor, Damage};
+use super::times::Times;
+use crate::event::{Call, CloneCall, Exit};
+use crate::units::{NumberMap, Tid, Time};
+
+/// The task of lines that do not say whose they are.
+pub const UNNAMED: Tid = Tid(0);
+
+/// Something that a log says.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Item {
+    /// When: at the beginning of a call that is broken off, otherwise at its end as far as that is known.
+    pub at: Time,
+    /// To whom.
+    pub tid: Tid,
+    /// What.
+    pub what: What,
+}
+
+/// What a log says of a task.
+#[derive(Clone, PartialEq, Debug)]
+pub enum What {
+    /// It is there, and does something that does not matter here.
+    Shown,
+    /// It calls, and something else comes before the call returns. Of some calls the arguments are shown at the return.
+    Entered(Name, Option<Call>),
+    /// It calls exit(2) or exit_group(2).
+    Exiting(Name, i32),
+    /// A call has returned.
+    Returned(Call, Result<u64, Errno>),
+    /// A call that was entered has not returned, or what it returned cannot be read.
+    Lost(Name),
+    /// It was made by clone3(2), of whose arguments nothing is known.
+    MadeSomehow(Tid),
+    /// It is about to become this program.
+    Command(Box<[String]>),
+    /// It has ended.
+    Ended(Exit),
+    /// Another task of the process has called execve, and goes on under this one's number.
+    Superseded(Tid),
+    /// strace has attached to its process.
+    Attached,
+    /// It, of which lines do not say whose they are, has this number.
+    Number(Tid),
+}
+
+/// Puts lines together.
+#[derive(Debug, Default)]
+pub struct Joiner {
+    /// The times of the log.
+    pub times: Times,
+    /// What the log has, and lacks.
+    pub seen: Seen,
+    tasks: NumberMap<Tid, Task>,
+    /// How many tasks have ended: after each, all that still do something are shown again.
+    ends: u32,
+    /// A line that a message of strace's own has cut in two.
+    interrupted: Option<Vec<u8>>,
+    /// A table of counts has begun, and nothing else follows.
+    in_table: bool,
+}
+
+/// What is known of a task.
+#[derive(Debug, Default)]
+struct Task {
+    /// A call that was broken off, from its name on.
+    begun: Option<(Name, Vec<u8>)>,
+    /// After how many ends it was last shown, from 1 on.
+    shown: u32,
+}
+
+impl Joiner {
+    /// Takes the next line, without its newline. `of` is the task whose file it is from, for lines that do not say.
+    pub fn line(&mut self, text: &[u8], of: Tid, out: &mut Vec<Item>) {
+        self.seen.lines += 1;
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        if let Some(before) = self.interrupted.take() {
+            let goes_on = [&b" =>"[..], b",", b" <unfinished", b")", b"}"].iter().any(|start| text.starts_with(start));
+            let (whole, is_rest) = if goes_on { ([&before, text].concat(), true) } else { (before, false) };
+            let unfinished = [&whole[..], b" <unfinished ...>"].concat();
+            self.whole_line(if is_rest { &whole } else { &unfinished }, of, out);
+            if is_rest {
+                return;
+            }
+        }
+        if text.ends_with(b" attached")
+            && let Some(before) = interrupted(text)
+        {
+            self.interrupted = Some(before.to_vec());
+            return;
+        }
+        self.whole_line(text, of, out);
+    }
+
+    fn whole_line(&mut self, text: &[u8], of: Tid, out: &mut Vec<Item>) {
+        if let Err(damage) = self.try_line(text, of, out)
+            && !text.is_empty()
+            && !self.in_table
+        {
+            self.seen.damaged(damage, text);
+        }
+    }
+
+    fn try_line(&mut self, text: &[u8], of: Tid, out: &mut Vec<Item>) -> Result<(), Damage> {
+        let mut cursor = Cursor::new(text);
+        let Leader { tid, stamp } = leader(&mut cursor)?;
+        let body = body(&mut cursor)?;
+        let at = self.times.read(stamp);
+        let tid = self.seen.task(tid, of);
+        let mut tell = |what| out.push(Item { at, tid, what });
+        match body {
+            Body::Call(name) => match Name::of(name) {
+                Some(name) => return self.call(name, at, tid, &mut cursor, text, out),
+                None => {
+                    self.seen.other_call(name, text, cursor.at());
+                    if tid == UNNAMED
+                        && let Some(number) = own_number(name, cursor.rest())
+                    {
+                        out.push(Item { at, tid, what: What::Number(number) });
+                    }
+                    self.show(at, tid, out);
+                }
+            },
+            Body::Resumed(name) => match Name::of(name) {
+                Some(name) => return self.resumed(name, at, tid, cursor.rest(), out),
+                None => {
+                    self.seen.is_log = true;
+                    self.show(at, tid, out);
+                }
+            },
+            Body::Ended(exit) => {
+                self.seen.ended();
+                self.ends += 1;
+                self.tasks.remove(&tid);
+                tell(What::Ended(exit));
+            }
+            Body::Superseded(by) => {
+                tell(What::Superseded(by));
+                if let Some(task) = self.tasks.remove(&by) {
+                    self.tasks.insert(tid, task);
+                }
+            }
+            Body::Attached(process) => {
+                self.seen.is_log = true;
+                out.push(Item { at, tid: process, what: What::Attached });
+            }
+            Body::Table => self.in_table = true,
+            Body::Other => {}
+        }
+        Ok(())
+    }
+
+    /// Tells of a task of which nothing was told yet, or not since another one ended.
+    fn show(&mut self, at: Time, tid: Tid, out: &mut Vec<Item>) {
+        let now = self.ends + 1;
+        let task = self.tasks.entry(tid).or_default();
+        if task.shown != now {
+            task.shown = now;
+            out.push(Item { at, tid, what: What::Shown });
+        }
+    }
+
+    /// A followed call, from behind its opening bracket.
+    fn call(
+        &mut self,
+        name: Name,
+        at: Time,
+        tid: Tid,
+        cursor: &mut Cursor<'_>,
+        line: &[u8],
+        out: &mut Vec<Item>,
+    ) -> Result<(), Damage> {
+        self.seen.is_log = true;
+        if line.ends_with(b" ...>") {
+            let rest = cursor.rest();
+            let end = memchr::memrchr(b'<', rest).unwrap_or(rest.len());
+            self.begun(name, at, tid, &rest[..end], out);
+            return Ok(());
+        }
+        let inside = cursor.rest();
+        let called = call::arguments(name, cursor)?;
+        let outcome = call::outcome(cursor)?;
+        let call = if let Called::Call(call) = &called { Some(call) } else { None };
+        self.seen.called(name, call, at);
+        let at = Time(at.0.saturating_add(std::time::Duration::from_nanos(outcome.took.unwrap_or(0))));
+        if let Called::Exit(code) = called {
+            out.push(Item { at, tid, what: What::Exiting(name, code) });
+        }
+        self.returned(name, at, tid, called, outcome, inside, out);
+        Ok(())
+    }
+
+    /// strace broke a call off.
+    fn begun(&mut self, name: Name, at: Time, tid: Tid, text: &[u8], out: &mut Vec<Item>) {
+        let text = text.trim_ascii_end();
+        let called = call::arguments(name, &mut Cursor::new(text)).ok().filter(|_| !text.is_empty());
+        let what = match called {
+            Some(Called::Exit(code)) => What::Exiting(name, code),
+            Some(Called::Call(call)) => What::Entered(name, Some(call)),
+            _ if matches!(name, Name::Exit | Name::ExitGroup) => What::Exiting(name, 0),
+            _ => What::Entered(name, None),
+        };
+        let call = if let What::Entered(_, call) = &what { call.as_ref() } else { None };
+        self.seen.called(name, call, at);
+        out.push(Item { at, tid, what });
+        self.tasks.entry(tid).or_default().begun = Some((name, text.to_vec()));
+    }
+
+    /// `<... mmap resumed>` and what follows.
+    fn resumed(&mut self, name: Name, at: Time, tid: Tid, rest: &[u8], out: &mut Vec<Item>) -> Result<(), Damage> {
+        self.seen.is_log = true;
+        let (tid, begun) = self.take_begun(name, tid);
+        let begins_here = begun.is_none();
+        let mut text = begun.unwrap_or_default();
+        // Blanks stand between the halves in strace 4.x, and none in 5 and 6.
+        text.extend_from_slice(rest);
+        let mut cursor = Cursor::new(&text);
+        let read = call::arguments(name, &mut cursor).and_then(|called| Ok((called, call::outcome(&mut cursor)?)));
+        match read {
+            Ok((called, outcome)) => self.returned(name, at, tid, called, outcome, &text, out),
+            Err(_) if begins_here => {
+                // It was called before the log begins, or its first half is missing.
+                self.seen.headless += 1;
+                out.push(Item { at, tid, what: What::Lost(name) });
+            }
+            Err(damage) => {
+                out.push(Item { at, tid, what: What::Lost(name) });
+                return Err(damage);
+            }
+        }
+        Ok(())
+    }
+
+    /// The first half of a call, and whose it is: where lines have a task's number only while there are several tasks, one
+    /// half may have it and the other not.
+    fn take_begun(&mut self, name: Name, tid: Tid) -> (Tid, Option<Vec<u8>>) {
+        let mut take = |tid: Tid| {
+            let task = self.tasks.get_mut(&tid)?;
+            task.begun.take_if(|(begun, _)| *begun == name).map(|(_, text)| text)
+        };
+        if let Some(text) = take(tid) {
+            return (tid, Some(text));
+        }
+        if tid != UNNAMED {
+            return (tid, take(UNNAMED));
+        }
+        let mut others = self.tasks.iter().filter(|(_, task)| task.begun.as_ref().is_some_and(|begun| begun.0 == name));
+        match (others.next().map(|(tid, _)| *tid), others.next()) {
+            (Some(other), None) => (other, self.tasks.get_mut(&other).and_then(|task| Some(task.begun.take()?.1))),
+            _ => (tid, None),
+        }
+    }
+
+    /// A call has ended, one way or the other; `inside` is its text from behind the opening bracket.
+    #[allow(clippy::too_many_arguments)]
+    fn returned(
+        &mut self,
+        name: Name,
+        at: Time,
+        tid: Tid,
+        called: Called,
+        outcome: Outcome,
+        inside: &[u8],
+        out: &mut Vec<Item>,
+    ) {
+        let mut tell = |what| out.push(Item { at, tid, what });
+        let Some(mut result) = outcome.result else {
+            tell(What::Lost(name));
+            return;
+        };
+        self.seen.result();
+        if name.is_birth()
+            && result.is_ok()
+            && let Some(child) = call::child(inside)
+        {
+            result = Ok(child);
+        }
+        match (called, result) {
+            (Called::Exit(_), _) => tell(What::Lost(name)),
+            (Called::UnseenClone3, Ok(child)) => {
+                self.seen.unseen_births += 1;
+                match i32::try_from(child) {
+                    Ok(child) if child > 0 => tell(What::MadeSomehow(Tid(child))),
+                    _ => tell(What::Lost(name)),
+                }
+            }
+            (Called::UnseenClone3, Err(errno)) => {
+                let args = super::clone::none(CloneCall::Clone3);
+                tell(What::Returned(Call::Clone(args), Err(errno)));
+            }
+            (Called::Call(call), result) => {
+                if let (Call::Execve { .. } | Call::Execveat { .. }, Ok(_)) = (call, result)
+                    && let Some(command) = call::command(name, inside)
+                {
+                    tell(What::Command(command.into_boxed_slice()));
+                }
+                tell(What::Returned(call, result));
+            }
+        }
+    }
+}
+
+/// What a task is told of its own number.
+fn own_number(name: &[u8], rest: &[u8]) -> Option<Tid> {
+    if !matches!(name, b"gettid" | b"getpid" | b"set_tid_address") {
+        return None;
+    }
+    let mut cursor = Cursor::new(rest);
+    cursor.until(b"= ")?;
+    i32::try_from(cursor.digits()?).ok().filter(|number| *number > 0).map(Tid)
+}

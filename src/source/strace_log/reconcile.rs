@@ -1,0 +1,511 @@
+//! From items to events in an order that the model may believe.
+//!
+//! A log cannot hold calls back, so what it shows is an interval for each: from its first line to its last. Within it the
+//! kernel has done what the call does; where two intervals overlap the log's order is not the kernel's. What follows
+//! from the addresses and numbers puts them in order:
+//!
+//! | the log shows | so |
+//! |---|---|
+//! | a new mapping where a call that is under way unmaps | that call was first: the new mapping waits for its return |
+//! | a task of which nothing is known, while a clone is under way | it may be the child: it waits for the return |
+//! | ends of tasks, no call of exit, and nothing more of their process | the process's end: its tasks ended together |
+//! | an execve under another number than it was called | a thread has replaced its process |
+
+use std::collections::{HashMap, VecDeque};
+
+use super::call::Name;
+use super::gaps::Kin;
+use super::join::{Item, UNNAMED, What};
+use crate::abi::clone::{THREAD, VM};
+use crate::event::{
+    Attached, AttachedTask, Birth, Call, CloneArgs, CloneCall, Event, EventKind, Exec, Exit, ExitScope, Exiting,
+    Syscall,
+};
+use crate::units::{Addr, NumberMap, Pid, Range, Tid, Time};
+
+/// So many items wait for something to come, at most; a damaged log may not have it.
+const PATIENCE: usize = 10_000;
+
+/// Puts items in order.
+#[derive(Debug)]
+pub struct Reconciler {
+    main: Pid,
+    tasks: NumberMap<Tid, Task>,
+    /// Address spaces so far.
+    memories: u32,
+    /// Tasks inside a call that makes another one.
+    births_under_way: usize,
+    /// Tasks inside a call that unmaps.
+    unmaps_under_way: Vec<Tid>,
+    /// What tasks have done that may be the children of births under way.
+    early: Vec<Item>,
+    /// What waits for the return of a call that unmaps, and of whose.
+    waiting: Option<(Tid, VecDeque<Item>)>,
+    /// Ends without a call of exit, by process.
+    ends: HashMap<Pid, Vec<Item>>,
+    /// Whether the log shows calls of exit, and ends.
+    has_exits: bool,
+    has_ends: bool,
+    /// Who has called execve, by the number under which they go on.
+    formers: HashMap<Tid, Tid>,
+    /// Items that are to be taken before the next.
+    todo: VecDeque<Item>,
+    out: VecDeque<Event>,
+    kin: Kin,
+    command: Option<Box<[String]>>,
+    exit: Option<Exit>,
+    now: Time,
+}
+
+/// A live task.
+#[derive(Debug)]
+struct Task {
+    pid: Pid,
+    /// Its address space.
+    memory: u32,
+    /// The call that it is in.
+    inside: Option<Inside>,
+    /// It has called exit or exit_group with this code.
+    exiting: Option<i32>,
+    /// It was made in the log, and nothing of it has been seen so far.
+    is_unseen_child: bool,
+}
+
+/// A call that has not returned.
+#[derive(Clone, Copy, Debug)]
+struct Inside {
+    name: Name,
+    /// What it unmaps.
+    frees: Option<Range>,
+}
+
+impl Reconciler {
+    /// Begins with tasks that were there before the log, all of one process.
+    pub fn new(main: Pid, others: impl IntoIterator<Item = Tid>) -> Reconciler {
+        let mut tasks = vec![Tid::from(main)];
+        tasks.extend(others.into_iter().filter(|tid| *tid != Tid::from(main) && *tid != UNNAMED));
+        let mut new = Reconciler {
+            main,
+            tasks: tasks.iter().map(|tid| (*tid, Task::new(main, 0))).collect(),
+            memories: 0,
+            births_under_way: 0,
+            unmaps_under_way: Vec::new(),
+            early: Vec::new(),
+            waiting: None,
+            ends: HashMap::new(),
+            has_exits: false,
+            has_ends: false,
+            formers: HashMap::new(),
+            todo: VecDeque::new(),
+            out: VecDeque::new(),
+            kin: Kin::default(),
+            command: None,
+            exit: None,
+            now: Time::default(),
+        };
+        let attached = |tid| AttachedTask { tid, pid: main, sp: None, tls: None };
+        let attached = Attached {
+            pid: main,
+            tasks: tasks.into_iter().map(attached).collect(),
+            maps: Box::default(),
+            start_brk: None,
+            read_implies_exec: false,
+        };
+        new.tell(Time::default(), Tid::from(main), EventKind::Attached(Box::new(attached)));
+        new
+    }
+
+    /// Takes the next item.
+    pub fn take(&mut self, item: Item) {
+        self.step(item);
+        while let Some(item) = self.todo.pop_front() {
+            self.step(item);
+        }
+    }
+
+    /// Nothing more comes: what still waits has waited for nothing.
+    pub fn finish(&mut self) {
+        loop {
+            if let Some((on, _)) = self.waiting {
+                self.give_up_waiting(on);
+            } else if !self.early.is_empty() {
+                self.early_are_strangers();
+            } else if let Some(item) = self.todo.pop_front() {
+                self.step(item);
+            } else {
+                break;
+            }
+        }
+        let pids: Vec<Pid> = self.ends.keys().copied().collect();
+        for pid in pids {
+            self.believe_ends(pid);
+        }
+    }
+
+    /// The next event, in order.
+    pub fn next(&mut self) -> Option<Event> {
+        self.out.pop_front()
+    }
+
+    /// Whether no task is left.
+    pub fn is_over(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// How the main process ended.
+    pub fn exit(&self) -> Option<Exit> {
+        self.exit
+    }
+
+    /// The process that the report is about.
+    pub fn main(&self) -> Pid {
+        self.main
+    }
+
+    /// The command line of the main process, where the log shows how it was executed.
+    pub fn command(&self) -> Option<&[String]> {
+        self.command.as_deref()
+    }
+
+    /// What became of the tasks that were made.
+    pub fn kin(&self) -> Kin {
+        self.kin
+    }
+
+    fn tell(&mut self, at: Time, tid: Tid, kind: EventKind) {
+        self.out.push_back(Event { at, tid, call_stack: None, kind });
+    }
+
+    fn step(&mut self, mut item: Item) {
+        item.tid = self.named(item.tid);
+        if let Some((on, items)) = &mut self.waiting
+            && *on != item.tid
+        {
+            let on = *on;
+            items.push_back(item);
+            if items.len() >= PATIENCE {
+                self.give_up_waiting(on);
+            }
+            return;
+        }
+        if !self.tasks.contains_key(&item.tid) && !self.arrives(&item) {
+            return;
+        }
+        self.now = self.now.max(item.at);
+        self.show(&item);
+        let Item { at, tid, what } = item;
+        match what {
+            What::Shown | What::Attached | What::Number(_) => {}
+            What::Command(command) => {
+                if self.pid(tid) == Some(self.main) {
+                    self.command.get_or_insert(command);
+                }
+            }
+            What::Entered(name, call) => self.enter(at, tid, name, call),
+            What::Exiting(name, code) => self.exiting(at, tid, name, code),
+            What::Returned(call, result) => self.returned(at, tid, call, result),
+            What::Lost(name) => self.lost(at, tid, name),
+            What::MadeSomehow(child) => {
+                self.leave(tid);
+                let args = CloneArgs { flags: VM | THREAD, ..super::clone::none(CloneCall::Clone3) };
+                self.born(at, tid, child, args);
+            }
+            What::Ended(exit) => self.ended(at, tid, exit),
+            What::Superseded(by) => {
+                let inside = self.tasks.get_mut(&by).and_then(|task| task.inside.take());
+                self.leave(tid);
+                if let Some(task) = self.tasks.get_mut(&tid) {
+                    task.inside = inside;
+                }
+                self.formers.insert(tid, by);
+            }
+        }
+    }
+
+    /// The task of lines without a number: there are such while there is but one task.
+    fn named(&self, tid: Tid) -> Tid {
+        if tid != UNNAMED || self.tasks.contains_key(&tid) {
+            return tid;
+        }
+        match self.tasks.keys().next() {
+            Some(only) if self.tasks.len() == 1 => *only,
+            _ => Tid::from(self.main),
+        }
+    }
+
+    fn pid(&self, tid: Tid) -> Option<Pid> {
+        self.tasks.get(&tid).map(|task| task.pid)
+    }
+
+    /// Something is said of a task that is not known. False where that has to wait, or does not matter.
+    fn arrives(&mut self, item: &Item) -> bool {
+        if self.births_under_way > 0 {
+            self.early.push(item.clone());
+            if self.early.len() >= PATIENCE {
+                self.early_are_strangers();
+            }
+            return false;
+        }
+        if matches!(item.what, What::Ended(_) | What::Lost(_)) {
+            return false;
+        }
+        self.meet(item.at, item.tid);
+        true
+    }
+
+    /// A task was there before the log, as far as that shows.
+    fn meet(&mut self, at: Time, tid: Tid) {
+        self.kin.strangers += u64::from(self.kin.born > 0);
+        let known = self.tasks.values().find(|task| task.pid == self.main).map(|task| task.memory);
+        let memory = known.unwrap_or_else(|| self.new_memory());
+        self.tasks.insert(tid, Task::new(self.main, memory));
+        self.tell(at, tid, EventKind::Noticed(self.main));
+    }
+
+    fn new_memory(&mut self) -> u32 {
+        self.memories += 1;
+        self.memories
+    }
+
+    /// A task does something, so it lives, and its process does.
+    fn show(&mut self, item: &Item) {
+        let Some(task) = self.tasks.get_mut(&item.tid) else { return };
+        if std::mem::take(&mut task.is_unseen_child) {
+            self.kin.shown += 1;
+        }
+        let pid = task.pid;
+        if !self.ends.is_empty() && !matches!(item.what, What::Ended(_)) {
+            self.believe_ends(pid);
+        }
+    }
+
+    /// The children have turned out to be none, or their parents' returns do not come.
+    fn early_are_strangers(&mut self) {
+        let early = std::mem::take(&mut self.early);
+        for item in &early {
+            if !self.tasks.contains_key(&item.tid) && !matches!(item.what, What::Ended(_) | What::Lost(_)) {
+                self.meet(item.at, item.tid);
+            }
+        }
+        self.todo_first(early);
+    }
+
+    fn todo_first(&mut self, items: impl IntoIterator<Item = Item, IntoIter: DoubleEndedIterator>) {
+        for item in items.into_iter().rev() {
+            self.todo.push_front(item);
+        }
+    }
+
+    fn enter(&mut self, at: Time, tid: Tid, name: Name, call: Option<Call>) {
+        self.leave(tid);
+        let frees = call.and_then(|call| match call {
+            Call::Munmap { addr, len } => Range::of_len(addr, len),
+            Call::Mremap { old, old_len, .. } => Range::of_len(old, old_len),
+            _ => None,
+        });
+        if let Some(task) = self.tasks.get_mut(&tid) {
+            task.inside = Some(Inside { name, frees });
+        }
+        self.births_under_way += usize::from(name.is_birth());
+        if frees.is_some() {
+            self.unmaps_under_way.push(tid);
+        }
+        if matches!(name, Name::Execve | Name::Execveat) {
+            self.tell(at, tid, EventKind::Executing);
+        }
+    }
+
+    /// The call that a task is in is over; gives which it was.
+    fn leave(&mut self, tid: Tid) -> Option<Name> {
+        let inside = self.tasks.get_mut(&tid)?.inside.take()?;
+        if inside.frees.is_some() {
+            self.unmaps_under_way.retain(|other| *other != tid);
+        }
+        if inside.name.is_birth() {
+            self.births_under_way -= 1;
+        }
+        Some(inside.name)
+    }
+
+    /// Whoever has waited for this task's call to return goes on, after what it has done.
+    fn release(&mut self, tid: Tid) {
+        if let Some((_, items)) = self.waiting.take_if(|(on, _)| *on == tid) {
+            self.todo_first(items);
+        }
+    }
+
+    /// The return that is waited for does not come. It must have happened all the same.
+    fn give_up_waiting(&mut self, on: Tid) {
+        let frees = self.tasks.get(&on).and_then(|task| task.inside?.frees);
+        self.leave(on);
+        if let Some(range) = frees {
+            let call = Call::Munmap { addr: range.start(), len: range.bytes() };
+            self.tell(self.now, on, EventKind::Syscall(Syscall { call, result: Ok(0), mapped: None }));
+        }
+        self.release(on);
+    }
+
+    /// The children that nobody has claimed are none once all births are over.
+    fn birth_over(&mut self) {
+        if self.births_under_way == 0 && !self.early.is_empty() {
+            self.early_are_strangers();
+        }
+    }
+
+    fn returned(&mut self, at: Time, tid: Tid, call: Call, result: Result<u64, syscalls::Errno>) {
+        if let Ok(result) = result
+            && let Some(on) = self.makes_room(tid, &call, result)
+        {
+            let item = Item { at, tid, what: What::Returned(call, Ok(result)) };
+            self.waiting = Some((on, VecDeque::from([item])));
+            return;
+        }
+        let entered = self.leave(tid);
+        match (call, result) {
+            (Call::Clone(args), Ok(child)) => {
+                if let Some(child) = i32::try_from(child).ok().filter(|child| *child > 0) {
+                    self.born(at, tid, Tid(child), args);
+                }
+            }
+            (Call::Execve { .. } | Call::Execveat { .. }, Ok(_)) => return self.executed(at, tid, entered.is_some()),
+            _ => self.tell(at, tid, EventKind::Syscall(Syscall { call, result, mapped: None })),
+        }
+        if entered.is_some() {
+            self.birth_over();
+            self.release(tid);
+        }
+    }
+
+    /// Who is about to unmap what lies where this call has put something new.
+    fn makes_room(&self, tid: Tid, call: &Call, result: u64) -> Option<Tid> {
+        if self.unmaps_under_way.is_empty() {
+            return None;
+        }
+        let len = match *call {
+            Call::Mmap { len, .. } | Call::MapShadowStack { len, .. } => len,
+            Call::Mremap { new_len, .. } => new_len,
+            _ => return None,
+        };
+        let range = Range::of_len(Addr(result), len)?;
+        let memory = self.tasks.get(&tid)?.memory;
+        let overlaps = |other: &&Tid| {
+            let task = self.tasks.get(other).filter(|task| task.memory == memory && **other != tid);
+            let frees = task.and_then(|task| task.inside?.frees);
+            frees.is_some_and(|frees| frees.intersection(range).is_some())
+        };
+        self.unmaps_under_way.iter().find(overlaps).copied()
+    }
+
+    /// A call has not returned, or nobody knows what.
+    fn lost(&mut self, at: Time, tid: Tid, name: Name) {
+        self.leave(tid);
+        if matches!(name, Name::Exit | Name::ExitGroup)
+            && !self.has_ends
+            && let Some(code) = self.tasks.get(&tid).and_then(|task| task.exiting)
+        {
+            self.gone(at, tid, Exit::Code(code & 0xff));
+        }
+        self.birth_over();
+        self.release(tid);
+    }
+
+    fn born(&mut self, at: Time, tid: Tid, child: Tid, args: CloneArgs) {
+        let Some(parent) = self.tasks.get(&tid) else { return };
+        let (pid, memory) = (parent.pid, parent.memory);
+        let pid = if args.is_thread() { pid } else { Pid(child.0) };
+        let memory = if args.shares_memory() { memory } else { self.new_memory() };
+        if self.tasks.contains_key(&child) {
+            // Its number is in use again, so the former one has ended.
+            self.gone(at, child, Exit::Code(0));
+        }
+        let (own, others): (Vec<Item>, Vec<Item>) =
+            std::mem::take(&mut self.early).into_iter().partition(|item| item.tid == child);
+        self.early = others;
+        let born_at = own.first().map_or(at, |first| first.at.min(at));
+        self.tell(born_at, tid, EventKind::Born(Birth { child, pid, args, function: None }));
+        let result = Ok(u64::try_from(child.0).unwrap_or(0));
+        self.tell(at, tid, EventKind::Syscall(Syscall { call: Call::Clone(args), result, mapped: None }));
+        self.kin.born += 1;
+        self.tasks.insert(child, Task { is_unseen_child: true, ..Task::new(pid, memory) });
+        self.todo_first(own);
+    }
+
+    fn executed(&mut self, at: Time, tid: Tid, was_entered: bool) {
+        let former = self.formers.remove(&tid).unwrap_or(tid);
+        let Some(pid) = self.pid(former).or(self.pid(tid)) else { return };
+        if !was_entered {
+            self.tell(at, former, EventKind::Executing);
+        }
+        let leader = Tid::from(pid);
+        let exec = Exec { former, maps: Box::default(), start_brk: None, read_implies_exec: false };
+        self.tell(at, leader, EventKind::Exec(Box::new(exec)));
+        let siblings: Vec<Tid> = self.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(tid, _)| *tid).collect();
+        for sibling in siblings {
+            self.leave(sibling);
+            self.tasks.remove(&sibling);
+            self.release(sibling);
+        }
+        self.ends.remove(&pid);
+        let memory = self.new_memory();
+        self.tasks.insert(leader, Task::new(pid, memory));
+        self.birth_over();
+    }
+
+    fn exiting(&mut self, at: Time, tid: Tid, name: Name, code: i32) {
+        self.leave(tid);
+        self.has_exits = true;
+        let scope = if name == Name::Exit { ExitScope::Thread } else { ExitScope::Group };
+        if let Some(task) = self.tasks.get_mut(&tid) {
+            task.exiting = Some(code);
+            self.tell(at, tid, EventKind::Exiting(Exiting { scope, code }));
+        }
+    }
+
+    fn ended(&mut self, at: Time, tid: Tid, exit: Exit) {
+        self.has_ends = true;
+        let Some(task) = self.tasks.get(&tid) else { return };
+        if self.has_exits || task.exiting.is_some() || matches!(exit, Exit::Signal(_)) {
+            return self.gone(at, tid, exit);
+        }
+        // Without calls of exit this may be the end of the whole process: the next line of another of its tasks tells.
+        let pid = task.pid;
+        let ends = self.ends.entry(pid).or_default();
+        if ends.iter().all(|item| item.tid != tid) {
+            ends.push(Item { at, tid, what: What::Ended(exit) });
+        }
+        let ended = ends.len();
+        if self.tasks.values().filter(|task| task.pid == pid).count() == ended {
+            let code = if let Exit::Code(code) = exit { code } else { 0 };
+            self.tell(at, tid, EventKind::Exiting(Exiting { scope: ExitScope::Group, code }));
+            self.believe_ends(pid);
+        }
+    }
+
+    /// Tasks have ended, each for itself.
+    fn believe_ends(&mut self, pid: Pid) {
+        for item in self.ends.remove(&pid).unwrap_or_default() {
+            if let What::Ended(exit) = item.what {
+                self.gone(item.at, item.tid, exit);
+            }
+        }
+    }
+
+    /// A task is no more.
+    fn gone(&mut self, at: Time, tid: Tid, exit: Exit) {
+        self.leave(tid);
+        if self.tasks.remove(&tid).is_some() {
+            self.tell(at, tid, EventKind::Ended(exit));
+        }
+        if tid == Tid::from(self.main) {
+            self.exit = Some(exit);
+        }
+        self.birth_over();
+        self.release(tid);
+    }
+}
+
+impl Task {
+    fn new(pid: Pid, memory: u32) -> Task {
+        Task { pid, memory, inside: None, exiting: None, is_unseen_child: false }
+    }
+}
