@@ -15,6 +15,9 @@
 //! ]
 //! notes = [{ kind = "stack-cache" }]       # each must be among the report's notes
 //!
+//! [by.strace-log]                          # what no log shows, of any case
+//! without = ["site", "thread_function"]
+//!
 //! [case.by.threads]                        # where another source of events (check --by) shows something else
 //! differ = { confidence = "probable" }     # in each finding
 //! without = ["mapped_site"]                # not demanded of any finding
@@ -97,7 +100,7 @@ impl Case {
 }
 
 /// What a source shows of a case, where that is something else.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Shown {
     cannot: Option<String>,
@@ -108,6 +111,13 @@ struct Shown {
     without: Vec<String>,
     notes: Option<Vec<Map<String, Value>>>,
     verify: Option<bool>,
+}
+
+/// What a source does not show of any case.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct General {
+    without: Vec<String>,
 }
 
 /// Where the events of a run come from.
@@ -255,7 +265,10 @@ impl Manifest {
         let mut cases = Vec::with_capacity(file.case.len());
         for raw in file.case {
             let start = raw.span().start;
-            let case = raw.into_inner().understood().map_err(|message| wrong(start, message))?;
+            let mut case = raw.into_inner().understood().map_err(|message| wrong(start, message))?;
+            for (by, general) in &file.by {
+                case.by.entry(*by).or_default().without.extend(general.without.iter().cloned());
+            }
             if !names.insert(case.name.clone()) {
                 return Err(wrong(start, format!("a second case is named {}; names must differ", case.name)));
             }
@@ -281,6 +294,9 @@ impl Manifest {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawManifest {
+    /// What sources show otherwise of all cases.
+    #[serde(default)]
+    by: BTreeMap<By, General>,
     #[serde(default, alias = "cases", alias = "test", alias = "tests")]
     case: Vec<Spanned<RawCase>>,
 }

@@ -81,10 +81,12 @@ fn expectations_as_tables() {
 fn what_sources_show() {
     let manifest = parse(
         r#"
+        [by.perf]
+        without = ["site"]
         [[case]]
         name = "a"
         run = "a"
-        expect = [{ regions = 2 }]
+        expect = [{ regions = 2, site = [] }]
         [case.by.perf]
         differ = { reason = "unjoined" }
         without = ["regions"]
@@ -97,7 +99,7 @@ fn what_sources_show() {
     )
     .unwrap();
     let shown = |by| manifest.cases[0].by(by).map(|case| (json!(case.expect), json!(case.notes), case.verify));
-    assert_eq!(shown(By::Ptrace), Some((json!([{"regions": 2}]), json!([]), true)));
+    assert_eq!(shown(By::Ptrace), Some((json!([{"regions": 2, "site": []}]), json!([]), true)));
     assert_eq!(shown(By::Perf), Some((json!([{"reason": "unjoined"}]), json!([]), true)));
     assert_eq!(shown(By::Threads), Some((json!([{"regions": 1}]), json!([{"kind": "incomplete"}]), false)));
     assert_eq!(shown(By::StraceLog), None);
@@ -110,7 +112,7 @@ fn errors_name_the_line_and_the_way_out() {
     cases.toml:3: unknown field `rum`, expected one of `name`, `build`, `command`, `run`, `timeout`, `expect`, `expected`, `findings`, `notes`, `modes`, `exit`, `options`, `verify`, `by`
     ");
     insta::assert_snapshot!(error("[[kase]]\nname = 'a'\nrun = 'a'\n"), @r"
-    cases.toml:1: unknown field `kase`, expected one of `case`, `cases`, `test`, `tests`
+    cases.toml:1: unknown field `kase`, expected one of `by`, `case`, `cases`, `test`, `tests`
     ");
     insta::assert_snapshot!(error("[[case]]\nname = 'a'\n"), @r"
     cases.toml:1: missing field `run`
