@@ -2,7 +2,9 @@
 //! business.
 
 pub mod control;
+pub mod perf;
 pub mod ptrace;
+pub mod reconcile;
 
 use nix::errno::Errno;
 

@@ -1,7 +1,7 @@
 //! perf_event_open(2), its ring buffers, and tracefs without a mount point.
 
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -75,11 +75,12 @@ impl CpuEvent {
     pub fn open(attr: &EventAttr, cpu: u32) -> Result<CpuEvent, Errno> {
         const ANY_TASK: libc::pid_t = -1;
         const NO_GROUP: libc::c_int = -1;
+        const FD_CLOEXEC: libc::c_ulong = 8;
         let cpu = libc::c_int::try_from(cpu).map_err(|_| Errno::EINVAL)?;
         // SAFETY: the attributes live through the call, which only reads them, as many bytes as they say.
         let fd = Errno::result(unsafe {
             let attr = std::ptr::from_ref(attr);
-            libc::syscall(libc::SYS_perf_event_open, attr, ANY_TASK, cpu, NO_GROUP, libc::PERF_FLAG_FD_CLOEXEC)
+            libc::syscall(libc::SYS_perf_event_open, attr, ANY_TASK, cpu, NO_GROUP, FD_CLOEXEC)
         })?;
         // SAFETY: a new descriptor that nobody else owns.
         Ok(CpuEvent(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
@@ -263,9 +264,4 @@ pub fn detached_tracefs() -> Result<OwnedFd, Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_fsconfig, fd, CMD_CREATE, NOTHING, NOTHING, 0) })?;
     // SAFETY: integers only.
     owned(unsafe { libc::syscall(libc::SYS_fsmount, fd, FSMOUNT_CLOEXEC, 0) })
-}
-
-/// Whether a file descriptor is still usable; for messages only.
-pub fn path_of(fd: BorrowedFd<'_>) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
