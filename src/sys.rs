@@ -4,6 +4,7 @@
 //! and its restarts cannot pass one on. Every wrapper passes pointers to live, correctly sized local buffers only.
 #![allow(unsafe_code)]
 
+pub mod grip;
 pub mod perf;
 
 use std::ffi::CString;
