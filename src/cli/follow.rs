@@ -7,7 +7,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::events;
 use super::output::{Output, Stream};
 use super::watch::{STATUS_EVERY, Watch};
-use super::{FAILED, FollowArgs, NOT_EXECUTABLE, NOT_FOUND, ReportArgs};
+use super::{EngineChoice, FAILED, FollowArgs, NOT_EXECUTABLE, NOT_FOUND, ReportArgs};
 use crate::event::Exit;
 use crate::follow::{Follower, Observer, Options};
 use crate::procfs::task;
@@ -15,6 +15,7 @@ use crate::report::draft::Draft;
 use crate::report::{Clock, Mode, Report};
 use crate::source::Source;
 use crate::source::control::{Control, Manners, Timers, block_signals};
+use crate::source::perf::Perf;
 use crate::source::ptrace::Ptrace;
 use crate::source::ptrace::launch::Leash;
 use crate::target::live::Live;
@@ -53,8 +54,16 @@ fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
     let mut control = Control::new(Manners::Attached);
     let options = options(args, Mode::Attach, task::command_line(pid), Stream::Out)?;
     control.start(timers(args, Watch::wants_status(false)))?;
-    let mut target = Live::new(Ptrace::attach(pid)?);
-    let (draft, mut watch) = follow(&mut target, &control, options, output);
+    let (draft, mut watch) = match args.engine {
+        EngineChoice::Perf => {
+            let mut target = Live::new(Perf::attach(pid, None)?);
+            follow(&mut target, &control, options, output)
+        }
+        EngineChoice::Auto | EngineChoice::Ptrace => {
+            let mut target = Live::new(Ptrace::attach(pid)?);
+            follow(&mut target, &control, options, output)
+        }
+    };
     let report = watch.write(draft)?;
     Ok(exit_status(&args.report, &report, 0))
 }

@@ -55,7 +55,7 @@ pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectErr
     let process = Process::find(pid)?;
     let maps = process.maps()?;
     let others = task::sharers(process.pid, process.reader);
-    let located = glibc::locate(process.reader, &maps);
+    let located = glibc::locate(process.reader, &maps, &TaskMemory(process.reader));
     let lists = located.as_ref().map_err(Clone::clone).and_then(|located| process.watch(located, &others));
     // As the lists are, not as they were before a second look.
     let maps = process.maps()?;

@@ -24,7 +24,7 @@ use crate::event::{Attached, Birth, Call, Event, EventKind, Exec, Exit, ExitScop
 use crate::units::{Addr, Pid, Range, Tid, Time};
 use calls::Caller;
 use mapping::{Born, MappingId};
-use space::AddressSpace;
+use space::{AddressSpace, Break};
 
 slotmap::new_key_type! {
     /// Names an address space; never reused.
@@ -334,6 +334,8 @@ impl Model {
         }
         let mut space = AddressSpace::new(pid, &exec.maps, exec.start_brk);
         space.tasks = 1;
+        // A new program's break is where it starts (fs/binfmt_elf.c, load_elf_binary).
+        space.brk = exec.start_brk.map(|start| Break { start, end: Some(start) });
         let space = self.spaces.insert(space);
         let read_implies_exec = exec.read_implies_exec;
         self.tasks.insert(tid, Task { pid, space, stack: None, anchor: None, last_birth: None, read_implies_exec });

@@ -5,8 +5,32 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
+use crate::event::Vma;
 use crate::sys;
 use crate::units::{Addr, PAGE, Range, Tid};
+
+/// A process's memory, opened once: it can be read for as long as the kernel keeps it, also when the process is gone.
+#[derive(Debug)]
+pub struct HeldMemory {
+    /// What was mapped when it was opened.
+    pub maps: Box<[Vma]>,
+    /// Which of it is in physical memory.
+    pub pages: ResidentPages,
+    mem: File,
+}
+
+impl HeldMemory {
+    /// Opens the present memory of a task. Needs the right to trace.
+    pub fn open(tid: Tid) -> io::Result<HeldMemory> {
+        let (mem, pages) = (File::open(format!("/proc/{tid}/mem"))?, ResidentPages::open(tid)?);
+        Ok(HeldMemory { maps: super::maps::read(tid)?, pages, mem })
+    }
+
+    /// Fills `buffer` from `addr`.
+    pub fn read(&self, addr: Addr, buffer: &mut [u8]) -> io::Result<()> {
+        self.mem.read_exact_at(buffer, addr.0)
+    }
+}
 
 /// A process whose pages can be counted: /proc/PID/pagemap. Needs the right to trace.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::source::Stand;
 use crate::sys;
 use crate::units::{Addr, CallStackId, CodeId, Range, Tid};
 
@@ -35,11 +36,11 @@ struct Space {
 const MOST_ABSENT: usize = 256;
 
 impl CallStacks {
-    /// The call stack of `tid`, a ptrace-stopped task of the address space that goes by the number `space`.
+    /// The call stack of `tid`, a task of the address space that goes by the number `space`, where it stood.
     ///
     /// None where it cannot be had: the task is gone, or there are too many different stacks.
-    pub fn capture(&mut self, tid: Tid, space: u64) -> Option<CallStackId> {
-        let stack = self.stack(tid, space)?;
+    pub fn capture(&mut self, tid: Tid, space: u64, stand: Stand<'_>) -> Option<CallStackId> {
+        let stack = self.stack(tid, space, stand)?;
         self.frames.clear();
         for place in stack.places {
             self.frames.push(self.places.place(place)?);
@@ -48,9 +49,20 @@ impl CallStacks {
     }
 
     /// The same as frames, and why there are no more; stored nowhere.
-    pub fn stack(&mut self, tid: Tid, space: u64) -> Option<Stack> {
-        let registers = Registers::of_task(&sys::registers(tid).ok()?);
-        self.memory.begin(tid, registers.sp()?);
+    pub fn stack(&mut self, tid: Tid, space: u64, stand: Stand<'_>) -> Option<Stack> {
+        let registers = match stand {
+            Stand::Stopped => {
+                let registers = Registers::of_task(&sys::registers(tid).ok()?);
+                self.memory.begin(tid, registers.sp()?);
+                registers
+            }
+            Stand::Copied { registers, stack } => {
+                let registers = Registers::of_task(registers);
+                self.memory.begin_with(tid, registers.sp()?, stack);
+                registers
+            }
+            Stand::Unknown => return None,
+        };
         let stack = self.unwind(tid, space, &registers)?;
         match stack.end {
             // What the map does not know may have been mapped since it was read.

@@ -18,8 +18,8 @@ use crate::source::control::Control;
 use crate::source::{Next, Source};
 use crate::symbols::capture::CallStacks;
 use crate::symbols::names::perf_map::Writer;
-use crate::threadlib::{Libraries, Unavailable};
-use crate::units::{Pid, Tid};
+use crate::threadlib::{Libraries, Reader, Unavailable, are_settled};
+use crate::units::{Pid, Range, Tid};
 
 /// How long the terminal's wish to stop the job is remembered, until the program has done so.
 const SUSPEND_WITHIN: Duration = Duration::from_millis(500);
@@ -89,7 +89,8 @@ impl<S: Source> Target for Live<S> {
     }
 
     fn annotate(&mut self, event: &mut Event, model: &Model) {
-        self.origins.annotate(event, model, &mut self.libraries);
+        let (stand, held) = (self.source.stand(), self.source.held(event.tid));
+        self.origins.annotate(event, model, &mut self.libraries, stand, held);
     }
 
     fn learn(&mut self, event: &Event, model: &Model) {
@@ -97,21 +98,40 @@ impl<S: Source> Target for Live<S> {
     }
 
     fn maps(&mut self, tid: Tid) -> Option<Box<[Vma]>> {
-        if !self.source.is_settled(tid) {
-            return None;
-        }
-        procfs::maps::read(tid).ok().filter(|maps| !maps.is_empty())
+        self.source.maps(tid)
+    }
+
+    fn unsure(&self, tid: Tid) -> &[Range] {
+        self.source.unsure(tid)
+    }
+
+    fn look_later(&mut self, tid: Tid) -> bool {
+        self.source.look_later(tid)
     }
 
     fn library(&mut self, model: &Model, space: SpaceId, tid: Tid) -> Option<Result<Library, Unavailable>> {
-        Some(self.libraries.lists(model, space, tid)?.map(|lists| {
+        let reader = Reader { tid, held: self.source.held(tid) };
+        let lists = self.libraries.lists(model, space, reader)?;
+        // Read after the lists: whoever came on them since is among these.
+        let ahead = self.source.ahead(tid);
+        let tasks = || model.tasks_of(space).map(|(tid, task)| (tid, task.anchor));
+        Some(lists.map(|mut lists| {
+            lists.settled = ahead.is_empty() && are_settled(tasks().map(|(tid, _)| tid));
+            lists.find_tasks(tasks().chain(ahead));
             let functions = self.origins.functions(space, tid, &lists);
             Library { lists, functions }
         }))
     }
 
     fn resident(&mut self, tid: Tid, findings: &[Finding]) -> Option<Vec<u64>> {
-        let pages = ResidentPages::open(tid).ok()?;
+        let own;
+        let pages = match self.source.held(tid) {
+            Some(held) => &held.pages,
+            None => {
+                own = ResidentPages::open(tid).ok()?;
+                &own
+            }
+        };
         let of_finding = |finding: &Finding| {
             let pieces = finding.members.iter().flat_map(|member| &member.pieces);
             pieces.map(|piece| pages.count(*piece).ok()).sum()

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use nix::libc::user_regs_struct;
 use slotmap::Key;
 
 use crate::abi::{clone, map};
@@ -10,8 +11,10 @@ use crate::model::mapping::Maker;
 use crate::model::{Model, SpaceId};
 use crate::symbols::capture::CallStacks;
 use crate::symbols::names::perf_map::Writer;
+use crate::procfs::memory::HeldMemory;
+use crate::source::Stand;
 use crate::sys;
-use crate::threadlib::{Libraries, ThreadLists};
+use crate::threadlib::{Libraries, Reader, ThreadLists};
 use crate::units::{Addr, CodeId, Pid, Range, Tid};
 
 /// Captures call stacks and functions of followed tasks.
@@ -26,19 +29,33 @@ impl Origins {
     /// Fills in where the event's task stands, and what a new task is made to run, where that is worth knowing.
     ///
     /// The task must be stopped where the event happened, and the model not know of the event yet.
-    pub fn annotate(&mut self, event: &mut Event, model: &Model, libraries: &mut Libraries) {
+    pub fn annotate(
+        &mut self,
+        event: &mut Event,
+        model: &Model,
+        libraries: &mut Libraries,
+        stand: Stand<'_>,
+        held: Option<&HeldMemory>,
+    ) {
         let Some(space) = model.space_of(event.tid) else { return };
+        let reader = Reader { tid: event.tid, held };
         match &mut event.kind {
             EventKind::Born(birth) if birth.args.shares_memory() && birth.args.flags & clone::VFORK == 0 => {
-                event.call_stack = self.stacks.capture(event.tid, key(space));
-                birth.function = self.function(event.tid, space, birth, libraries);
+                event.call_stack = self.stacks.capture(event.tid, key(space), stand);
+                birth.function = match stand {
+                    Stand::Stopped => self.function(reader, space, birth, libraries),
+                    Stand::Copied { registers, .. } => {
+                        self.function_of_running(reader, space, birth, libraries, registers)
+                    }
+                    Stand::Unknown => None,
+                };
             }
             EventKind::Syscall(syscall) => {
                 let Ok(result) = syscall.result else { return };
                 if let Some(bytes) = bytes_of_possible_stack(&syscall.call)
                     && self.curiosity.wants(bytes)
                 {
-                    event.call_stack = self.stacks.capture(event.tid, key(space));
+                    event.call_stack = self.stacks.capture(event.tid, key(space), stand);
                 }
                 if let Some(changed) = changed_code(&syscall.call, result) {
                     self.stacks.code_changed(key(space), changed);
@@ -100,10 +117,16 @@ impl Origins {
     /// function there (sysdeps/unix/sysv/linux/x86_64/clone.S, i386/clone.S), musl its argument, with the function in
     /// a register (src/thread/x86_64/clone.s); for pthread_create the argument begins with the function that the
     /// program gave (src/thread/pthread_create.c, struct start_args).
-    fn function(&mut self, tid: Tid, space: SpaceId, birth: &Birth, libraries: &mut Libraries) -> Option<CodeId> {
-        let args = &birth.args;
+    fn function(
+        &mut self,
+        reader: Reader<'_>,
+        space: SpaceId,
+        birth: &Birth,
+        libraries: &mut Libraries,
+    ) -> Option<CodeId> {
+        let (args, tid) = (&birth.args, reader.tid);
         if args.flags & clone::SETTLS != 0
-            && let Some(routine) = libraries.start_routine(space, tid, args.tls)
+            && let Some(routine) = libraries.start_routine(space, reader, args.tls)
             && let Some(place) = self.stacks.locate(tid, key(space), routine)
         {
             return Some(place);
@@ -116,6 +139,33 @@ impl Origins {
         }
         let by_glibc = self.code_at(caller, top);
         by_glibc.or_else(|| self.function_by_musl(caller, args, top, Addr(registers.r9)))
+    }
+
+    /// The same of a task that has run meanwhile, created by one that stood with these `registers`.
+    ///
+    /// The descriptor keeps the function for as long as the thread has it, and shows by its number that it does. Of what
+    /// clone(3) was given only musl's arguments are still there: the word that lay on the stack has been taken from it, but
+    /// points right above itself (src/thread/x86_64/clone.s, pthread_create.c).
+    fn function_of_running(
+        &mut self,
+        reader: Reader<'_>,
+        space: SpaceId,
+        birth: &Birth,
+        libraries: &mut Libraries,
+        registers: &user_regs_struct,
+    ) -> Option<CodeId> {
+        let args = &birth.args;
+        if args.flags & clone::SETTLS != 0 && libraries.number(space, reader, args.tls) == Some(birth.child) {
+            let routine = libraries.start_routine(space, reader, args.tls)?;
+            return self.stacks.locate(reader.tid, key(space), routine);
+        }
+        let (CloneCall::Clone, Some(top)) = (args.call, args.stack_top()) else { return None };
+        let caller = Caller { tid: reader.tid, space, word: 8 };
+        let function = self.stacks.locate(caller.tid, key(space), Addr(registers.r9))?;
+        if args.flags & clone::SETTLS == 0 {
+            return Some(function);
+        }
+        [8, 16].into_iter().find_map(|above| self.code_at(caller, top.checked_add(above)?))
     }
 
     fn function_by_musl(&mut self, caller: Caller, args: &CloneArgs, top: Addr, function: Addr) -> Option<CodeId> {

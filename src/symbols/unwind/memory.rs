@@ -64,17 +64,34 @@ impl TaskMemory {
         self.read_window(sp.saturating_sub(RED_ZONE), FIRST_READ);
     }
 
-    /// Reads up to `length` bytes, up to where the readable memory ends.
-    fn read_window(&mut self, start: u64, length: usize) {
+    /// Takes `stack`, a copy of what lay from the stack pointer of a task on, and forgets what was read before. What lies
+    /// elsewhere is read as it is now.
+    pub fn begin_with(&mut self, tid: Tid, sp: u64, stack: &[u8]) {
+        self.tid = tid;
+        self.used = 0;
+        let window = self.next_window();
+        window.start = sp;
+        window.bytes.clear();
+        window.bytes.extend_from_slice(stack);
+    }
+
+    /// A buffer that is not in use yet, and is from now on.
+    fn next_window(&mut self) -> &mut Window {
         if self.used == self.windows.len() {
             self.windows.push(Window { start: 0, bytes: Vec::new() });
         }
-        let window = &mut self.windows[self.used];
+        self.used += 1;
+        &mut self.windows[self.used - 1]
+    }
+
+    /// Reads up to `length` bytes, up to where the readable memory ends.
+    fn read_window(&mut self, start: u64, length: usize) {
+        let tid = self.tid;
+        let window = self.next_window();
         window.start = start;
         window.bytes.resize(length, 0);
-        let read = sys::read_memory_up_to(self.tid, Addr(start), &mut window.bytes).unwrap_or(0);
+        let read = sys::read_memory_up_to(tid, Addr(start), &mut window.bytes).unwrap_or(0);
         window.bytes.truncate(read);
-        self.used += 1;
     }
 
     fn copied(&self, addr: Addr, buffer: &mut [u8]) -> Option<()> {
