@@ -25,7 +25,7 @@ use crate::report::draft::{Draft, Places};
 use crate::report::words::duration;
 use crate::report::{Clock, Counts, Engine, Memory, Mode, Report, Target};
 use crate::source::ptrace::halt::halted;
-use crate::symbols::capture::CallStacks;
+use crate::symbols::capture::{CallStacks, Task};
 use crate::symbols::names::perf_map::Writer;
 use crate::sys;
 use crate::threadlib::glibc::{self, Located};
@@ -125,7 +125,7 @@ pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectErr
 fn functions(stacks: &[KnownStack], reader: Tid, code: &mut CallStacks) -> HashMap<Addr, CodeId> {
     let orphaned = stacks.iter().filter(|stack| matches!(stack.standing, Standing::Orphaned(_)));
     let routines: HashSet<Addr> = orphaned.map(|stack| stack.start_routine).collect();
-    routines.into_iter().filter_map(|routine| Some((routine, code.locate(reader, 0, routine)?))).collect()
+    routines.into_iter().filter_map(|routine| Some((routine, code.locate(Task { tid: reader, held: None }, 0, routine)?))).collect()
 }
 
 /// The target.

@@ -6,6 +6,8 @@ pub mod perf;
 pub mod ptrace;
 pub mod reconcile;
 
+use std::sync::Arc;
+
 use nix::errno::Errno;
 use nix::libc::user_regs_struct;
 
@@ -108,7 +110,7 @@ pub trait Source {
     }
 
     /// The memory of a task's process, where it is held so that it can be read beyond the process's end.
-    fn held(&self, _tid: Tid) -> Option<&HeldMemory> {
+    fn held(&self, _tid: Tid) -> Option<Arc<HeldMemory>> {
         None
     }
 
@@ -117,6 +119,9 @@ pub trait Source {
     fn ahead(&mut self, _tid: Tid) -> Vec<(Tid, Option<Addr>)> {
         Vec::new()
     }
+
+    /// Mappings of this size turn out to be used as a program's own stacks: where they come from is of interest.
+    fn expect_stacks(&mut self, _bytes: u64) {}
 
     /// What is to be said in the report of the following itself.
     fn notes(&self) -> Vec<Note> {

@@ -24,9 +24,9 @@ pub struct EventAttr {
     /// PERF_SAMPLE_*.
     pub sample_type: u64,
     read_format: u64,
-    /// The bit field that follows `read_format`: FLAG_*.
+    /// The bit field that follows `read_format`.
     pub flags: u64,
-    /// Wake the reader when so many bytes are there (with FLAG_WATERMARK).
+    /// Wake the reader when so many bytes are there (if `watermark` is set).
     pub wakeup_watermark: u32,
     breakpoint_type: u32,
     config1: u64,
@@ -46,6 +46,14 @@ pub struct EventAttr {
 const _: () = assert!(size_of::<EventAttr>() == 112);
 
 impl EventAttr {
+    /// Wakes the reader at each record of this event.
+    pub fn wake_at_once(&mut self) {
+        /// `watermark`; without it the number is one of records.
+        const WATERMARK: u64 = 1 << 14;
+        self.flags &= !WATERMARK;
+        self.wakeup_watermark = 1;
+    }
+
     /// Every occurrence of an event, with times of CLOCK_MONOTONIC, which are the same on all CPUs. Disabled at first.
     pub fn every(kind: u32, config: u64) -> EventAttr {
         /// `disabled`, `sample_id_all`, `use_clockid`, `watermark`.

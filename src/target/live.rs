@@ -16,7 +16,7 @@ use crate::procfs::memory::ResidentPages;
 use crate::report::{Engine, Memory};
 use crate::source::control::Control;
 use crate::source::{Next, Source};
-use crate::symbols::capture::CallStacks;
+use crate::symbols::capture::{CallStacks, Task};
 use crate::symbols::names::perf_map::Writer;
 use crate::threadlib::{Libraries, Reader, Unavailable, are_settled};
 use crate::units::{Pid, Range, Tid};
@@ -90,11 +90,13 @@ impl<S: Source> Target for Live<S> {
 
     fn annotate(&mut self, event: &mut Event, model: &Model) {
         let (stand, held) = (self.source.stand(), self.source.held(event.tid));
-        self.origins.annotate(event, model, &mut self.libraries, stand, held);
+        self.origins.annotate(event, model, &mut self.libraries, stand, held.as_ref());
     }
 
     fn learn(&mut self, event: &Event, model: &Model) {
-        self.origins.learn(event, model);
+        if let Some(bytes) = self.origins.learn(event, model) {
+            self.source.expect_stacks(bytes);
+        }
     }
 
     fn maps(&mut self, tid: Tid) -> Option<Box<[Vma]>> {
@@ -110,7 +112,8 @@ impl<S: Source> Target for Live<S> {
     }
 
     fn library(&mut self, model: &Model, space: SpaceId, tid: Tid) -> Option<Result<Library, Unavailable>> {
-        let reader = Reader { tid, held: self.source.held(tid) };
+        let held = self.source.held(tid);
+        let reader = Reader { tid, held: held.as_deref() };
         let lists = self.libraries.lists(model, space, reader)?;
         // Read after the lists: whoever came on them since is among these.
         let ahead = self.source.ahead(tid);
@@ -118,14 +121,15 @@ impl<S: Source> Target for Live<S> {
         Some(lists.map(|mut lists| {
             lists.settled = ahead.is_empty() && are_settled(tasks().map(|(tid, _)| tid));
             lists.find_tasks(tasks().chain(ahead));
-            let functions = self.origins.functions(space, tid, &lists);
+            let functions = self.origins.functions(space, Task { tid, held: held.as_ref() }, &lists);
             Library { lists, functions }
         }))
     }
 
     fn resident(&mut self, tid: Tid, findings: &[Finding]) -> Option<Vec<u64>> {
-        let own;
-        let pages = match self.source.held(tid) {
+        let (own, held);
+        held = self.source.held(tid);
+        let pages = match held.as_deref() {
             Some(held) => &held.pages,
             None => {
                 own = ResidentPages::open(tid).ok()?;

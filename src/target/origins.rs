@@ -1,6 +1,7 @@
 //! Where in the program things come from: captured while the task stands still.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use nix::libc::user_regs_struct;
 use slotmap::Key;
@@ -9,13 +10,13 @@ use crate::abi::{clone, map};
 use crate::event::{Birth, Call, CloneArgs, CloneCall, Event, EventKind, Prot};
 use crate::model::mapping::Maker;
 use crate::model::{Model, SpaceId};
-use crate::symbols::capture::CallStacks;
+use crate::symbols::capture::{CallStacks, Task};
 use crate::symbols::names::perf_map::Writer;
 use crate::procfs::memory::HeldMemory;
 use crate::source::Stand;
 use crate::sys;
-use crate::threadlib::{Libraries, Reader, ThreadLists};
-use crate::units::{Addr, CodeId, Pid, Range, Tid};
+use crate::threadlib::{Libraries, Memory, Reader, ThreadLists};
+use crate::units::{Addr, CodeId, Pid, Range};
 
 /// Captures call stacks and functions of followed tasks.
 #[derive(Debug, Default)]
@@ -35,17 +36,17 @@ impl Origins {
         model: &Model,
         libraries: &mut Libraries,
         stand: Stand<'_>,
-        held: Option<&HeldMemory>,
+        held: Option<&Arc<HeldMemory>>,
     ) {
         let Some(space) = model.space_of(event.tid) else { return };
-        let reader = Reader { tid: event.tid, held };
+        let task = Task { tid: event.tid, held };
         match &mut event.kind {
             EventKind::Born(birth) if birth.args.shares_memory() && birth.args.flags & clone::VFORK == 0 => {
-                event.call_stack = self.stacks.capture(event.tid, key(space), stand);
+                event.call_stack = self.stacks.capture(task, key(space), stand);
                 birth.function = match stand {
-                    Stand::Stopped => self.function(reader, space, birth, libraries),
+                    Stand::Stopped => self.function(task, space, birth, libraries),
                     Stand::Copied { registers, .. } => {
-                        self.function_of_running(reader, space, birth, libraries, registers)
+                        self.function_of_running(task, space, birth, libraries, registers)
                     }
                     Stand::Unknown => None,
                 };
@@ -53,9 +54,9 @@ impl Origins {
             EventKind::Syscall(syscall) => {
                 let Ok(result) = syscall.result else { return };
                 if let Some(bytes) = bytes_of_possible_stack(&syscall.call)
-                    && self.curiosity.wants(bytes)
+                    && (matches!(stand, Stand::Copied { .. }) || self.curiosity.wants(bytes))
                 {
-                    event.call_stack = self.stacks.capture(event.tid, key(space), stand);
+                    event.call_stack = self.stacks.capture(task, key(space), stand);
                 }
                 if let Some(changed) = changed_code(&syscall.call, result) {
                     self.stacks.code_changed(key(space), changed);
@@ -65,23 +66,25 @@ impl Origins {
         }
     }
 
-    /// Takes notice of what the event has turned out to mean.
-    pub fn learn(&mut self, event: &Event, model: &Model) {
-        let EventKind::Born(birth) = &event.kind else { return };
-        let Some(task) = model.task(birth.child) else { return };
-        let mapping = task.stack.and_then(|stack| model.space(task.space)?.mappings.get(stack));
-        if let Some(mapping) = mapping.filter(|one| one.stack.as_deref().is_some_and(|of| of.maker == Maker::Program)) {
-            self.curiosity.expect(mapping.made_bytes);
-        }
+    /// Takes notice of what the event has turned out to mean. Gives the size of mappings that the program uses for its own
+    /// stacks, where it has shown one.
+    pub fn learn(&mut self, event: &Event, model: &Model) -> Option<u64> {
+        let EventKind::Born(birth) = &event.kind else { return None };
+        let task = model.task(birth.child)?;
+        let mapping = task.stack.and_then(|stack| model.space(task.space)?.mappings.get(stack))?;
+        let stack = mapping.stack.as_deref().filter(|stack| stack.maker == Maker::Program);
+        stack?;
+        self.curiosity.expect(mapping.made_bytes);
+        Some(mapping.made_bytes)
     }
 
     /// The places of the functions that the thread library's lists name.
-    pub fn functions(&mut self, space: SpaceId, tid: Tid, lists: &ThreadLists) -> HashMap<Addr, CodeId> {
+    pub fn functions(&mut self, space: SpaceId, task: Task<'_>, lists: &ThreadLists) -> HashMap<Addr, CodeId> {
         let mut functions = HashMap::new();
         for thread in &lists.threads {
             let routine = thread.start_routine;
             if routine.0 != 0 && !functions.contains_key(&routine) {
-                functions.extend(self.stacks.locate(tid, key(space), routine).map(|place| (routine, place)));
+                functions.extend(self.stacks.locate(task, key(space), routine).map(|place| (routine, place)));
             }
         }
         functions
@@ -119,21 +122,21 @@ impl Origins {
     /// program gave (src/thread/pthread_create.c, struct start_args).
     fn function(
         &mut self,
-        reader: Reader<'_>,
+        task: Task<'_>,
         space: SpaceId,
         birth: &Birth,
         libraries: &mut Libraries,
     ) -> Option<CodeId> {
-        let (args, tid) = (&birth.args, reader.tid);
+        let (args, reader) = (&birth.args, reader_of(task));
         if args.flags & clone::SETTLS != 0
             && let Some(routine) = libraries.start_routine(space, reader, args.tls)
-            && let Some(place) = self.stacks.locate(tid, key(space), routine)
+            && let Some(place) = self.stacks.locate(task, key(space), routine)
         {
             return Some(place);
         }
         let (CloneCall::Clone, Some(top)) = (args.call, args.stack_top()) else { return None };
-        let registers = sys::registers(tid).ok()?;
-        let caller = Caller { tid, space, word: if registers.cs == CODE_SEGMENT_I386 { 4 } else { 8 } };
+        let registers = sys::registers(task.tid).ok()?;
+        let caller = Caller { task, space, word: if registers.cs == CODE_SEGMENT_I386 { 4 } else { 8 } };
         if caller.word == 4 {
             return self.code_at(caller, top.checked_add(8)?);
         }
@@ -148,28 +151,28 @@ impl Origins {
     /// points right above itself (src/thread/x86_64/clone.s, pthread_create.c).
     fn function_of_running(
         &mut self,
-        reader: Reader<'_>,
+        task: Task<'_>,
         space: SpaceId,
         birth: &Birth,
         libraries: &mut Libraries,
         registers: &user_regs_struct,
     ) -> Option<CodeId> {
-        let args = &birth.args;
+        let (args, reader) = (&birth.args, reader_of(task));
         if args.flags & clone::SETTLS != 0 && libraries.number(space, reader, args.tls) == Some(birth.child) {
             let routine = libraries.start_routine(space, reader, args.tls)?;
-            return self.stacks.locate(reader.tid, key(space), routine);
+            return self.stacks.locate(task, key(space), routine);
         }
         let (CloneCall::Clone, Some(top)) = (args.call, args.stack_top()) else { return None };
-        let caller = Caller { tid: reader.tid, space, word: 8 };
-        let function = self.stacks.locate(caller.tid, key(space), Addr(registers.r9))?;
+        let caller = Caller { task, space, word: 8 };
+        let function = self.stacks.locate(caller.task, key(space), Addr(registers.r9))?;
         if args.flags & clone::SETTLS == 0 {
             return Some(function);
         }
         [8, 16].into_iter().find_map(|above| self.code_at(caller, top.checked_add(above)?))
     }
 
-    fn function_by_musl(&mut self, caller: Caller, args: &CloneArgs, top: Addr, function: Addr) -> Option<CodeId> {
-        let function = self.stacks.locate(caller.tid, key(caller.space), function)?;
+    fn function_by_musl(&mut self, caller: Caller<'_>, args: &CloneArgs, top: Addr, function: Addr) -> Option<CodeId> {
+        let function = self.stacks.locate(caller.task, key(caller.space), function)?;
         if args.flags & clone::SETTLS == 0 {
             return Some(function);
         }
@@ -178,9 +181,9 @@ impl Origins {
     }
 
     /// The place of the code that a word of the target's memory points to.
-    fn code_at(&mut self, caller: Caller, at: Addr) -> Option<CodeId> {
+    fn code_at(&mut self, caller: Caller<'_>, at: Addr) -> Option<CodeId> {
         let code = caller.word_at(at)?;
-        self.stacks.locate(caller.tid, key(caller.space), code)
+        self.stacks.locate(caller.task, key(caller.space), code)
     }
 }
 
@@ -189,19 +192,23 @@ const CODE_SEGMENT_I386: u64 = 0x23;
 
 /// A stopped task, in the middle of clone.
 #[derive(Clone, Copy)]
-struct Caller {
-    tid: Tid,
+struct Caller<'a> {
+    task: Task<'a>,
     space: SpaceId,
     /// Bytes in a pointer.
     word: usize,
 }
 
-impl Caller {
+impl Caller<'_> {
     fn word_at(self, at: Addr) -> Option<Addr> {
         let mut bytes = [0; 8];
-        sys::read_memory(self.tid, at, &mut bytes[..self.word]).ok()?;
+        Memory::read(&reader_of(self.task), at, &mut bytes[..self.word]).ok()?;
         Some(Addr(u64::from_ne_bytes(bytes)))
     }
+}
+
+fn reader_of(task: Task<'_>) -> Reader<'_> {
+    Reader { tid: task.tid, held: task.held.map(Arc::as_ref) }
 }
 
 fn key(space: SpaceId) -> u64 {

@@ -1,6 +1,7 @@
 //! The thread libraries of the followed processes: found once for each address space, asked when there is a question.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::glibc::{self, Located};
 use super::musl;
@@ -67,11 +68,10 @@ pub struct Reader<'a> {
 
 impl Reader<'_> {
     /// What is mapped, or was when it was last seen.
-    fn maps(&self) -> Box<[Vma]> {
-        let now = procfs::maps::read(self.tid).unwrap_or_default();
+    fn maps(&self) -> Arc<[Vma]> {
         match self.held {
-            Some(held) if now.is_empty() => held.maps.clone(),
-            _ => now,
+            Some(held) => held.maps_through(self.tid),
+            None => procfs::maps::read(self.tid).unwrap_or_default().into(),
         }
     }
 }

@@ -54,11 +54,19 @@ impl Perf {
             return Err(FollowError::I386(pid));
         }
         let rings = Rings::open(ring_bytes)?;
-        rings.enable()?;
         let mut source = Perf::new(pid, rings);
+        source.enable()?;
         source.keep(pid, &[live_task(pid)]);
         source.begin(pid)?;
         Ok(source)
+    }
+
+    /// From now on everything is told.
+    pub(super) fn enable(&mut self) -> Result<(), PerfError> {
+        self.rings.enable()?;
+        // Call stacks of mmap are a help only.
+        let _ = self.rings.show_mappers(Some(self.mappers.first_filter()));
+        Ok(())
     }
 
     /// Reads who is there and what is mapped, and tells it as of one moment.

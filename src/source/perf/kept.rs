@@ -1,6 +1,7 @@
 //! Memory of followed processes that stays readable until they have been judged.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::Perf;
 use crate::event::Prot;
@@ -18,7 +19,7 @@ const MOST: usize = 256;
 pub(super) struct Kept {
     /// CLOCK_MONOTONIC in nanoseconds when it was taken.
     at: u64,
-    memory: HeldMemory,
+    memory: Arc<HeldMemory>,
     /// Whether the process had threads when its maps were read: its libraries are there by then.
     had_threads: bool,
     _grip: Grip,
@@ -47,14 +48,15 @@ impl Perf {
         }
         let Some(kept) = self.kept.get_mut(&pid).and_then(|kept| kept.last_mut()) else { return };
         if let Some(maps) = procfs::maps::read(through).ok().filter(|maps| !maps.is_empty()) {
-            (kept.memory.maps, kept.had_threads) = (maps, true);
+            kept.memory.see_maps(maps);
+            kept.had_threads = true;
         }
     }
 
     /// The memory of a task's process, as it was when the event happened that was told last.
-    pub(super) fn kept_of(&self, tid: Tid) -> Option<&HeldMemory> {
+    pub(super) fn kept_of(&self, tid: Tid) -> Option<Arc<HeldMemory>> {
         let (pid, space) = self.stream.place_of(tid)?;
-        let of_process = |pid| self.kept.get(&pid).and_then(|kept| kept.first()).map(|kept| &kept.memory);
+        let of_process = |pid| self.kept.get(&pid).and_then(|kept| kept.first()).map(|kept| Arc::clone(&kept.memory));
         of_process(pid).or_else(|| {
             let mut others = self.stream.tasks.values().filter(|task| task.space == space && task.pid != pid);
             others.find_map(|task| of_process(task.pid))
@@ -92,9 +94,10 @@ pub(super) fn is_threaded(kept: &HashMap<Pid, Vec<Kept>>, pid: Pid) -> bool {
 
 fn take(tid: Tid) -> Option<Kept> {
     let at = monotonic_ns();
-    let memory = HeldMemory::open(tid).ok()?;
+    let memory = Arc::new(HeldMemory::open(tid).ok()?);
     // A page of a file that nobody writes to, for what is read from is pinned meanwhile.
-    let readable = memory.maps.iter().find(|vma| vma.is_file() && vma.prot == Prot::READ)?;
+    let maps = memory.maps();
+    let readable = maps.iter().find(|vma| vma.is_file() && vma.prot == Prot::READ)?;
     let grip = Grip::take(tid, readable.range.start()).ok()?;
     Some(Kept { at, memory, had_threads: false, _grip: grip })
 }

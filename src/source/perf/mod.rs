@@ -7,6 +7,7 @@
 mod attach;
 mod kept;
 mod look;
+mod mappers;
 pub mod points;
 pub mod record;
 pub mod rings;
@@ -16,6 +17,7 @@ pub mod tracefs;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -23,12 +25,13 @@ use nix::errno::Errno;
 use super::control::Control;
 use super::{Next, Source, Stand};
 use crate::diagnose::finding::Note;
-use crate::event::{Exit, Vma};
+use crate::event::{EventKind, Exit, Vma};
 use crate::procfs::memory::HeldMemory;
 use crate::report::Engine;
 use crate::sys::perf::{monotonic_ns, wait_readable};
 use crate::units::{Addr, Pid, Range, Tid, Time};
 use kept::Kept;
+use mappers::Mappers;
 use look::{Closing, Image, Look};
 use record::{Record, What};
 use rings::Rings;
@@ -38,7 +41,7 @@ use stream::{Stream, With};
 /// How long to wait for more: when somebody waits for an answer, when there are records whose time has not come, and when
 /// there are none.
 const URGENT: Duration = Duration::from_millis(1);
-const SOON: Duration = Duration::from_millis(5);
+const SOON: Duration = Duration::from_millis(2);
 const IDLE: Duration = Duration::from_millis(20);
 
 /// While there is much to tell, the rings are read this often, in nanoseconds.
@@ -51,12 +54,13 @@ pub struct Perf {
     files: Vec<RawFd>,
     sorter: Sorter,
     stream: Stream,
-    start: u64,
     main: Pid,
     /// What belongs to the event that was told last.
     current: With,
     /// execve that has been seen to succeed, and the new image.
     image: Option<(Record, Image)>,
+    /// New images that have been seen, by process and time, and not been told.
+    images: HashMap<(Pid, u64), Image>,
     looks: VecDeque<Look>,
     /// Address spaces to be looked at, by one of their tasks.
     wanted: Vec<Tid>,
@@ -64,6 +68,7 @@ pub struct Perf {
     closing: Option<Closing>,
     /// When something was asked; it is answered when all that had happened before has been told.
     asked_at: Option<u64>,
+    mappers: Mappers,
     kept: HashMap<Pid, Vec<Kept>>,
     last_round: u64,
     lost: u64,
@@ -81,15 +86,16 @@ impl Perf {
             files,
             sorter: Sorter::default(),
             stream: Stream::new(main, start),
-            start,
             main,
             current: None,
             image: None,
+            images: HashMap::new(),
             looks: VecDeque::new(),
             wanted: Vec::new(),
             last_look: 0,
             closing: None,
             asked_at: None,
+            mappers: Mappers::default(),
             kept: HashMap::new(),
             last_round: 0,
             lost: 0,
@@ -105,10 +111,10 @@ impl Perf {
         self.sorter.begin_round(now);
         let Perf { rings, sorter, stream, kept, .. } = self;
         // The memory of a process that has threads, or a new image, is held as soon as possible: it may end at once.
-        let (mut executed, mut threaded): (Vec<Pid>, Vec<(Pid, Tid)>) = (Vec::new(), Vec::new());
+        let (mut executed, mut threaded): (Vec<(Pid, u64)>, Vec<(Pid, Tid)>) = (Vec::new(), Vec::new());
         rings.drain(|record| {
             match record.what {
-                What::Executed if stream.knows(record.pid) => executed.push(record.pid),
+                What::Executed if stream.knows(record.pid) => executed.push((record.pid, record.at)),
                 What::Fork { child_pid, child } if child_pid == record.pid && !kept::is_threaded(kept, child_pid) => {
                     threaded.extend([(record.pid, record.tid), (record.pid, child)]);
                 }
@@ -116,7 +122,8 @@ impl Perf {
             }
             sorter.push(record);
         });
-        for pid in executed {
+        for (pid, at) in executed {
+            self.images.insert((pid, at), Image::read(pid.into()));
             self.keep(pid, &[pid.into()]);
         }
         for (pid, tid) in threaded {
@@ -137,6 +144,11 @@ impl Perf {
             None => IDLE,
         };
         wait_readable(&self.files, timeout);
+        // Whatever wakes us, there is no more than one round in this time.
+        let since = Duration::from_nanos(monotonic_ns().saturating_sub(self.last_round));
+        if since < URGENT {
+            std::thread::sleep(URGENT - since);
+        }
     }
 
     /// Takes in the next record, or what was read from /proc at its time; false where more has to come first.
@@ -158,7 +170,8 @@ impl Perf {
         let Some(record) = self.sorter.pop() else { return false };
         match record.what {
             What::Executed if self.stream.knows(record.pid) => {
-                let image = Image::read(record.tid);
+                let seen = self.images.remove(&(record.pid, record.at));
+                let image = seen.unwrap_or_else(|| Image::read(record.tid));
                 self.image = Some((record, image));
             }
             What::Lost(records) => self.take_lost(records),
@@ -178,6 +191,14 @@ impl Perf {
         true
     }
 
+    /// Lets the kernel know which mmap calls are of interest now.
+    fn change_mappers(&mut self) {
+        if let Some(filter) = self.mappers.change(monotonic_ns()) {
+            // Without it, what a program maps is known all the same, but not where in its source.
+            let _ = self.rings.show_mappers(filter);
+        }
+    }
+
     fn is_over(&self) -> bool {
         self.stream.tasks.is_empty() && self.image.is_none()
     }
@@ -191,6 +212,9 @@ impl Source for Perf {
     fn next(&mut self, control: &Control) -> Result<Next, Errno> {
         loop {
             if let Some((event, with)) = self.stream.pop() {
+                if let (Some(_), EventKind::Syscall(syscall)) = (&with, &event.kind) {
+                    self.mappers.seen(&syscall.call);
+                }
                 self.current = with;
                 return Ok(Next::Event(event));
             }
@@ -218,6 +242,7 @@ impl Source for Perf {
                 return Ok(Next::Quiet);
             }
             self.start_looks();
+            self.change_mappers();
             self.wait();
             self.round();
         }
@@ -264,7 +289,7 @@ impl Source for Perf {
         true
     }
 
-    fn held(&self, tid: Tid) -> Option<&HeldMemory> {
+    fn held(&self, tid: Tid) -> Option<Arc<HeldMemory>> {
         self.kept_of(tid)
     }
 
@@ -278,6 +303,10 @@ impl Source for Perf {
             Some(snapshot) => Stand::Copied { registers: &snapshot.registers, stack: &snapshot.stack },
             None => Stand::Unknown,
         }
+    }
+
+    fn expect_stacks(&mut self, bytes: u64) {
+        self.mappers.expect(bytes);
     }
 
     fn notes(&self) -> Vec<Note> {

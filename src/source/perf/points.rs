@@ -27,9 +27,27 @@ pub struct Wanted {
     pub stack_bytes: u32,
     /// Whether it brings the tracepoint's own fields.
     pub raw: bool,
-    /// What it passes over otherwise.
+    /// What it lets through, of its own fields.
     pub filter: Option<String>,
+    /// Whether it is to be read at once: what it tells of may be gone in a moment.
+    pub wakes: bool,
 }
+
+/// The calls that may map a program's own stack: private anonymous writable memory, of the sizes in question.
+pub fn mmap_with_stack(filter: String) -> Wanted {
+    Wanted {
+        tracepoint: "syscalls/sys_enter_mmap".to_owned(),
+        point: Point::Enter(Followed::Mmap),
+        registers: ALL_REGISTERS,
+        stack_bytes: MAPPER_STACK_BYTES,
+        raw: false,
+        filter: Some(filter),
+        wakes: false,
+    }
+}
+
+/// How much is copied of the stack of who maps memory.
+const MAPPER_STACK_BYTES: u32 = 4 << 10;
 
 /// How much of a creator's stack is copied: enough for most; what lies above is read live.
 pub const STACK_BYTES: u32 = 8 << 10;
@@ -40,13 +58,14 @@ pub fn wanted() -> Vec<Wanted> {
     let mut all = Vec::new();
     for (sysno, followed) in X86_64 {
         let name = sysno.name();
-        let call = |entry: &str, point, registers, stack_bytes| Wanted {
+        let call = |entry: &str, point, registers, stack_bytes, wakes| Wanted {
             tracepoint: format!("syscalls/sys_{entry}_{name}"),
             point,
             registers,
             stack_bytes,
             raw: false,
             filter: None,
+            wakes,
         };
         use Followed as F;
         let (registers, stack_bytes) = match followed {
@@ -60,10 +79,11 @@ pub fn wanted() -> Vec<Wanted> {
         let ends = matches!(followed, F::Exit | F::ExitGroup);
         let executes = matches!(followed, F::Execve | F::Execveat);
         if is_entered || ends || executes {
-            all.push(call("enter", Point::Enter(*followed), registers, stack_bytes));
+            let wakes = matches!(followed, F::Clone | F::Clone3 | F::ExitGroup);
+            all.push(call("enter", Point::Enter(*followed), registers, stack_bytes, wakes));
         }
         if !ends {
-            all.push(call("exit", Point::Exit(*followed), ARGUMENTS, 0));
+            all.push(call("exit", Point::Exit(*followed), ARGUMENTS, 0, executes));
         }
     }
     all.push(Wanted {
@@ -73,6 +93,7 @@ pub fn wanted() -> Vec<Wanted> {
         stack_bytes: 0,
         raw: true,
         filter: Some("sa_handler == 0".to_owned()),
+        wakes: false,
     });
     all
 }

@@ -1,6 +1,5 @@
 //! The events of all CPUs, and the rings that they write into: one ring for each CPU, whatever the number of tasks.
 
-use std::collections::HashMap;
 use std::fs;
 use std::os::fd::RawFd;
 
@@ -64,8 +63,8 @@ fn paranoid(level: Option<i64>) -> String {
 pub struct Rings {
     cpus: Vec<Cpu>,
     layouts: Layouts,
-    /// The numbers of tracepoints that are opened while following.
-    numbers: HashMap<String, u64>,
+    /// The number of the tracepoint at the entry of mmap.
+    mmap: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -74,8 +73,10 @@ struct Cpu {
     /// Owns the ring, and tells of births, ends and execve.
     leader: CpuEvent,
     ring: Ring,
-    /// Lost when they are closed.
-    _events: Vec<CpuEvent>,
+    ring_bytes: usize,
+    events: Vec<CpuEvent>,
+    /// The one that shows where some mmap calls come from, which changes.
+    mapper: Option<CpuEvent>,
 }
 
 impl Rings {
@@ -86,6 +87,7 @@ impl Rings {
     /// Why that cannot be.
     pub fn open(ring_bytes: Option<usize>) -> Result<Rings, PerfError> {
         let mut numbered = Vec::new();
+        let mmap;
         {
             let tracefs = Tracefs::find().map_err(PerfError::NoTracefs)?;
             for wanted in points::wanted() {
@@ -98,12 +100,13 @@ impl Rings {
                     None => {}
                 }
             }
+            mmap = tracefs.number("syscalls/sys_enter_mmap").map_err(PerfError::NoTracefs)?;
         }
         let online = online_cpus();
-        allow_files((online.len() * (numbered.len() + 1)) as u64 + 64)?;
+        allow_files((online.len() * (numbered.len() + 3)) as u64 + 64)?;
         let fair = prev_power_of_two(MOST_BYTES / online.len().max(1));
         let most = ring_bytes.unwrap_or(MOST_RING_BYTES.min(fair)).max(LEAST_RING_BYTES);
-        let mut rings = Rings { cpus: Vec::new(), layouts: Layouts::new(), numbers: HashMap::new() };
+        let mut rings = Rings { cpus: Vec::new(), layouts: Layouts::new(), mmap };
         for cpu in online {
             match rings.open_cpu(cpu, &numbered, most) {
                 // It has gone offline this moment.
@@ -138,7 +141,7 @@ impl Rings {
         for (wanted, tracepoint) in numbered {
             events.push(open_tracepoint(wanted, *tracepoint, number, bytes, &leader, &mut self.layouts)?);
         }
-        self.cpus.push(Cpu { number, leader, ring, _events: events });
+        self.cpus.push(Cpu { number, leader, ring, ring_bytes: bytes, events, mapper: None });
         Ok(())
     }
 
@@ -149,9 +152,29 @@ impl Rings {
     pub fn enable(&self) -> Result<(), PerfError> {
         for cpu in &self.cpus {
             cpu.leader.enable().map_err(PerfError::Other)?;
-            for event in &cpu._events {
+            for event in &cpu.events {
                 event.enable().map_err(PerfError::Other)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Brings the call stacks of the mmap calls that `filter` lets through from now on, instead of those of before; of none
+    /// without a filter.
+    ///
+    /// # Errors
+    /// When the kernel does not take the filter. Then there are none.
+    pub fn show_mappers(&mut self, filter: Option<String>) -> Result<(), Errno> {
+        let (Some(number), Some(filter)) = (self.mmap, filter) else {
+            self.cpus.iter_mut().for_each(|cpu| cpu.mapper = None);
+            return Ok(());
+        };
+        let wanted = points::mmap_with_stack(filter);
+        for cpu in &mut self.cpus {
+            let event =
+                open_tracepoint(&wanted, number, cpu.number, cpu.ring_bytes, &cpu.leader, &mut self.layouts)?;
+            event.enable()?;
+            cpu.mapper = Some(event);
         }
         Ok(())
     }
@@ -197,7 +220,11 @@ fn open_tracepoint(
     if wanted.raw {
         attr.sample_type |= RAW;
     }
-    attr.wakeup_watermark = (ring_bytes / 4) as u32;
+    if wanted.wakes {
+        attr.wake_at_once();
+    } else {
+        attr.wakeup_watermark = (ring_bytes / 4) as u32;
+    }
     let event = CpuEvent::open(&attr, cpu)?;
     if let Some(filter) = wanted.filter.as_ref().and_then(|filter| std::ffi::CString::new(filter.as_str()).ok()) {
         event.set_filter(&filter)?;

@@ -55,6 +55,8 @@ pub(super) struct Task {
 enum Inside {
     /// clone and its kin.
     Creating(CloneArgs, With),
+    /// mmap that is of interest.
+    Mapping(With),
     /// execve and its kin, with its arguments, which are gone when it has succeeded.
     Executing(Call),
 }
@@ -214,7 +216,7 @@ impl Stream {
     fn call(&mut self, at: u64, tid: Tid, point: Point, registers: &user_regs_struct, snapshot: With) {
         match point {
             Point::Enter(followed) => self.enter(at, tid, followed, registers, snapshot),
-            Point::Exit(followed) => self.exit(at, tid, followed, registers, snapshot),
+            Point::Exit(followed) => self.exit(at, tid, followed, registers),
             Point::Signal => {}
         }
     }
@@ -223,6 +225,11 @@ impl Stream {
         let Some(task) = self.tasks.get(&tid) else { return };
         let space = task.space;
         match followed {
+            Followed::Mmap => {
+                if let Some(task) = self.tasks.get_mut(&tid) {
+                    task.inside = Some(Inside::Mapping(snapshot));
+                }
+            }
             Followed::Exit | Followed::ExitGroup => self.exiting(at, tid, followed, registers),
             Followed::Clone | Followed::Clone3 | Followed::Fork | Followed::Vfork => {
                 let args = clone_args(tid, followed, registers, snapshot.as_deref());
@@ -265,11 +272,11 @@ impl Stream {
         self.tell(space, at, tid, EventKind::Ended(Exit::Code(code)));
     }
 
-    fn exit(&mut self, at: u64, tid: Tid, followed: Followed, registers: &user_regs_struct, with: With) {
+    fn exit(&mut self, at: u64, tid: Tid, followed: Followed, registers: &user_regs_struct) {
         let Some(task) = self.tasks.get_mut(&tid) else { return };
         let space = task.space;
         let mut result = decode::result(Abi::X86_64, registers);
-        let mut mapped = None;
+        let (mut mapped, mut with) = (None, None);
         let call = match (followed, task.inside.take()) {
             (Followed::Clone | Followed::Clone3 | Followed::Fork | Followed::Vfork, inside) => match inside {
                 Some(Inside::Creating(args, _)) => Call::Clone(args),
@@ -286,7 +293,9 @@ impl Stream {
                 _ => return,
             },
             (_, inside) => {
-                task.inside = inside;
+                if let Some(Inside::Mapping(snapshot)) = inside {
+                    with = snapshot;
+                }
                 let Some(decoded) = decode::call(tid, Abi::X86_64, followed, registers) else { return };
                 if let (Ok(returned), Call::Shmat { .. } | Call::IoSetup { .. }) = (result, decoded.call) {
                     let addr = match decoded.result_at {
