@@ -221,7 +221,9 @@ impl<'a> Follower<'a> {
     fn ask_the_kernel(&mut self, space: SpaceId, event: &Event) {
         if let Some(maps) = self.target.maps(event.tid) {
             self.model.apply(&Event { kind: EventKind::Maps(maps), ..event.clone() });
-        } else if let Some(space) = self.model.space(space) {
+        } else if !self.target.look_later(event.tid)
+            && let Some(space) = self.model.space(space)
+        {
             let pid = space.pid;
             self.note_incomplete(pid, "an address space could not be read after a call that failed halfway");
         }
@@ -230,10 +232,13 @@ impl<'a> Follower<'a> {
     /// Takes over what a fork has left out by advice that was not seen.
     fn look_at_child(&mut self, birth: &Birth, event: &Event) {
         let parent = self.model.space_of(event.tid).and_then(|id| self.model.space(id));
-        if parent.is_some_and(|space| space.has_unseen)
-            && let Some(maps) = self.target.maps(birth.child)
-        {
+        if parent.is_none_or(|space| !space.has_unseen) {
+            return;
+        }
+        if let Some(maps) = self.target.maps(birth.child) {
             self.model.apply(&Event { tid: birth.child, kind: EventKind::Maps(maps), ..event.clone() });
+        } else {
+            self.target.look_later(birth.child);
         }
     }
 
@@ -247,7 +252,8 @@ impl<'a> Follower<'a> {
         };
         self.verify.checks += 1;
         let pid = space.pid;
-        if let Err(mismatch) = space.compare(&maps) {
+        let unsure = self.target.unsure(tid);
+        if let Err(mismatch) = space.compare_but(&maps, &unsure) {
             space.adopt(&maps);
             self.differs(pid, &mismatch);
         }

@@ -4,6 +4,9 @@
 //! and its restarts cannot pass one on. Every wrapper passes pointers to live, correctly sized local buffers only.
 #![allow(unsafe_code)]
 
+pub mod grip;
+pub mod perf;
+
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;

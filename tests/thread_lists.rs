@@ -18,7 +18,9 @@ use vmtrace::units::{Addr, Tid};
 fn glibc_threads() {
     for program in ["attach_loop", "attach_loop.static", "attach_loop.i386"] {
         expect_left_behind(program, 1_052_672, |tid, maps| {
-            glibc::locate(tid, maps).and_then(|located| located.read(&TaskMemory(tid))).expect("lists")
+            glibc::locate(tid, maps, &TaskMemory(tid))
+                .and_then(|located| located.read(&TaskMemory(tid)))
+                .expect("lists")
         });
     }
 }

@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use object::{Object, ObjectSymbol, SymbolKind};
-use vmtrace::symbols::capture::CallStacks;
+use vmtrace::source::Stand;
+use vmtrace::symbols::capture::{CallStacks, Task};
 use vmtrace::symbols::module::{Contents, Module};
 use vmtrace::symbols::places::Place;
 use vmtrace::symbols::unwind::End;
@@ -32,6 +33,11 @@ fn program(compiler: &str, flags: &[&str]) -> PathBuf {
     assert!(built.success(), "{compiler} {flags:?}");
     std::fs::rename(&unique, &path).unwrap();
     path
+}
+
+/// A task whose memory is read while it lives.
+fn task(tid: Tid) -> Task<'static> {
+    Task { tid, held: None }
 }
 
 /// A running program that is stopped under ptrace.
@@ -79,7 +85,7 @@ impl Stopped {
 
     /// The functions of the call stack, innermost first, and why there are no more.
     fn names(&mut self) -> (Vec<String>, End) {
-        let stack = self.stacks.stack(self.tid, 0).unwrap();
+        let stack = self.stacks.stack(task(self.tid), 0, Stand::Stopped).unwrap();
         let modules = &self.stacks.modules;
         let names = stack.places.iter().map(|place| match place {
             Place::Module { module, offset } => name(modules.get(*module), *offset),
@@ -292,7 +298,7 @@ fn every_instruction() {
         for step in 0..6000 {
             nix::sys::ptrace::step(nix::unistd::Pid::from_raw(stopped.tid.0), None).unwrap();
             stopped.wait();
-            let stack = stopped.stacks.stack(stopped.tid, 0).unwrap();
+            let stack = stopped.stacks.stack(task(stopped.tid), 0, Stand::Stopped).unwrap();
             let Some(Place::Module { module, .. }) = stack.places.first() else { panic!("{stack:?}") };
             let file = stopped.stacks.modules.get(*module).path.clone();
             let (names, end) = stopped.names();
@@ -328,7 +334,7 @@ fn cost() {
             let mut timed = |times: u32| {
                 let begin = Instant::now();
                 for _ in 0..times {
-                    stopped.stacks.capture(stopped.tid, 0).unwrap();
+                    stopped.stacks.capture(task(stopped.tid), 0, Stand::Stopped).unwrap();
                 }
                 begin.elapsed() / times
             };
@@ -336,7 +342,7 @@ fn cost() {
             let begin = Instant::now();
             for _ in 0..TIMES {
                 stopped.stacks.forget(0);
-                stopped.stacks.capture(stopped.tid, 0).unwrap();
+                stopped.stacks.capture(task(stopped.tid), 0, Stand::Stopped).unwrap();
             }
             let changed = begin.elapsed() / TIMES;
             let frames = stopped.names().0.len();

@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::events;
 use super::output::{Output, Stream};
 use super::watch::{STATUS_EVERY, Watch};
-use super::{FAILED, FollowArgs, FollowChoice, NOT_EXECUTABLE, NOT_FOUND, ReportArgs};
+use super::{EngineChoice, FAILED, FollowArgs, FollowChoice, NOT_EXECUTABLE, NOT_FOUND, ReportArgs};
 use crate::event::Exit;
 use crate::follow::{Follower, Observer, Options};
 use crate::procfs::task;
@@ -18,6 +18,7 @@ use crate::report::draft::Draft;
 use crate::report::{Clock, Mode, Report};
 use crate::source::Source;
 use crate::source::control::{Control, Manners, Timers, block_signals};
+use crate::source::perf::Perf;
 use crate::source::ptrace::Ptrace;
 use crate::source::ptrace::launch::Leash;
 use crate::source::recording::format::Heading;
@@ -63,8 +64,16 @@ fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
     let recording = args.record.as_deref().map(create).transpose()?;
     let options = options(args, Mode::Attach, task::command_line(pid), Stream::Out)?;
     control.start(timers(args, Watch::wants_status(false)))?;
-    let mut target = Live::new(Ptrace::attach(pid, args.follow.into())?);
-    let followed = follow(&mut target, &control, options, output, recording)?;
+    let followed = match args.engine {
+        EngineChoice::Perf => {
+            let mut target = Live::new(Perf::attach(pid, None)?);
+            follow(&mut target, &control, options, output, recording)?
+        }
+        EngineChoice::Auto | EngineChoice::Ptrace => {
+            let mut target = Live::new(Ptrace::attach(pid, args.follow.into())?);
+            follow(&mut target, &control, options, output, recording)?
+        }
+    };
     let report = followed.report()?;
     Ok(exit_status(&args.report, &report, 0))
 }

@@ -168,8 +168,10 @@ pub struct ReportArgs {
 pub enum EngineChoice {
     /// What serves best
     Auto,
-    /// ptrace(2)
+    /// ptrace(2): each followed call stops its thread
     Ptrace,
+    /// perf events: nothing stops; needs CAP_PERFMON
+    Perf,
 }
 
 /// How much is followed.

@@ -25,7 +25,7 @@ use crate::report::draft::{Draft, Places};
 use crate::report::words::duration;
 use crate::report::{Clock, Counts, Engine, Memory, Mode, Report, Target};
 use crate::source::ptrace::halt::halted;
-use crate::symbols::capture::CallStacks;
+use crate::symbols::capture::{CallStacks, Task};
 use crate::symbols::names::perf_map::Writer;
 use crate::sys;
 use crate::threadlib::glibc::{self, Located};
@@ -55,7 +55,7 @@ pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectErr
     let process = Process::find(pid)?;
     let maps = process.maps()?;
     let others = task::sharers(process.pid, process.reader);
-    let located = glibc::locate(process.reader, &maps);
+    let located = glibc::locate(process.reader, &maps, &TaskMemory(process.reader));
     let lists = located.as_ref().map_err(Clone::clone).and_then(|located| process.watch(located, &others));
     // As the lists are, not as they were before a second look.
     let maps = process.maps()?;
@@ -127,7 +127,10 @@ pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectErr
 fn functions(stacks: &[KnownStack], reader: Tid, code: &mut CallStacks) -> HashMap<Addr, CodeId> {
     let orphaned = stacks.iter().filter(|stack| matches!(stack.standing, Standing::Orphaned(_)));
     let routines: HashSet<Addr> = orphaned.map(|stack| stack.start_routine).collect();
-    routines.into_iter().filter_map(|routine| Some((routine, code.locate(reader, 0, routine)?))).collect()
+    routines
+        .into_iter()
+        .filter_map(|routine| Some((routine, code.locate(Task { tid: reader, held: None }, 0, routine)?)))
+        .collect()
 }
 
 /// The target.

@@ -86,6 +86,20 @@ impl AddressSpace {
         }
     }
 
+    /// The same, but for pages that may have changed on either side since the other was seen.
+    pub fn compare_but(&mut self, maps: &[Vma], unsure: &[Range]) -> Result<(), Mismatch> {
+        if unsure.is_empty() {
+            return self.compare(maps);
+        }
+        self.grow_stacks(maps);
+        let model = without(self.areas.iter().map(|(range, area)| area.segment(range)), unsure);
+        let kernel = without(maps.iter().filter(|vma| is_modelled(vma)).map(Segment::from), unsure);
+        match first_difference(&merged(model.into_iter()), &merged(kernel.into_iter())) {
+            None => Ok(()),
+            Some(mismatch) => Err(mismatch),
+        }
+    }
+
     /// Makes the model what the kernel says, keeping what is known of mappings that it still has.
     pub fn adopt(&mut self, maps: &[Vma]) {
         self.has_unseen = true;
@@ -188,6 +202,22 @@ fn merged(segments: impl Iterator<Item = Segment>) -> Vec<Segment> {
         }
     }
     merged
+}
+
+/// What is left of segments without these pages.
+fn without(segments: impl Iterator<Item = Segment>, pages: &[Range]) -> Vec<Segment> {
+    let mut left: Vec<Segment> = segments.collect();
+    for gone in pages {
+        left = left
+            .into_iter()
+            .flat_map(|one| {
+                let below = Range::new(one.range.start(), one.range.end().min(gone.start()));
+                let above = Range::new(one.range.start().max(gone.end()), one.range.end());
+                [below, above].into_iter().flatten().map(move |range| Segment { range, ..one })
+            })
+            .collect();
+    }
+    left
 }
 
 fn first_difference(model: &[Segment], kernel: &[Segment]) -> Option<Mismatch> {

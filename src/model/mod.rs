@@ -25,7 +25,7 @@ use crate::event::{
 use crate::units::{Addr, NumberMap, Pid, Range, Tid, Time};
 use calls::Caller;
 use mapping::{Born, MappingId};
-use space::AddressSpace;
+use space::{AddressSpace, Break};
 
 slotmap::new_key_type! {
     /// Names an address space; never reused.
@@ -403,6 +403,8 @@ impl Model {
         let mut space = self.new_space(pid, &exec.maps, exec.start_brk);
         space.tasks = 1;
         space.calls = self.calls;
+        // A new program's break is where it starts (fs/binfmt_elf.c, load_elf_binary).
+        space.brk = exec.start_brk.map(|start| Break { start, end: Some(start) });
         let space = self.spaces.insert(space);
         let read_implies_exec = exec.read_implies_exec;
         self.tasks.insert(tid, Task { pid, space, stack: None, anchor: None, last_birth: None, read_implies_exec });

@@ -80,6 +80,23 @@ impl TryFrom<MapsLine> for Vma {
     }
 }
 
+/// What was mapped at `addr`, in one piece: another thread's madvise or mlock may have split it by now.
+pub fn region_at(tid: Tid, addr: Addr) -> Option<Vma> {
+    let mut lines = read(tid).ok()?.into_iter().skip_while(|vma| !vma.range.contains(addr));
+    let mut region = lines.next()?;
+    for next in lines {
+        let goes_on = next.range.start() == region.range.end()
+            && (next.inode, next.device) == (region.inode, region.device)
+            && (next.prot, next.sharing) == (region.prot, region.sharing)
+            && next.offset == region.offset + region.range.bytes();
+        match Range::new(region.range.start(), next.range.end()) {
+            Some(whole) if goes_on => region.range = whole,
+            _ => break,
+        }
+    }
+    Some(region)
+}
+
 /// All lines that can be read; others are passed over.
 pub fn parse(text: &[u8]) -> Box<[Vma]> {
     text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()

@@ -4,9 +4,64 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::event::Vma;
 use crate::sys;
 use crate::units::{Addr, PAGE, Range, Tid};
+
+/// A process's memory, opened once: it can be read for as long as the kernel keeps it, also when the process is gone.
+#[derive(Debug)]
+pub struct HeldMemory {
+    /// What was mapped when that was seen last.
+    maps: Mutex<Arc<[Vma]>>,
+    /// Which of it is in physical memory.
+    pub pages: ResidentPages,
+    mem: File,
+}
+
+impl HeldMemory {
+    /// Opens the present memory of a task. Needs the right to trace.
+    pub fn open(tid: Tid) -> io::Result<HeldMemory> {
+        let (mem, pages) = (File::open(format!("/proc/{tid}/mem"))?, ResidentPages::open(tid)?);
+        Ok(HeldMemory { maps: Mutex::new(super::maps::read(tid)?.into()), pages, mem })
+    }
+
+    /// What was mapped when that was seen last.
+    pub fn maps(&self) -> Arc<[Vma]> {
+        Arc::clone(&self.maps.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// This is mapped by now.
+    pub fn see_maps(&self, maps: Box<[Vma]>) {
+        *self.maps.lock().unwrap_or_else(PoisonError::into_inner) = maps.into();
+    }
+
+    /// What is mapped now, seen through `tid`, or was when that was seen last.
+    pub fn maps_through(&self, tid: Tid) -> Arc<[Vma]> {
+        match super::maps::read(tid) {
+            Ok(maps) if !maps.is_empty() => maps.into(),
+            _ => self.maps(),
+        }
+    }
+
+    /// Fills `buffer` from `addr`, up to where the memory ends; gives how much that was.
+    pub fn read_up_to(&self, addr: Addr, buffer: &mut [u8]) -> usize {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.mem.read_at(&mut buffer[filled..], addr.0 + filled as u64) {
+                Ok(0) | Err(_) => break,
+                Ok(read) => filled += read,
+            }
+        }
+        filled
+    }
+
+    /// Fills `buffer` from `addr`.
+    pub fn read(&self, addr: Addr, buffer: &mut [u8]) -> io::Result<()> {
+        self.mem.read_exact_at(buffer, addr.0)
+    }
+}
 
 /// A process whose pages can be counted: /proc/PID/pagemap. Needs the right to trace.
 #[derive(Debug)]

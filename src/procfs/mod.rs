@@ -34,3 +34,29 @@ fn number(text: &[u8], key: &str) -> Option<u64> {
 fn number_in(path: &str) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
+
+/// Numbers in a list such as `0-3,8`: cpuset(7), "List format".
+pub fn number_list(text: &str) -> Vec<u32> {
+    let mut numbers = Vec::new();
+    for part in text.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        if let (Ok(first), Ok(last)) = (first.parse::<u32>(), last.parse::<u32>()) {
+            numbers.extend(first..=last);
+        }
+    }
+    numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number_list;
+
+    /// Lists of CPUs have single numbers and ranges; what is neither is passed over.
+    #[test]
+    fn lists_of_numbers() {
+        assert_eq!(number_list("0-2,5\n"), [0, 1, 2, 5]);
+        assert_eq!(number_list("7"), [7]);
+        assert_eq!(number_list(""), [0; 0]);
+        assert_eq!(number_list("x,1-y,3"), [3]);
+    }
+}

@@ -2,17 +2,24 @@
 //! business.
 
 pub mod control;
+pub mod perf;
 pub mod ptrace;
+pub mod reconcile;
 pub mod recording;
 pub mod strace_log;
 
+use std::sync::Arc;
+
 use nix::errno::Errno;
+use nix::libc::user_regs_struct;
 use serde::Serialize;
 
 use crate::diagnose::finding::Note;
-use crate::event::{Event, Exit};
+use crate::event::{Event, Exit, Vma};
+use crate::procfs;
+use crate::procfs::memory::HeldMemory;
 use crate::report::Engine;
-use crate::units::{Pid, Tid, Time};
+use crate::units::{Addr, Pid, Range, Tid, Time};
 use control::Control;
 
 /// What a source has to tell next.
@@ -37,6 +44,22 @@ pub enum Follow {
     Memory,
     /// The lives of tasks alone: no system call ever stops.
     Threads,
+}
+
+/// Where a task stood when something happened to it.
+#[derive(Clone, Copy, Debug)]
+pub enum Stand<'a> {
+    /// It is stopped there, and can be asked.
+    Stopped,
+    /// It runs on, but a copy was made.
+    Copied {
+        /// Its registers.
+        registers: &'a user_regs_struct,
+        /// What lay from its stack pointer on.
+        stack: &'a [u8],
+    },
+    /// It runs on, and nobody knows any more.
+    Unknown,
 }
 
 /// Follows live processes.
@@ -74,6 +97,44 @@ pub trait Source {
 
     /// Whether all changes of the task's address space up to the event just told are in the kernel's maps, and no more.
     fn is_settled(&self, tid: Tid) -> bool;
+
+    /// The kernel's maps of a task's address space as of the event just told; none where they may be older or newer.
+    fn maps(&mut self, tid: Tid) -> Option<Box<[Vma]>> {
+        if !self.is_settled(tid) {
+            return None;
+        }
+        procfs::maps::read(tid).ok().filter(|maps| !maps.is_empty())
+    }
+
+    /// Where in these maps calls may have changed something that has not been told.
+    fn unsure(&self, _tid: Tid) -> &[Range] {
+        &[]
+    }
+
+    /// Asks for the kernel's maps of a task's address space among the events, as soon as that can be; false where the
+    /// source does not do that.
+    fn look_later(&mut self, _tid: Tid) -> bool {
+        false
+    }
+
+    /// Where the task of the event just told stood.
+    fn stand(&self) -> Stand<'_> {
+        Stand::Stopped
+    }
+
+    /// The memory of a task's process, where it is held so that it can be read beyond the process's end.
+    fn held(&self, _tid: Tid) -> Option<Arc<HeldMemory>> {
+        None
+    }
+
+    /// Tasks of the address space of `tid` that exist already and have not been told of, each with its thread-local
+    /// storage or its stack's top.
+    fn ahead(&mut self, _tid: Tid) -> Vec<(Tid, Option<Addr>)> {
+        Vec::new()
+    }
+
+    /// Mappings of this size turn out to be used as a program's own stacks: where they come from is of interest.
+    fn expect_stacks(&mut self, _bytes: u64) {}
 
     /// What is to be said in the report of the following itself.
     fn notes(&self) -> Vec<Note> {

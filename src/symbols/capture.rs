@@ -1,13 +1,35 @@
 //! The call stacks of the followed tasks, captured while they are stopped.
 
 use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
 
+use crate::procfs::memory::HeldMemory;
+use crate::source::Stand;
 use crate::sys;
 use crate::units::{Addr, CallStackId, CodeId, Range, Tid};
 
 use super::module::Modules;
 use super::places::{Place, Places};
 use super::unwind::{CodeMap, End, Registers, Stack, TaskMemory, Unwinder};
+
+/// A task that is to be looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Task<'a> {
+    /// Its number.
+    pub tid: Tid,
+    /// Its memory, where that is held beyond its end.
+    pub held: Option<&'a Arc<HeldMemory>>,
+}
+
+impl Task<'_> {
+    fn code_map(self, modules: &mut Modules) -> io::Result<CodeMap> {
+        match self.held {
+            Some(held) => Ok(CodeMap::of(self.tid, &held.maps_through(self.tid), modules)),
+            None => CodeMap::read(self.tid, modules),
+        }
+    }
+}
 
 /// All that was captured, and what is known of the code that it is about.
 #[derive(Debug, Default)]
@@ -35,11 +57,11 @@ struct Space {
 const MOST_ABSENT: usize = 256;
 
 impl CallStacks {
-    /// The call stack of `tid`, a ptrace-stopped task of the address space that goes by the number `space`.
+    /// The call stack of `task`, one of the address space that goes by the number `space`, where it stood.
     ///
     /// None where it cannot be had: the task is gone, or there are too many different stacks.
-    pub fn capture(&mut self, tid: Tid, space: u64) -> Option<CallStackId> {
-        let stack = self.stack(tid, space)?;
+    pub fn capture(&mut self, task: Task<'_>, space: u64, stand: Stand<'_>) -> Option<CallStackId> {
+        let stack = self.stack(task, space, stand)?;
         self.frames.clear();
         for place in stack.places {
             self.frames.push(self.places.place(place)?);
@@ -48,22 +70,34 @@ impl CallStacks {
     }
 
     /// The same as frames, and why there are no more; stored nowhere.
-    pub fn stack(&mut self, tid: Tid, space: u64) -> Option<Stack> {
-        let registers = Registers::of_task(&sys::registers(tid).ok()?);
-        self.memory.begin(tid, registers.sp()?);
-        let stack = self.unwind(tid, space, &registers)?;
+    pub fn stack(&mut self, task: Task<'_>, space: u64, stand: Stand<'_>) -> Option<Stack> {
+        let tid = task.tid;
+        let registers = match stand {
+            Stand::Stopped => {
+                let registers = Registers::of_task(&sys::registers(tid).ok()?);
+                self.memory.begin(tid, registers.sp()?);
+                registers
+            }
+            Stand::Copied { registers, stack } => {
+                let registers = Registers::of_task(registers);
+                self.memory.begin_with(tid, task.held, registers.sp()?, stack);
+                registers
+            }
+            Stand::Unknown => return None,
+        };
+        let stack = self.unwind(task, space, &registers)?;
         match stack.end {
             // What the map does not know may have been mapped since it was read.
-            End::NoCode(pc) if pc.0 != 0 && self.read_anew(tid, space, pc) => self.unwind(tid, space, &registers),
+            End::NoCode(pc) if pc.0 != 0 && self.read_anew(task, space, pc) => self.unwind(task, space, &registers),
             _ => Some(stack),
         }
     }
 
-    /// The place of an address in the code of an address space, of which `tid` is a live task.
-    pub fn locate(&mut self, tid: Tid, space: u64, addr: Addr) -> Option<CodeId> {
-        let mut place = self.place(tid, space, addr);
-        if place.is_none() && self.read_anew(tid, space, addr) {
-            place = self.place(tid, space, addr);
+    /// The place of an address in the code of an address space, of which `task` is one.
+    pub fn locate(&mut self, task: Task<'_>, space: u64, addr: Addr) -> Option<CodeId> {
+        let mut place = self.place(task, space, addr);
+        if place.is_none() && self.read_anew(task, space, addr) {
+            place = self.place(task, space, addr);
         }
         self.places.place(place?)
     }
@@ -80,24 +114,24 @@ impl CallStacks {
         self.spaces.remove(&space);
     }
 
-    fn unwind(&mut self, tid: Tid, space: u64, registers: &Registers) -> Option<Stack> {
+    fn unwind(&mut self, task: Task<'_>, space: u64, registers: &Registers) -> Option<Stack> {
         let CallStacks { modules, unwinder, spaces, memory, .. } = self;
-        let map = &known(spaces, tid, space, modules)?.map;
+        let map = &known(spaces, task, space, modules)?.map;
         Some(unwinder.unwind(registers, memory, map, modules))
     }
 
-    fn place(&mut self, tid: Tid, space: u64, addr: Addr) -> Option<Place> {
-        known(&mut self.spaces, tid, space, &mut self.modules)?.map.locate(addr)
+    fn place(&mut self, task: Task<'_>, space: u64, addr: Addr) -> Option<Place> {
+        known(&mut self.spaces, task, space, &mut self.modules)?.map.locate(addr)
     }
 
     /// Reads the map of code once more because it has nothing at `wanted`; says whether that is worth another try.
-    fn read_anew(&mut self, tid: Tid, space: u64, wanted: Addr) -> bool {
+    fn read_anew(&mut self, task: Task<'_>, space: u64, wanted: Addr) -> bool {
         let CallStacks { modules, spaces, .. } = self;
-        let Some(of_space) = known(spaces, tid, space, modules) else { return false };
+        let Some(of_space) = known(spaces, task, space, modules) else { return false };
         if of_space.absent.len() >= MOST_ABSENT || of_space.absent.contains(&wanted) {
             return false;
         }
-        let Ok(map) = CodeMap::read(tid, modules) else { return false };
+        let Ok(map) = task.code_map(modules) else { return false };
         let found = map.locate(wanted).is_some();
         of_space.map = map;
         if !found {
@@ -109,13 +143,13 @@ impl CallStacks {
 
 fn known<'a>(
     spaces: &'a mut HashMap<u64, Space>,
-    tid: Tid,
+    task: Task<'_>,
     space: u64,
     modules: &mut Modules,
 ) -> Option<&'a mut Space> {
     use std::collections::hash_map::Entry;
     Some(match spaces.entry(space) {
         Entry::Occupied(known) => known.into_mut(),
-        Entry::Vacant(unknown) => unknown.insert(Space { map: CodeMap::read(tid, modules).ok()?, absent: Vec::new() }),
+        Entry::Vacant(unknown) => unknown.insert(Space { map: task.code_map(modules).ok()?, absent: Vec::new() }),
     })
 }

@@ -20,10 +20,10 @@ use crate::report::draft::Places;
 use crate::report::{Engine, Memory};
 use crate::source::control::Control;
 use crate::source::{Next, Source};
-use crate::symbols::capture::CallStacks;
+use crate::symbols::capture::{CallStacks, Task};
 use crate::sys;
-use crate::threadlib::{Libraries, Unavailable};
-use crate::units::{Addr, Pid, Tid, page_up};
+use crate::threadlib::{Libraries, Reader, Unavailable, are_settled};
+use crate::units::{Addr, Pid, Range, Tid, page_up};
 
 /// How long the terminal's wish to stop the job is remembered, until the program has done so.
 const SUSPEND_WITHIN: Duration = Duration::from_millis(500);
@@ -93,18 +93,22 @@ impl<S: Source> Target for Live<S> {
     }
 
     fn annotate(&mut self, event: &mut Event, model: &Model) {
-        self.origins.annotate(event, model, &mut self.libraries);
+        let (stand, held) = (self.source.stand(), self.source.held(event.tid));
+        self.origins.annotate(event, model, &mut self.libraries, stand, held.as_ref());
     }
 
     fn learn(&mut self, event: &Event, model: &Model) {
-        self.origins.learn(event, model);
+        if let Some(bytes) = self.origins.learn(event, model) {
+            self.source.expect_stacks(bytes);
+        }
     }
 
     fn stack_region(&mut self, event: &Event, args: &CloneArgs, model: &Model) -> Option<StackRegion> {
         let space = model.space_of(event.tid)?;
         let (below, line) = procfs::maps::around(event.tid, Addr(args.stack_top()?.0.checked_sub(1)?))?;
         let has_descriptor = args.flags & clone::SETTLS != 0;
-        let block = has_descriptor.then(|| self.libraries.stack_of(space, event.tid, args.tls)).flatten();
+        let reader = Reader { tid: event.tid, held: None };
+        let block = has_descriptor.then(|| self.libraries.stack_of(space, reader, args.tls)).flatten();
         Some(StackRegion { line, below, block })
     }
 
@@ -124,10 +128,15 @@ impl<S: Source> Target for Live<S> {
     }
 
     fn maps(&mut self, tid: Tid) -> Option<Box<[Vma]>> {
-        if !self.source.is_settled(tid) {
-            return None;
-        }
-        procfs::maps::read(tid).ok().filter(|maps| !maps.is_empty())
+        self.source.maps(tid)
+    }
+
+    fn unsure(&mut self, tid: Tid) -> Vec<Range> {
+        self.source.unsure(tid).to_vec()
+    }
+
+    fn look_later(&mut self, tid: Tid) -> bool {
+        self.source.look_later(tid)
     }
 
     fn library(&mut self, model: &Model, space: SpaceId, tid: Tid) -> Option<Result<Library, Unavailable>> {
@@ -135,14 +144,30 @@ impl<S: Source> Target for Live<S> {
             // Other code may have been mapped since it was looked at.
             self.origins.forget(space);
         }
-        Some(self.libraries.lists(model, space, tid)?.map(|lists| {
-            let functions = self.origins.functions(space, tid, &lists);
+        let held = self.source.held(tid);
+        let reader = Reader { tid, held: held.as_deref() };
+        let lists = self.libraries.lists(model, space, reader)?;
+        // Read after the lists: whoever came on them since is among these.
+        let ahead = self.source.ahead(tid);
+        let tasks = || model.tasks_of(space).map(|(tid, task)| (tid, task.anchor));
+        Some(lists.map(|mut lists| {
+            lists.settled = ahead.is_empty() && are_settled(tasks().map(|(tid, _)| tid));
+            lists.find_tasks(tasks().chain(ahead));
+            let functions = self.origins.functions(space, Task { tid, held: held.as_ref() }, &lists);
             Library { lists, functions }
         }))
     }
 
     fn resident(&mut self, tid: Tid, findings: &[Finding]) -> Option<Vec<u64>> {
-        let pages = ResidentPages::open(tid).ok()?;
+        let (own, held);
+        held = self.source.held(tid);
+        let pages = match held.as_deref() {
+            Some(held) => &held.pages,
+            None => {
+                own = ResidentPages::open(tid).ok()?;
+                &own
+            }
+        };
         let of_finding = |finding: &Finding| {
             let pieces = finding.members.iter().flat_map(|member| &member.pieces);
             pieces.map(|piece| pages.count(*piece).ok()).sum()

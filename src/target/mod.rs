@@ -20,7 +20,7 @@ use crate::report::{Engine, Memory};
 use crate::source::control::Control;
 use crate::symbols::capture::CallStacks;
 use crate::threadlib::{ThreadLists, Unavailable};
-use crate::units::{Addr, CodeId, Pid, Tid, Time};
+use crate::units::{Addr, CodeId, Pid, Range, Tid, Time};
 
 /// What is told next.
 #[derive(Debug)]
@@ -71,6 +71,17 @@ pub trait Target {
 
     /// The kernel's maps of a task's address space, if no change is under way that has not been told.
     fn maps(&mut self, tid: Tid) -> Option<Box<[Vma]>>;
+
+    /// Where in the maps just given calls may have changed something that has not been told.
+    fn unsure(&mut self, _tid: Tid) -> Vec<Range> {
+        Vec::new()
+    }
+
+    /// Asks for the kernel's maps of a task's address space among the events, as soon as that can be; false where that
+    /// is not to be had.
+    fn look_later(&mut self, _tid: Tid) -> bool {
+        false
+    }
 
     /// What the thread library says of its stacks, seen through a live task; none where it could not tell anything.
     fn library(&mut self, model: &Model, space: SpaceId, tid: Tid) -> Option<Result<Library, Unavailable>>;

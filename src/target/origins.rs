@@ -1,18 +1,22 @@
 //! Where in the program things come from: captured while the task stands still.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use nix::libc::user_regs_struct;
 use slotmap::Key;
 
 use crate::abi::{clone, map};
 use crate::event::{Birth, Call, CloneArgs, CloneCall, Event, EventKind, Prot};
 use crate::model::mapping::Maker;
 use crate::model::{Calls, Model, SpaceId};
-use crate::symbols::capture::CallStacks;
+use crate::procfs::memory::HeldMemory;
+use crate::source::Stand;
+use crate::symbols::capture::{CallStacks, Task};
 use crate::symbols::names::perf_map::Writer;
 use crate::sys;
-use crate::threadlib::{Libraries, ThreadLists};
-use crate::units::{Addr, CodeId, Pid, Range, Tid};
+use crate::threadlib::{Libraries, Memory, Reader, ThreadLists};
+use crate::units::{Addr, CodeId, Pid, Range};
 
 /// Captures call stacks and functions of followed tasks.
 #[derive(Debug, Default)]
@@ -26,23 +30,37 @@ impl Origins {
     /// Fills in where the event's task stands, and what a new task is made to run, where that is worth knowing.
     ///
     /// The task must be stopped where the event happened, and the model not know of the event yet.
-    pub fn annotate(&mut self, event: &mut Event, model: &Model, libraries: &mut Libraries) {
+    pub fn annotate(
+        &mut self,
+        event: &mut Event,
+        model: &Model,
+        libraries: &mut Libraries,
+        stand: Stand<'_>,
+        held: Option<&Arc<HeldMemory>>,
+    ) {
         let Some(space) = model.space_of(event.tid) else { return };
+        let task = Task { tid: event.tid, held };
         match &mut event.kind {
             EventKind::Born(birth) if birth.args.shares_memory() && birth.args.flags & clone::VFORK == 0 => {
                 if model.calls() == Calls::Untold {
                     // Other code may have been mapped since.
                     self.stacks.forget(key(space));
                 }
-                event.call_stack = self.stacks.capture(event.tid, key(space));
-                birth.function = self.function(event.tid, space, birth, libraries);
+                event.call_stack = self.stacks.capture(task, key(space), stand);
+                birth.function = match stand {
+                    Stand::Stopped => self.function(task, space, birth, libraries),
+                    Stand::Copied { registers, .. } => {
+                        self.function_of_running(task, space, birth, libraries, registers)
+                    }
+                    Stand::Unknown => None,
+                };
             }
             EventKind::Syscall(syscall) => {
                 let Ok(result) = syscall.result else { return };
                 if let Some(bytes) = bytes_of_possible_stack(&syscall.call)
-                    && self.curiosity.wants(bytes)
+                    && (matches!(stand, Stand::Copied { .. }) || self.curiosity.wants(bytes))
                 {
-                    event.call_stack = self.stacks.capture(event.tid, key(space));
+                    event.call_stack = self.stacks.capture(task, key(space), stand);
                 }
                 if let Some(changed) = changed_code(&syscall.call, result) {
                     self.stacks.code_changed(key(space), changed);
@@ -52,23 +70,25 @@ impl Origins {
         }
     }
 
-    /// Takes notice of what the event has turned out to mean.
-    pub fn learn(&mut self, event: &Event, model: &Model) {
-        let EventKind::Born(birth) = &event.kind else { return };
-        let Some(task) = model.task(birth.child) else { return };
-        let mapping = task.stack.and_then(|stack| model.space(task.space)?.mappings.get(stack));
-        if let Some(mapping) = mapping.filter(|one| one.stack.as_deref().is_some_and(|of| of.maker == Maker::Program)) {
-            self.curiosity.expect(mapping.made_bytes);
-        }
+    /// Takes notice of what the event has turned out to mean. Gives the size of mappings that the program uses for its own
+    /// stacks, where it has shown one.
+    pub fn learn(&mut self, event: &Event, model: &Model) -> Option<u64> {
+        let EventKind::Born(birth) = &event.kind else { return None };
+        let task = model.task(birth.child)?;
+        let mapping = task.stack.and_then(|stack| model.space(task.space)?.mappings.get(stack))?;
+        let stack = mapping.stack.as_deref().filter(|stack| stack.maker == Maker::Program);
+        stack?;
+        self.curiosity.expect(mapping.made_bytes);
+        Some(mapping.made_bytes)
     }
 
     /// The places of the functions that the thread library's lists name.
-    pub fn functions(&mut self, space: SpaceId, tid: Tid, lists: &ThreadLists) -> HashMap<Addr, CodeId> {
+    pub fn functions(&mut self, space: SpaceId, task: Task<'_>, lists: &ThreadLists) -> HashMap<Addr, CodeId> {
         let mut functions = HashMap::new();
         for thread in &lists.threads {
             let routine = thread.start_routine;
             if routine.0 != 0 && !functions.contains_key(&routine) {
-                functions.extend(self.stacks.locate(tid, key(space), routine).map(|place| (routine, place)));
+                functions.extend(self.stacks.locate(task, key(space), routine).map(|place| (routine, place)));
             }
         }
         functions
@@ -104,17 +124,17 @@ impl Origins {
     /// function there (sysdeps/unix/sysv/linux/x86_64/clone.S, i386/clone.S), musl its argument, with the function in
     /// a register (src/thread/x86_64/clone.s); for pthread_create the argument begins with the function that the
     /// program gave (src/thread/pthread_create.c, struct start_args).
-    fn function(&mut self, tid: Tid, space: SpaceId, birth: &Birth, libraries: &mut Libraries) -> Option<CodeId> {
-        let args = &birth.args;
+    fn function(&mut self, task: Task<'_>, space: SpaceId, birth: &Birth, libraries: &mut Libraries) -> Option<CodeId> {
+        let (args, reader) = (&birth.args, reader_of(task));
         if args.flags & clone::SETTLS != 0
-            && let Some(routine) = libraries.start_routine(space, tid, args.tls)
-            && let Some(place) = self.stacks.locate(tid, key(space), routine)
+            && let Some(routine) = libraries.start_routine(space, reader, args.tls)
+            && let Some(place) = self.stacks.locate(task, key(space), routine)
         {
             return Some(place);
         }
         let (CloneCall::Clone, Some(top)) = (args.call, args.stack_top()) else { return None };
-        let registers = sys::registers(tid).ok()?;
-        let caller = Caller { tid, space, word: if registers.cs == CODE_SEGMENT_I386 { 4 } else { 8 } };
+        let registers = sys::registers(task.tid).ok()?;
+        let caller = Caller { task, space, word: if registers.cs == CODE_SEGMENT_I386 { 4 } else { 8 } };
         if caller.word == 4 {
             return self.code_at(caller, top.checked_add(8)?);
         }
@@ -122,8 +142,35 @@ impl Origins {
         by_glibc.or_else(|| self.function_by_musl(caller, args, top, Addr(registers.r9)))
     }
 
-    fn function_by_musl(&mut self, caller: Caller, args: &CloneArgs, top: Addr, function: Addr) -> Option<CodeId> {
-        let function = self.stacks.locate(caller.tid, key(caller.space), function)?;
+    /// The same of a task that has run meanwhile, created by one that stood with these `registers`.
+    ///
+    /// The descriptor keeps the function for as long as the thread has it, and shows by its number that it does. Of what
+    /// clone(3) was given only musl's arguments are still there: the word that lay on the stack has been taken from it, but
+    /// points right above itself (src/thread/x86_64/clone.s, pthread_create.c).
+    fn function_of_running(
+        &mut self,
+        task: Task<'_>,
+        space: SpaceId,
+        birth: &Birth,
+        libraries: &mut Libraries,
+        registers: &user_regs_struct,
+    ) -> Option<CodeId> {
+        let (args, reader) = (&birth.args, reader_of(task));
+        if args.flags & clone::SETTLS != 0 && libraries.number(space, reader, args.tls) == Some(birth.child) {
+            let routine = libraries.start_routine(space, reader, args.tls)?;
+            return self.stacks.locate(task, key(space), routine);
+        }
+        let (CloneCall::Clone, Some(top)) = (args.call, args.stack_top()) else { return None };
+        let caller = Caller { task, space, word: 8 };
+        let function = self.stacks.locate(caller.task, key(space), Addr(registers.r9))?;
+        if args.flags & clone::SETTLS == 0 {
+            return Some(function);
+        }
+        [8, 16].into_iter().find_map(|above| self.code_at(caller, top.checked_add(above)?))
+    }
+
+    fn function_by_musl(&mut self, caller: Caller<'_>, args: &CloneArgs, top: Addr, function: Addr) -> Option<CodeId> {
+        let function = self.stacks.locate(caller.task, key(caller.space), function)?;
         if args.flags & clone::SETTLS == 0 {
             return Some(function);
         }
@@ -132,9 +179,9 @@ impl Origins {
     }
 
     /// The place of the code that a word of the target's memory points to.
-    fn code_at(&mut self, caller: Caller, at: Addr) -> Option<CodeId> {
+    fn code_at(&mut self, caller: Caller<'_>, at: Addr) -> Option<CodeId> {
         let code = caller.word_at(at)?;
-        self.stacks.locate(caller.tid, key(caller.space), code)
+        self.stacks.locate(caller.task, key(caller.space), code)
     }
 }
 
@@ -143,19 +190,23 @@ const CODE_SEGMENT_I386: u64 = 0x23;
 
 /// A stopped task, in the middle of clone.
 #[derive(Clone, Copy)]
-struct Caller {
-    tid: Tid,
+struct Caller<'a> {
+    task: Task<'a>,
     space: SpaceId,
     /// Bytes in a pointer.
     word: usize,
 }
 
-impl Caller {
+impl Caller<'_> {
     fn word_at(self, at: Addr) -> Option<Addr> {
         let mut bytes = [0; 8];
-        sys::read_memory(self.tid, at, &mut bytes[..self.word]).ok()?;
+        Memory::read(&reader_of(self.task), at, &mut bytes[..self.word]).ok()?;
         Some(Addr(u64::from_ne_bytes(bytes)))
     }
+}
+
+fn reader_of(task: Task<'_>) -> Reader<'_> {
+    Reader { tid: task.tid, held: task.held.map(Arc::as_ref) }
 }
 
 fn key(space: SpaceId) -> u64 {

@@ -85,13 +85,12 @@ const WANTED: &[&str] = &[
 ///
 /// # Errors
 /// Why it has none that can be read.
-pub fn locate(tid: Tid, maps: &[Vma]) -> Result<Located, Unavailable> {
-    let memory = super::TaskMemory(tid);
+pub fn locate(tid: Tid, maps: &[Vma], memory: &dyn Memory) -> Result<Located, Unavailable> {
     if let Some(libpthread) = first_of(maps, |name| is_library(name, "libpthread")) {
         let symbols = MappedSymbols::read(tid, libpthread, WANTED)?;
         // From 2.34 on it is an empty shell.
         if symbols.address(PTHREAD_LIST).is_ok() {
-            return located(&memory, &symbols, named_heads(&symbols)?);
+            return located(memory, &symbols, named_heads(&symbols)?);
         }
     }
     if let Some(libc) = first_of(maps, |name| is_library(name, "libc")) {
@@ -99,16 +98,16 @@ pub fn locate(tid: Tid, maps: &[Vma]) -> Result<Located, Unavailable> {
         let loader = first_of(maps, |name| is_library(name, "ld")).ok_or(Unavailable::NoGlibc)?;
         let loader = MappedSymbols::read(tid, loader, WANTED)?;
         let global = loader.address(RTLD_GLOBAL)?;
-        let offset = |symbol| field(&memory, &symbols, symbol);
+        let offset = |symbol| field(memory, &symbols, symbol);
         let used = at(global, offset(RTLD_STACK_USED)?);
         let user = at(global, offset(RTLD_STACK_USER)?);
         // Not exported, but right behind (struct rtld_global: GL(dl_stack_cache) follows GL(dl_stack_user)).
         let cache = at(user, 2 * symbols.word as u64);
-        return located(&memory, &symbols, [(List::Used, used), (List::User, user), (List::Cached, cache)]);
+        return located(memory, &symbols, [(List::Used, used), (List::User, user), (List::Cached, cache)]);
     }
     let program = first_of(maps, |name| name.starts_with(b"/")).ok_or(Unavailable::NoGlibc)?;
     let symbols = MappedSymbols::read(tid, program, WANTED)?;
-    named_heads(&symbols).and_then(|heads| located(&memory, &symbols, heads)).map_err(|_| Unavailable::NoGlibc)
+    named_heads(&symbols).and_then(|heads| located(memory, &symbols, heads)).map_err(|_| Unavailable::NoGlibc)
 }
 
 /// The first mapping of a file whose name satisfies `is_it`: that with the ELF header.
@@ -233,6 +232,13 @@ impl Located {
         let mut bytes = vec![0u8; self.size];
         let (thread, _) = self.thread(memory, List::Used, at(descriptor, self.node), &mut bytes).ok()?;
         Some(thread.stack?.range)
+    }
+
+    /// The number of the thread that has this descriptor.
+    pub fn number_of(&self, memory: &dyn Memory, descriptor: Addr) -> Option<Tid> {
+        let mut number = [0u8; 4];
+        memory.read(at(descriptor, self.tid as u64), &mut number).ok()?;
+        Some(Tid(i32::from_ne_bytes(number)))
     }
 
     /// Both pointers of a node: next and previous.

@@ -1,16 +1,18 @@
 //! The thread libraries of the followed processes: found once for each address space, asked when there is a question.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::glibc::{self, Located};
 use super::musl;
-use super::{TaskMemory, ThreadLists, Unavailable};
+use super::{Memory, TaskMemory, ThreadLists, Unavailable};
 use crate::abi::clone;
+use crate::event::Vma;
 use crate::model::mapping::{Maker, Mapping};
 use crate::model::space::AddressSpace;
 use crate::model::{Calls, Model, SpaceId};
 use crate::procfs;
-use crate::procfs::memory::ResidentPages;
+use crate::procfs::memory::{HeldMemory, ResidentPages};
 use crate::procfs::task::blocked_in;
 use crate::units::{Addr, Range, Tid};
 
@@ -21,46 +23,48 @@ pub struct Libraries {
 }
 
 impl Libraries {
-    /// The lists as they are now, read through a live task; none where they could not tell anything.
-    pub fn lists(&mut self, model: &Model, id: SpaceId, tid: Tid) -> Option<Result<ThreadLists, Unavailable>> {
+    /// The lists as they are now; none where they could not tell anything.
+    ///
+    /// Whether a listed thread lives is for [`ThreadLists::find_tasks`] to find out.
+    pub fn lists(
+        &mut self,
+        model: &Model,
+        id: SpaceId,
+        reader: Reader<'_>,
+    ) -> Option<Result<ThreadLists, Unavailable>> {
         if !has_question(model.space(id)?) {
             return None;
         }
-        let memory = TaskMemory(tid);
         let anchors = || model.tasks_of(id).filter_map(|(_, task)| task.anchor);
-        let mut lists = match self.glibc(id, tid) {
-            Ok(located) => located.read(&memory),
-            Err(_) if anchors().chain(ended(model.space(id)?)).any(|thread| musl::is_here(&memory, thread)) => {
-                Ok(read_musl(tid, anchors()))
+        Some(match self.glibc(id, reader) {
+            Ok(located) => located.read(&reader),
+            Err(_) if anchors().chain(ended(model.space(id)?)).any(|thread| musl::is_here(&reader, thread)) => {
+                Ok(read_musl(reader, anchors()))
             }
             Err(why) => Err(why.clone()),
-        };
-        if let Ok(lists) = &mut lists {
-            lists.find_tasks(model.tasks_of(id).map(|(tid, task)| (tid, task.anchor)));
-            lists.settled = are_settled(model.tasks_of(id).map(|(tid, _)| tid));
-        }
-        Some(lists)
+        })
     }
 
     /// The function of the thread that has this descriptor, as glibc's pthread_create was given it.
-    pub fn start_routine(&mut self, id: SpaceId, tid: Tid, descriptor: Addr) -> Option<Addr> {
-        self.glibc(id, tid).as_ref().ok()?.start_routine_of(&TaskMemory(tid), descriptor)
+    pub fn start_routine(&mut self, id: SpaceId, reader: Reader<'_>, descriptor: Addr) -> Option<Addr> {
+        self.glibc(id, reader).as_ref().ok()?.start_routine_of(&reader, descriptor)
     }
 
     /// The bounds of the stack that the thread with this descriptor, which is about to be created, has been given.
-    pub fn stack_of(&mut self, id: SpaceId, tid: Tid, descriptor: Addr) -> Option<Range> {
-        let memory = TaskMemory(tid);
-        match self.glibc(id, tid) {
-            Ok(located) => located.stack_of(&memory, descriptor),
-            Err(_) => musl::stack_of(&memory, descriptor),
+    pub fn stack_of(&mut self, id: SpaceId, reader: Reader<'_>, descriptor: Addr) -> Option<Range> {
+        match self.glibc(id, reader) {
+            Ok(located) => located.stack_of(&reader, descriptor),
+            Err(_) => musl::stack_of(&reader, descriptor),
         }
     }
 
-    fn glibc(&mut self, id: SpaceId, tid: Tid) -> &Result<Located, Unavailable> {
-        self.glibc.entry(id).or_insert_with(|| {
-            let maps = procfs::maps::read(tid).unwrap_or_default();
-            glibc::locate(tid, &maps)
-        })
+    /// The number in this descriptor: while the thread lives, its own in its PID namespace.
+    pub fn number(&mut self, id: SpaceId, reader: Reader<'_>, descriptor: Addr) -> Option<Tid> {
+        self.glibc(id, reader).as_ref().ok()?.number_of(&reader, descriptor)
+    }
+
+    fn glibc(&mut self, id: SpaceId, reader: Reader<'_>) -> &Result<Located, Unavailable> {
+        self.glibc.entry(id).or_insert_with(|| glibc::locate(reader.tid, &reader.maps(), &reader))
     }
 
     /// The address space is over.
@@ -80,16 +84,44 @@ fn ended(space: &AddressSpace) -> impl Iterator<Item = Addr> {
     space.mappings.values().filter_map(tls).take(MOST)
 }
 
-fn read_musl(tid: Tid, live: impl Iterator<Item = Addr>) -> ThreadLists {
-    let maps = procfs::maps::read(tid).unwrap_or_default();
-    let pages = ResidentPages::open(tid).ok();
-    let touched = |range| pages.as_ref().and_then(|pages| pages.touched(range).ok()).unwrap_or_default();
-    musl::read(&TaskMemory(tid), &maps, live, touched)
+/// How the memory of a process is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a> {
+    /// Through this task, if it lives.
+    pub tid: Tid,
+    /// As it is held, whether anything lives or not.
+    pub held: Option<&'a HeldMemory>,
+}
+
+impl Reader<'_> {
+    /// What is mapped, or was when it was last seen.
+    fn maps(&self) -> Arc<[Vma]> {
+        match self.held {
+            Some(held) => held.maps_through(self.tid),
+            None => procfs::maps::read(self.tid).unwrap_or_default().into(),
+        }
+    }
+}
+
+impl Memory for Reader<'_> {
+    fn read(&self, addr: Addr, buffer: &mut [u8]) -> Result<(), Unavailable> {
+        match self.held {
+            Some(held) => Memory::read(held, addr, buffer),
+            None => TaskMemory(self.tid).read(addr, buffer),
+        }
+    }
+}
+
+fn read_musl(reader: Reader<'_>, live: impl Iterator<Item = Addr>) -> ThreadLists {
+    let own = ResidentPages::open(reader.tid).ok();
+    let pages = reader.held.map(|held| &held.pages).or(own.as_ref());
+    let touched = |range| pages.and_then(|pages| pages.touched(range).ok()).unwrap_or_default();
+    musl::read(&reader, &reader.maps(), live, touched)
 }
 
 /// Whether the lists, just read, can have shown no stack halfway: all tasks are blocked in calls, and none in munmap, of
 /// which each stops for us, so that whoever had taken a stack from a list would still run or be there.
-fn are_settled(mut tasks: impl Iterator<Item = Tid>) -> bool {
+pub fn are_settled(mut tasks: impl Iterator<Item = Tid>) -> bool {
     /// With more tasks the question costs more than its answer is worth.
     const MOST: usize = 64;
     /// munmap of x86-64 and of i386.

@@ -8,7 +8,7 @@ pub mod glibc;
 mod libraries;
 pub mod musl;
 
-pub use libraries::Libraries;
+pub use libraries::{Libraries, Reader, are_settled};
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::event::{LibraryStack, ThreadLibrary};
+use crate::procfs::memory::HeldMemory;
 use crate::sys;
 use crate::units::{Addr, Range, Tid};
 
@@ -171,6 +172,12 @@ pub struct TaskMemory(pub Tid);
 impl Memory for TaskMemory {
     fn read(&self, addr: Addr, buffer: &mut [u8]) -> Result<(), Unavailable> {
         sys::read_memory(self.0, addr, buffer).map_err(|_| Unavailable::NoMemory)
+    }
+}
+
+impl Memory for HeldMemory {
+    fn read(&self, addr: Addr, buffer: &mut [u8]) -> Result<(), Unavailable> {
+        HeldMemory::read(self, addr, buffer).map_err(|_| Unavailable::NoMemory)
     }
 }
 

@@ -124,21 +124,30 @@ pub struct Attaching {
     seen: HashMap<Tid, AttachedTask>,
 }
 
+/// What /proc says of a process that can be followed, whoever does it.
+///
+/// # Errors
+/// Why there is nothing to be followed.
+pub fn followable(pid: Pid) -> Result<task::TaskStatus, AttachError> {
+    let status = task::status(pid.into()).map_err(|_| AttachError::NoSuchProcess(pid))?;
+    if status.pid != pid {
+        return Err(AttachError::IsThread { tid: pid.into(), pid: status.pid });
+    }
+    if status.state == 'Z' && task::threads(pid).is_ok_and(|threads| threads.len() <= 1) {
+        return Err(AttachError::Zombie(pid));
+    }
+    if std::process::id() == pid.0 as u32 {
+        return Err(AttachError::Itself(pid));
+    }
+    Ok(status)
+}
+
 impl Ptrace {
     /// Attaches to all tasks that share the address space of process `pid`.
     ///
     /// The first event will be [`EventKind::Attached`], once all of them have been stopped once.
     pub fn attach(pid: Pid, follow: Follow) -> Result<Ptrace, AttachError> {
-        let status = task::status(pid.into()).map_err(|_| AttachError::NoSuchProcess(pid))?;
-        if status.pid != pid {
-            return Err(AttachError::IsThread { tid: pid.into(), pid: status.pid });
-        }
-        if status.state == 'Z' && task::threads(pid).is_ok_and(|threads| threads.len() <= 1) {
-            return Err(AttachError::Zombie(pid));
-        }
-        if std::process::id() == pid.0 as u32 {
-            return Err(AttachError::Itself(pid));
-        }
+        let status = followable(pid)?;
         let attaching = Attaching { began: Instant::now(), waiting: HashSet::new(), seen: HashMap::new() };
         let mut source = Ptrace::new(pid, false, follow, Phase::Attaching(attaching));
         let gate = source.new_gate();
@@ -414,7 +423,7 @@ fn sleeps_harmlessly(tid: Tid) -> bool {
 }
 
 /// Finds out why the kernel refused, as a person would.
-fn explain(pid: Pid, status: task::TaskStatus, errno: Errno) -> AttachError {
+pub(in crate::source) fn explain(pid: Pid, status: task::TaskStatus, errno: Errno) -> AttachError {
     if errno != Errno::EPERM {
         return AttachError::Other { pid, errno };
     }

@@ -3,10 +3,10 @@
 use super::decode::{self, Abi, Followed};
 use super::{After, Inside, Phase, Ptrace, gone};
 use crate::abi::clone::UNTRACED;
-use crate::event::{Call, EventKind, ExitScope, Exiting, Syscall, Vma};
+use crate::event::{Call, EventKind, ExitScope, Exiting, Syscall};
 use crate::procfs;
 use crate::sys::{self, SyscallStop};
-use crate::units::{Addr, Range, Tid};
+use crate::units::{Addr, Tid};
 
 impl Ptrace {
     pub(super) fn syscall_stop(&mut self, tid: Tid) {
@@ -107,7 +107,7 @@ impl Ptrace {
                 Some(at) => decode::stored_address(tid, abi, at),
                 None => Some(Addr(returned)),
             };
-            mapped = addr.and_then(|addr| region_at(tid, addr));
+            mapped = addr.and_then(|addr| procfs::maps::region_at(tid, addr));
             if let (Some(addr), Call::Shmat { .. }) = (addr, decoded.call) {
                 result = Ok(addr.0);
             }
@@ -147,21 +147,4 @@ fn change_clone_flags(tid: Tid, abi: Abi, followed: Followed, change: impl Fn(u6
     }
     let flags = u64::from_ne_bytes(flags);
     flags != change(flags) && sys::write_word(tid, at, change(flags)).is_ok()
-}
-
-/// What was mapped at `addr`, in one piece: another thread's madvise or mlock may have split it by now.
-fn region_at(tid: Tid, addr: Addr) -> Option<Vma> {
-    let mut lines = procfs::maps::read(tid).ok()?.into_iter().skip_while(|vma| !vma.range.contains(addr));
-    let mut region = lines.next()?;
-    for next in lines {
-        let goes_on = next.range.start() == region.range.end()
-            && (next.inode, next.device) == (region.inode, region.device)
-            && (next.prot, next.sharing) == (region.prot, region.sharing)
-            && next.offset == region.offset + region.range.bytes();
-        match Range::new(region.range.start(), next.range.end()) {
-            Some(whole) if goes_on => region.range = whole,
-            _ => break,
-        }
-    }
-    Some(region)
 }

@@ -250,22 +250,8 @@ fn clone_args(tid: Tid, abi: Abi, followed: Followed, arguments: [u64; 6]) -> Op
             let mut bytes = [0u8; 64];
             let size = usize::try_from(arguments[1]).ok()?.min(bytes.len());
             sys::read_memory(tid, Addr(arguments[0]), &mut bytes[..size]).ok()?;
-            let word = |index: usize| {
-                let mut word = [0u8; 8];
-                word.copy_from_slice(&bytes[8 * index..8 * index + 8]);
-                u64::from_ne_bytes(word)
-            };
-            let flags = word(0);
-            CloneArgs {
-                call: CloneCall::Clone3,
-                flags,
-                exit_signal: word(4) as u32,
-                stack: Addr(word(5)),
-                stack_size: word(6),
-                tls: tls(tid, abi, flags, word(7)),
-                parent_tid: Addr(word(3)),
-                child_tid: Addr(word(2)),
-            }
+            let args = clone3_args(&bytes);
+            CloneArgs { tls: tls(tid, abi, args.flags, args.tls.0), ..args }
         }
         Followed::Clone => {
             let [flags, stack, parent_tid, fourth, fifth, _] = arguments;
@@ -288,6 +274,25 @@ fn clone_args(tid: Tid, abi: Abi, followed: Followed, arguments: [u64; 6]) -> Op
         Followed::Vfork => CloneArgs { call: CloneCall::Vfork, flags: clone::VM | clone::VFORK, ..none },
         _ => none,
     })
+}
+
+/// What `struct clone_args` of clone(2) says, as far as the caller had it; zeroes behind.
+pub fn clone3_args(bytes: &[u8; 64]) -> CloneArgs {
+    let word = |index: usize| {
+        let mut word = [0u8; 8];
+        word.copy_from_slice(&bytes[8 * index..8 * index + 8]);
+        u64::from_ne_bytes(word)
+    };
+    CloneArgs {
+        call: CloneCall::Clone3,
+        flags: word(0),
+        exit_signal: word(4) as u32,
+        stack: Addr(word(5)),
+        stack_size: word(6),
+        tls: Addr(word(7)),
+        parent_tid: Addr(word(3)),
+        child_tid: Addr(word(2)),
+    }
 }
 
 /// The base of thread-local storage. i386 passes a descriptor in memory (set_thread_area(2)), its base the second word.

@@ -20,7 +20,7 @@ use crate::symbols::module::Identified;
 use crate::symbols::places::Place;
 use crate::target::{Library, Process, Standing};
 use crate::threadlib::Unavailable;
-use crate::units::{CallStackId, CodeId, Pid, Tid};
+use crate::units::{CallStackId, CodeId, Pid, Range, Tid};
 
 /// What a recording begins with.
 pub const MAGIC: &[u8; 18] = b"vmtrace recording\n";
@@ -101,6 +101,8 @@ pub enum Told<'a> {
 #[allow(missing_docs)] // the questions of `Target`
 pub enum Answer<'a> {
     Maps(Option<Changed<'a>>),
+    Unsure(Cow<'a, [Range]>),
+    LooksLater(bool),
     Library(Option<Result<Cow<'a, Library>, Unavailable>>),
     Resident(Option<Cow<'a, [u64]>>),
     Process(Process),

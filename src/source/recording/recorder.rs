@@ -15,7 +15,7 @@ use crate::source::control::Control;
 use crate::symbols::capture::CallStacks;
 use crate::target::{Library, Process, Standing, Target, Told};
 use crate::threadlib::Unavailable;
-use crate::units::{Addr, Pid, Tid, Time};
+use crate::units::{Addr, Pid, Range, Tid, Time};
 
 /// A target that is recorded.
 pub struct Recorder<'a> {
@@ -108,6 +108,18 @@ impl Target for Recorder<'_> {
         self.answered(Answer::Maps(maps.as_deref().map(|maps| Changed::between(&before, maps))));
         self.maps = maps.clone().unwrap_or(before);
         maps
+    }
+
+    fn unsure(&mut self, tid: Tid) -> Vec<Range> {
+        let unsure = self.target.unsure(tid);
+        self.answered(Answer::Unsure(Cow::Borrowed(&unsure)));
+        unsure
+    }
+
+    fn look_later(&mut self, tid: Tid) -> bool {
+        let looks = self.target.look_later(tid);
+        self.answered(Answer::LooksLater(looks));
+        looks
     }
 
     fn library(&mut self, model: &Model, space: SpaceId, tid: Tid) -> Option<Result<Library, Unavailable>> {

@@ -18,7 +18,7 @@ use crate::symbols::module::Identified;
 use crate::symbols::places::Place;
 use crate::target::{Library, Process, Standing, Target, Told};
 use crate::threadlib::Unavailable;
-use crate::units::{Addr, Pid, Tid, Time};
+use crate::units::{Addr, Pid, Range, Tid, Time};
 
 /// A recording as a target.
 #[derive(Debug)]
@@ -156,6 +156,20 @@ impl Target for Replay<'_> {
         let Answer::Maps(maps) = self.answer(|answer| matches!(answer, Answer::Maps(_)))? else { return None };
         self.maps = maps?.after(&self.maps);
         Some(self.maps.clone())
+    }
+
+    fn unsure(&mut self, _: Tid) -> Vec<Range> {
+        match self.answer(|answer| matches!(answer, Answer::Unsure(_))) {
+            Some(Answer::Unsure(unsure)) => unsure.into_owned(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn look_later(&mut self, _: Tid) -> bool {
+        let Some(Answer::LooksLater(looks)) = self.answer(|answer| matches!(answer, Answer::LooksLater(_))) else {
+            return false;
+        };
+        looks
     }
 
     fn library(&mut self, _: &Model, _: SpaceId, _: Tid) -> Option<Result<Library, Unavailable>> {

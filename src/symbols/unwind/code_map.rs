@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::event::{Prot, Vma};
 use crate::procfs::maps;
 use crate::symbols::module::{ModuleId, Modules};
 use crate::symbols::places::Place;
@@ -30,13 +31,17 @@ impl CodeMap {
     /// # Errors
     /// When it cannot be read: the task is gone.
     pub fn read(tid: Tid, modules: &mut Modules) -> io::Result<CodeMap> {
-        let executable = maps::executable(tid)?;
+        Ok(CodeMap::of(tid, &maps::executable(tid)?, modules))
+    }
+
+    /// The same of maps that were read before.
+    pub fn of(tid: Tid, maps: &[Vma], modules: &mut Modules) -> CodeMap {
+        let executable = maps.iter().filter(|vma| vma.prot.contains(Prot::EXEC));
         let mut regions: Vec<Region> = executable
-            .iter()
             .map(|vma| Region { range: vma.range, offset: vma.offset, module: modules.of(tid, vma) })
             .collect();
         regions.sort_unstable_by_key(|region| region.range.start());
-        Ok(CodeMap { regions: regions.into() })
+        CodeMap { regions: regions.into() }
     }
 
     /// Whether there is code at any of these addresses.

@@ -1,5 +1,8 @@
 //! The memory that a stack is unwound from.
 
+use std::sync::Arc;
+
+use crate::procfs::memory::HeldMemory;
 use crate::sys;
 use crate::units::{Addr, Tid};
 
@@ -39,6 +42,7 @@ const RED_ZONE: u64 = 128;
 #[derive(Debug)]
 pub struct TaskMemory {
     tid: Tid,
+    held: Option<Arc<HeldMemory>>,
     /// The buffers are kept for the next stack; of each, what was read, and from where.
     windows: Vec<Window>,
     used: usize,
@@ -52,29 +56,49 @@ struct Window {
 
 impl Default for TaskMemory {
     fn default() -> TaskMemory {
-        TaskMemory { tid: Tid(0), windows: Vec::new(), used: 0 }
+        TaskMemory { tid: Tid(0), held: None, windows: Vec::new(), used: 0 }
     }
 }
 
 impl TaskMemory {
     /// Reads the stack of a task above its stack pointer, and forgets what was read before.
     pub fn begin(&mut self, tid: Tid, sp: u64) {
-        self.tid = tid;
+        (self.tid, self.held) = (tid, None);
         self.used = 0;
         self.read_window(sp.saturating_sub(RED_ZONE), FIRST_READ);
     }
 
-    /// Reads up to `length` bytes, up to where the readable memory ends.
-    fn read_window(&mut self, start: u64, length: usize) {
+    /// Takes `stack`, a copy of what lay from the stack pointer of a task on, and forgets what was read before. What lies
+    /// elsewhere is read as it is now.
+    pub fn begin_with(&mut self, tid: Tid, held: Option<&Arc<HeldMemory>>, sp: u64, stack: &[u8]) {
+        (self.tid, self.held) = (tid, held.map(Arc::clone));
+        self.used = 0;
+        let window = self.next_window();
+        window.start = sp;
+        window.bytes.clear();
+        window.bytes.extend_from_slice(stack);
+    }
+
+    /// A buffer that is not in use yet, and is from now on.
+    fn next_window(&mut self) -> &mut Window {
         if self.used == self.windows.len() {
             self.windows.push(Window { start: 0, bytes: Vec::new() });
         }
-        let window = &mut self.windows[self.used];
+        self.used += 1;
+        &mut self.windows[self.used - 1]
+    }
+
+    /// Reads up to `length` bytes, up to where the readable memory ends.
+    fn read_window(&mut self, start: u64, length: usize) {
+        let (tid, held) = (self.tid, self.held.as_ref().map(Arc::clone));
+        let window = self.next_window();
         window.start = start;
         window.bytes.resize(length, 0);
-        let read = sys::read_memory_up_to(self.tid, Addr(start), &mut window.bytes).unwrap_or(0);
+        let read = match held {
+            Some(held) => held.read_up_to(Addr(start), &mut window.bytes),
+            None => sys::read_memory_up_to(tid, Addr(start), &mut window.bytes).unwrap_or(0),
+        };
         window.bytes.truncate(read);
-        self.used += 1;
     }
 
     fn copied(&self, addr: Addr, buffer: &mut [u8]) -> Option<()> {

@@ -1,0 +1,198 @@
+//! The picture of a running process that following begins with, taken while it runs on.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use thiserror::Error;
+
+use super::Perf;
+use super::look;
+use super::record::{Record, What};
+use super::rings::{PerfError, Rings};
+use crate::event::{Attached, AttachedTask, EventKind};
+use crate::procfs::{self, task};
+use crate::source::ptrace::attach::{AttachError, explain, followable};
+use crate::sys::perf::monotonic_ns;
+use crate::units::{Addr, Pid, Tid};
+
+/// How often, and how far apart, a thread that runs is asked for its stack pointer, which it has only while it sleeps.
+const POINTER_TRIES: u32 = 5;
+const BETWEEN_POINTER_TRIES: Duration = Duration::from_millis(1);
+
+/// Why a process cannot be followed by perf events. One line: what, why, what to do.
+#[derive(Debug, Error)]
+pub enum FollowError {
+    /// Nothing can be.
+    #[error(transparent)]
+    Perf(#[from] PerfError),
+    /// It cannot be, whoever tries.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// 32-bit calls pass the tracepoints by.
+    #[error("process {0} is a 32-bit program, whose system calls perf events do not show: use --engine ptrace")]
+    I386(Pid),
+}
+
+impl Perf {
+    /// Follows all tasks that share the address space of process `pid`, with rings of at most `ring_bytes`.
+    ///
+    /// # Errors
+    /// Why that cannot be.
+    pub fn attach(pid: Pid, ring_bytes: Option<usize>) -> Result<Perf, FollowError> {
+        let status = followable(pid)?;
+        // Who may not see the maps learns why; perf events themselves would not ask.
+        let maps = procfs::maps::read(live_task(pid));
+        if maps.as_ref().map_or(true, |maps| maps.is_empty()) {
+            let errno = match maps {
+                Err(error) if error.raw_os_error() != Some(Errno::EACCES as i32) => Errno::ESRCH,
+                _ => Errno::EPERM,
+            };
+            return Err(explain(pid, status, errno).into());
+        }
+        if is_i386(live_task(pid)) {
+            return Err(FollowError::I386(pid));
+        }
+        let rings = Rings::open(ring_bytes)?;
+        let mut source = Perf::new(pid, rings);
+        source.enable()?;
+        source.keep(pid, &[live_task(pid)]);
+        source.begin(pid)?;
+        Ok(source)
+    }
+
+    /// From now on everything is told.
+    pub(super) fn enable(&mut self) -> Result<(), PerfError> {
+        self.rings.enable()?;
+        // Call stacks of mmap are a help only.
+        let _ = self.rings.show_mappers(Some(self.mappers.first_filter()));
+        Ok(())
+    }
+
+    /// Reads who is there and what is mapped, and tells it as of one moment.
+    fn begin(&mut self, pid: Pid) -> Result<(), AttachError> {
+        let processes: Vec<Pid> = std::iter::once(pid).chain(task::sharers(pid, live_task(pid))).collect();
+        let mut listed: HashMap<Tid, Pid> = HashMap::new();
+        let mut pointers: HashMap<Tid, Addr> = HashMap::new();
+        list(&processes, &mut listed);
+        self.ask_pointers(&listed, &mut pointers);
+        self.round();
+        let read_from = monotonic_ns();
+        let reader = live_task(pid);
+        let maps = procfs::maps::read(reader).unwrap_or_default();
+        let (start_brk, read_implies_exec) = (task::start_brk(reader), task::read_implies_exec(reader));
+        let read_until = monotonic_ns();
+        // Whoever was born before the maps were read, and lives, is here by now.
+        list(&processes, &mut listed);
+        self.ask_pointers(&listed, &mut pointers);
+        let listed_until = monotonic_ns();
+        if maps.is_empty() || listed.is_empty() {
+            return Err(AttachError::Vanished(pid));
+        }
+        while self.sorter.horizon() <= listed_until {
+            std::thread::sleep(super::URGENT);
+            self.round();
+        }
+        let born_later: HashSet<Tid> = self
+            .sorter
+            .pending()
+            .filter(|record| record.at > read_from)
+            .filter_map(|record| match record.what {
+                What::Fork { child, .. } => Some(child),
+                _ => None,
+            })
+            .collect();
+        let space = self.stream.new_space();
+        for (tid, pid) in listed.iter().filter(|(tid, _)| !born_later.contains(tid)) {
+            self.stream.add(*tid, *pid, space);
+        }
+        let children = self.catch_up(read_from);
+        let mut tasks: Vec<AttachedTask> = self
+            .stream
+            .tasks
+            .iter()
+            .filter(|(_, task)| task.space == space)
+            .map(|(tid, task)| AttachedTask { tid: *tid, pid: task.pid, sp: pointers.get(tid).copied(), tls: None })
+            .collect();
+        tasks.sort_unstable_by_key(|task| task.tid);
+        let Some(first) = tasks.first().map(|task| task.tid) else { return Err(AttachError::Vanished(pid)) };
+        let pids: HashSet<Pid> = processes.into_iter().collect();
+        let is_theirs = |record: &Record| pids.contains(&record.pid);
+        let maps = look::before(&mut self.sorter, maps, None, read_from, read_until, is_theirs);
+        let attached = Attached { pid, tasks, maps, start_brk, read_implies_exec };
+        self.stream.tell(space, read_from, first, EventKind::Attached(Box::new(attached)));
+        for (space, event) in children {
+            self.stream.tell(space, read_from, event.tid, event.kind);
+        }
+        Ok(())
+    }
+
+    /// Takes in what happened before the picture was taken: which calls are under way, and who was born or has ended. The
+    /// picture shows the rest; only processes that were forked meanwhile have to be told.
+    fn catch_up(&mut self, until: u64) -> Vec<(u64, crate::event::Event)> {
+        while self.sorter.next_at().is_some_and(|at| at <= until) {
+            let Some(record) = self.sorter.pop() else { break };
+            if !matches!(record.what, What::Executed | What::Lost(_)) {
+                self.stream.take(record);
+            }
+        }
+        let mut children = Vec::new();
+        while let Some((event, _)) = self.stream.pop() {
+            if let EventKind::Born(birth) = &event.kind
+                && !birth.args.shares_memory()
+                && self.stream.tasks.contains_key(&birth.child)
+                && let Some((_, space)) = self.stream.place_of(event.tid)
+            {
+                children.push((space, event));
+            }
+        }
+        children
+    }
+
+    fn ask_pointers(&mut self, tasks: &HashMap<Tid, Pid>, pointers: &mut HashMap<Tid, Addr>) {
+        for attempt in 0..POINTER_TRIES {
+            let unknown: Vec<Tid> = tasks.keys().filter(|tid| !pointers.contains_key(tid)).copied().collect();
+            if unknown.is_empty() {
+                return;
+            }
+            if attempt > 0 {
+                std::thread::sleep(BETWEEN_POINTER_TRIES);
+            }
+            for tid in unknown {
+                pointers.extend(task::blocked_in(tid).and_then(|blocked| blocked.sp).map(|sp| (tid, sp)));
+            }
+            self.round();
+        }
+    }
+}
+
+/// Adds the tasks of these processes until there are no new ones.
+fn list(processes: &[Pid], listed: &mut HashMap<Tid, Pid>) {
+    for pid in processes {
+        loop {
+            let before = listed.len();
+            listed.extend(task::threads(*pid).unwrap_or_default().into_iter().map(|tid| (tid, *pid)));
+            if listed.len() == before {
+                break;
+            }
+        }
+    }
+}
+
+/// A task of the process through which its memory can be read: the leader unless that has ended.
+pub(super) fn live_task(pid: Pid) -> Tid {
+    let lives = |tid: &Tid| task::status(*tid).is_ok_and(|status| !matches!(status.state, 'Z' | 'X'));
+    let leader = Tid::from(pid);
+    if lives(&leader) {
+        return leader;
+    }
+    task::threads(pid).unwrap_or_default().into_iter().find(lives).unwrap_or(leader)
+}
+
+/// Whether a process's program is a 32-bit one: EI_CLASS of elf(5).
+pub(super) fn is_i386(tid: Tid) -> bool {
+    use std::io::Read;
+    let mut head = [0; 5];
+    let read = std::fs::File::open(format!("/proc/{tid}/exe")).and_then(|mut exe| exe.read_exact(&mut head));
+    read.is_ok() && head == *b"\x7fELF\x01"
+}

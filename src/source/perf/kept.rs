@@ -1,0 +1,103 @@
+//! Memory of followed processes that stays readable until they have been judged.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::Perf;
+use crate::event::Prot;
+use crate::procfs::memory::HeldMemory;
+use crate::procfs::{self, task};
+use crate::sys::grip::Grip;
+use crate::sys::perf::monotonic_ns;
+use crate::units::{Pid, Tid};
+
+/// Processes whose memory is held at the same time.
+const MOST: usize = 256;
+
+/// Memory that stays readable.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// CLOCK_MONOTONIC in nanoseconds when it was taken.
+    at: u64,
+    memory: Arc<HeldMemory>,
+    /// Whether the process had threads when its maps were read: its libraries are there by then.
+    had_threads: bool,
+    _grip: Grip,
+}
+
+impl Perf {
+    /// Holds the present memory of a process, if that can be done through one of these tasks.
+    pub(super) fn keep(&mut self, pid: Pid, through: &[Tid]) {
+        if self.kept.len() >= MOST {
+            return;
+        }
+        if let Some(kept) = through.iter().find_map(|tid| take(*tid)) {
+            self.kept.entry(pid).or_default().push(kept);
+        }
+    }
+
+    /// A process has made a thread.
+    pub(super) fn keep_threaded(&mut self, pid: Pid, through: Tid) {
+        if is_threaded(&self.kept, pid) {
+            return;
+        }
+        // Of a process that is not followed there is nothing to be kept; one that has only just been forked may be.
+        let is_followed = |tid: Tid| task::status(tid).is_ok_and(|status| self.stream.knows(status.parent));
+        if !self.kept.contains_key(&pid) && (self.stream.knows(pid) || is_followed(pid.into())) {
+            self.keep(pid, &[through]);
+        }
+        let Some(kept) = self.kept.get_mut(&pid).and_then(|kept| kept.last_mut()) else { return };
+        if let Some(maps) = procfs::maps::read(through).ok().filter(|maps| !maps.is_empty()) {
+            kept.memory.see_maps(maps);
+            kept.had_threads = true;
+        }
+    }
+
+    /// The memory of a task's process, as it was when the event happened that was told last.
+    pub(super) fn kept_of(&self, tid: Tid) -> Option<Arc<HeldMemory>> {
+        let (pid, space) = self.stream.place_of(tid)?;
+        let of_process = |pid| self.kept.get(&pid).and_then(|kept| kept.first()).map(|kept| Arc::clone(&kept.memory));
+        of_process(pid).or_else(|| {
+            let mut others = self.stream.tasks.values().filter(|task| task.space == space && task.pid != pid);
+            others.find_map(|task| of_process(task.pid))
+        })
+    }
+
+    /// The process has had a new address space since `at`.
+    pub(super) fn forget_kept(&mut self, pid: Pid, at: u64) {
+        if let Some(kept) = self.kept.get_mut(&pid) {
+            kept.retain(|one| one.at >= at);
+            if kept.is_empty() {
+                self.kept.remove(&pid);
+            }
+        }
+        if !self.kept.contains_key(&pid) {
+            self.keep(pid, &[pid.into()]);
+        }
+    }
+
+    /// Lets go of processes that have ended and been judged.
+    pub(super) fn release_ended(&mut self) {
+        if self.kept.keys().all(|pid| self.stream.knows(*pid)) {
+            return;
+        }
+        let (stream, sorter) = (&self.stream, &mut self.sorter);
+        let pending: Vec<Pid> = sorter.pending().map(|record| record.pid).collect();
+        self.kept.retain(|pid, _| stream.knows(*pid) || pending.contains(pid));
+    }
+}
+
+/// Whether a process is kept, and known to have threads.
+pub(super) fn is_threaded(kept: &HashMap<Pid, Vec<Kept>>, pid: Pid) -> bool {
+    kept.get(&pid).and_then(|kept| kept.last()).is_some_and(|kept| kept.had_threads)
+}
+
+fn take(tid: Tid) -> Option<Kept> {
+    let at = monotonic_ns();
+    let memory = Arc::new(HeldMemory::open(tid).ok()?);
+    // A page of a file that nobody writes to, for what is read from is pinned meanwhile.
+    let maps = memory.maps();
+    let readable = maps.iter().find(|vma| vma.is_file() && vma.prot == Prot::READ)?;
+    let grip = Grip::take(tid, readable.range.start()).ok()?;
+    Some(Kept { at, memory, had_threads: false, _grip: grip })
+}

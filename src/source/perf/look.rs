@@ -1,0 +1,327 @@
+//! What /proc shows while the target runs on, and its place among the events.
+//!
+//! A reading takes a while, and what happens meanwhile may be in it or not. So it stands for the moment when it began:
+//! what was mapped since is taken out of it, for the events are going to tell of that.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Perf;
+use super::points::Point;
+use super::record::{Record, What};
+use super::sorter::Sorter;
+use super::stream::{self, SpaceNo};
+use crate::abi::clone;
+use crate::event::{Call, CloneArgs, EventKind, Vma};
+use crate::procfs::{self, task};
+use crate::source::ptrace::decode::{self, Abi, Followed};
+use crate::sys::perf::monotonic_ns;
+use crate::units::{Addr, Pid, Range, Tid, page_up};
+
+/// An address space is looked at no more often than this, in nanoseconds.
+const LOOK_EVERY: u64 = 20_000_000;
+/// All of them after a loss.
+const HEAL_EVERY: u64 = 200_000_000;
+/// A call that has changed mappings may take so long to return that it was not seen to yet, in nanoseconds.
+const RETURNS_WITHIN: u64 = 20_000_000;
+/// Address spaces that are compared with the kernel's at the end.
+const MOST_CLOSED: usize = 256;
+
+/// A reading of an address space's maps.
+#[derive(Debug)]
+pub(super) struct Look {
+    tid: Tid,
+    space: SpaceNo,
+    pub(super) read_from: u64,
+    pub(super) read_until: u64,
+    maps: Box<[Vma]>,
+    /// All tasks of the process, where some of them may have been missed.
+    tasks: Option<HashSet<Tid>>,
+}
+
+/// The image that execve has put in place.
+#[derive(Debug)]
+pub(super) struct Image {
+    pub(super) maps: Box<[Vma]>,
+    pub(super) start_brk: Option<Addr>,
+    pub(super) read_implies_exec: bool,
+    pub(super) read_until: u64,
+}
+
+impl Image {
+    /// Reads it, a while after execve.
+    pub(super) fn read(tid: Tid) -> Image {
+        Image {
+            maps: procfs::maps::read(tid).unwrap_or_default(),
+            start_brk: task::start_brk(tid),
+            read_implies_exec: task::read_implies_exec(tid),
+            read_until: monotonic_ns(),
+        }
+    }
+}
+
+/// The end of following, while processes live on.
+#[derive(Debug)]
+pub(super) struct Closing {
+    read_from: u64,
+    pub(super) read_until: u64,
+    pub(super) pictures: HashMap<SpaceNo, Picture>,
+    /// What is unsure in them has been found out.
+    complete: bool,
+}
+
+/// An address space at the end.
+#[derive(Debug)]
+pub(super) struct Picture {
+    pub(super) maps: Box<[Vma]>,
+    /// Where calls may have changed something while it was read.
+    pub(super) unsure: Vec<Range>,
+}
+
+impl Perf {
+    /// Reads what is wanted.
+    pub(super) fn start_looks(&mut self) {
+        let now = monotonic_ns();
+        self.wanted.extend(std::iter::from_fn(|| self.stream.doubtful()));
+        if self.to_heal && now.saturating_sub(self.last_look) > HEAL_EVERY {
+            self.to_heal = false;
+            self.heals += 1;
+            for (tid, pid) in self.one_of_each() {
+                self.look(tid, task::threads(pid).map_or_else(|_| HashSet::new(), HashSet::from_iter).into());
+            }
+        } else if !self.wanted.is_empty() && now.saturating_sub(self.last_look) > LOOK_EVERY {
+            for tid in std::mem::take(&mut self.wanted) {
+                self.look(tid, None);
+            }
+        }
+    }
+
+    /// A task of each process.
+    fn one_of_each(&self) -> Vec<(Tid, Pid)> {
+        let by_process: HashMap<Pid, Tid> = self.stream.tasks.iter().map(|(tid, task)| (task.pid, *tid)).collect();
+        by_process.into_iter().map(|(pid, tid)| (tid, pid)).collect()
+    }
+
+    fn look(&mut self, tid: Tid, tasks: Option<HashSet<Tid>>) {
+        let Some((pid, space)) = self.stream.place_of(tid) else { return };
+        if tasks.is_none() && self.looks.iter().any(|look| look.space == space) {
+            return;
+        }
+        let read_from = monotonic_ns();
+        let maps = self.maps_of(space, tid, pid);
+        let read_until = monotonic_ns();
+        self.last_look = read_until;
+        self.looks.push_back(Look { tid, space, read_from, read_until, maps, tasks });
+    }
+
+    /// The maps of an address space, through any of its tasks that lives.
+    fn maps_of(&self, space: SpaceNo, tid: Tid, pid: Pid) -> Box<[Vma]> {
+        let others = self.stream.tasks.iter().filter(|(_, task)| task.space == space).map(|(tid, _)| *tid);
+        let readers = [tid, pid.into()].into_iter().chain(others.take(16));
+        readers.filter_map(|tid| procfs::maps::read(tid).ok()).find(|maps| !maps.is_empty()).unwrap_or_default()
+    }
+
+    /// What was read takes its place among the events.
+    pub(super) fn tell_look(&mut self) -> bool {
+        let Some(look) = self.looks.pop_front() else { return false };
+        let Look { tid, space, read_from, read_until, maps, tasks } = look;
+        if let Some(tasks) = tasks {
+            self.correct_tasks(tid, read_from, &tasks);
+        }
+        let Some(teller) = self.teller(space, tid) else { return true };
+        if !maps.is_empty() {
+            let pids = self.processes_in(space);
+            let maps = before(&mut self.sorter, maps, None, read_from, read_until, |record| pids.contains(&record.pid));
+            self.stream.tell(space, read_from, teller, EventKind::Maps(maps));
+        }
+        true
+    }
+
+    /// A task of the address space, `tid` if that is still one.
+    fn teller(&self, space: SpaceNo, tid: Tid) -> Option<Tid> {
+        let is_here = self.stream.tasks.get(&tid).is_some_and(|task| task.space == space);
+        let other = || self.stream.tasks.iter().find(|(_, task)| task.space == space).map(|(tid, _)| *tid);
+        if is_here { Some(tid) } else { other() }
+    }
+
+    fn processes_in(&self, space: SpaceNo) -> HashSet<Pid> {
+        self.stream.tasks.values().filter(|task| task.space == space).map(|task| task.pid).collect()
+    }
+
+    /// Puts right which tasks there are of the process of `tid`, by those that it had at the time `at`.
+    fn correct_tasks(&mut self, tid: Tid, at: u64, listed: &HashSet<Tid>) {
+        let Some((pid, _)) = self.stream.place_of(tid) else { return };
+        let known = self.stream.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(tid, _)| *tid);
+        let known: HashSet<Tid> = known.collect();
+        let born_later: HashSet<Tid> = self
+            .sorter
+            .pending()
+            .filter_map(|record| match record.what {
+                What::Fork { child, .. } => Some(child),
+                _ => None,
+            })
+            .collect();
+        for missed in listed.difference(&known).filter(|tid| !born_later.contains(tid)) {
+            self.stream.adopt(at, *missed, pid, tid);
+        }
+        for gone in known.difference(listed) {
+            self.stream.vanished(at, *gone);
+        }
+    }
+
+    /// Tasks of the address space of `tid` whose births are in the records and have not been told, each with its
+    /// thread-local storage or its stack's top.
+    pub(super) fn births_ahead(&mut self, tid: Tid) -> Vec<(Tid, Option<Addr>)> {
+        let Some((_, space)) = self.stream.place_of(tid) else { return Vec::new() };
+        let pids = self.processes_in(space);
+        let Perf { stream, sorter, .. } = self;
+        let mut creating: HashMap<Tid, CloneArgs> = HashMap::new();
+        let mut ahead = Vec::new();
+        for record in sorter.pending().filter(|record| pids.contains(&record.pid)) {
+            match &record.what {
+                What::CallWithStack(Point::Enter(followed), snapshot) => {
+                    creating.extend(
+                        stream::clone_args(record.tid, *followed, &snapshot.registers, Some(snapshot))
+                            .map(|args| (record.tid, args)),
+                    );
+                }
+                What::Fork { child, child_pid } if pids.contains(child_pid) => {
+                    let args = creating.get(&record.tid).copied().or_else(|| stream.creating(record.tid));
+                    let anchor =
+                        args.and_then(
+                            |args| {
+                                if args.flags & clone::SETTLS != 0 { Some(args.tls) } else { args.stack_top() }
+                            },
+                        );
+                    ahead.push((*child, anchor));
+                }
+                _ => {}
+            }
+        }
+        ahead
+    }
+
+    /// Records were lost.
+    pub(super) fn take_lost(&mut self, records: u64) {
+        self.lost += records;
+        self.to_heal = true;
+        self.stream.lost();
+    }
+
+    /// Reads all address spaces for the last time.
+    pub(super) fn begin_closing(&mut self) {
+        let one_of_each: HashMap<SpaceNo, (Tid, Pid)> =
+            self.stream.tasks.iter().map(|(tid, task)| (task.space, (*tid, task.pid))).collect();
+        let read_from = monotonic_ns();
+        let pictures = one_of_each
+            .into_iter()
+            .take(MOST_CLOSED)
+            .map(|(space, (tid, pid))| (space, Picture { maps: self.maps_of(space, tid, pid), unsure: Vec::new() }))
+            .filter(|(_, picture)| !picture.maps.is_empty())
+            .collect();
+        self.closing = Some(Closing { read_from, read_until: monotonic_ns(), pictures, complete: false });
+    }
+
+    /// Whether all that had happened before the last reading has been told. To be asked when there is nothing to tell.
+    pub(super) fn is_closed(&mut self) -> bool {
+        let Some(closing) = &mut self.closing else { return false };
+        if closing.complete {
+            return true;
+        }
+        if self.sorter.horizon() < closing.read_until + RETURNS_WITHIN {
+            return false;
+        }
+        closing.complete = true;
+        for (space, picture) in &mut closing.pictures {
+            let tasks = &self.stream.tasks;
+            let is_here = |record: &Record| tasks.values().any(|task| task.space == *space && task.pid == record.pid);
+            let meanwhile = self.sorter.pending().filter(|record| is_here(record)).flat_map(touched);
+            picture.unsure.extend(meanwhile);
+            picture.unsure.extend(self.stream.under_way(*space));
+        }
+        let _ = closing.read_from;
+        true
+    }
+}
+
+/// `maps`, read between `since` and `until`, as they were at `since`: without what was mapped meanwhile by those whose
+/// records `is_theirs` says to be. `start_brk` is where the break began, if all of the heap is from after that.
+pub(super) fn before(
+    sorter: &mut Sorter,
+    maps: Box<[Vma]>,
+    start_brk: Option<Addr>,
+    since: u64,
+    until: u64,
+    is_theirs: impl Fn(&Record) -> bool,
+) -> Box<[Vma]> {
+    let mut maps = maps.into_vec();
+    for record in sorter.pending().filter(|record| (since..=until).contains(&record.at) && is_theirs(record)) {
+        if let Some(range) = mapped(record, start_brk) {
+            take_out(&mut maps, range);
+        }
+    }
+    maps.into()
+}
+
+/// What the call that a record tells of has mapped.
+fn mapped(record: &Record, start_brk: Option<Addr>) -> Option<Range> {
+    let (followed, call, result) = returned(record)?;
+    let result = result.ok()?;
+    match call {
+        Call::Mmap { len, .. } | Call::MapShadowStack { len, .. } => Range::of_len(Addr(result), len),
+        Call::Mremap { new_len, .. } => Range::of_len(Addr(result), new_len),
+        Call::Brk { .. } => Range::new(Addr(page_up(start_brk?.0)), Addr(page_up(result))),
+        Call::Shmat { .. } if followed == Followed::Shmat => Range::of_len(Addr(result), 1),
+        _ => None,
+    }
+}
+
+/// All pages that the call that a record tells of may have changed.
+fn touched(record: &Record) -> Vec<Range> {
+    let Some((_, call, result)) = returned(record) else { return Vec::new() };
+    let at_result = |len| result.ok().and_then(|result| Range::of_len(Addr(result), len));
+    let ranges = match call {
+        Call::Mmap { len, .. } | Call::MapShadowStack { len, .. } => [at_result(len), None],
+        Call::Munmap { addr, len } | Call::Mprotect { addr, len, .. } | Call::PkeyMprotect { addr, len, .. } => {
+            [Range::of_len(addr, len), None]
+        }
+        Call::Mremap { old, old_len, new_len, .. } => [Range::of_len(old, old_len), at_result(new_len)],
+        // How far these reach the arguments do not tell.
+        Call::Brk { .. } | Call::Shmat { .. } | Call::Shmdt { .. } | Call::IoSetup { .. } | Call::IoDestroy { .. } => {
+            [Range::of_len(Addr(0), u64::MAX >> 1), None]
+        }
+        _ => [None, None],
+    };
+    ranges.into_iter().flatten().collect()
+}
+
+fn returned(record: &Record) -> Option<(Followed, Call, Result<u64, syscalls::Errno>)> {
+    let (followed, registers) = match &record.what {
+        What::Call(Point::Exit(followed), registers) => (*followed, registers.as_user()),
+        What::CallWithStack(Point::Exit(followed), snapshot) => (*followed, snapshot.registers),
+        _ => return None,
+    };
+    if matches!(followed, Followed::Clone | Followed::Clone3 | Followed::Execve | Followed::Execveat) {
+        return None;
+    }
+    let call = decode::call(record.tid, Abi::X86_64, followed, &registers)?.call;
+    Some((followed, call, decode::result(Abi::X86_64, &registers)))
+}
+
+/// Takes pages out of maps.
+fn take_out(maps: &mut Vec<Vma>, range: Range) {
+    let mut kept = Vec::with_capacity(maps.len());
+    for vma in maps.drain(..) {
+        if vma.range.intersection(range).is_none() {
+            kept.push(vma);
+            continue;
+        }
+        let below = Range::new(vma.range.start(), range.start().min(vma.range.end()));
+        let above = Range::new(range.end().max(vma.range.start()), vma.range.end());
+        for rest in [below, above].into_iter().flatten() {
+            let skipped = rest.start().0 - vma.range.start().0;
+            let offset = if vma.is_file() { vma.offset + skipped } else { vma.offset };
+            kept.push(Vma { range: rest, offset, ..vma.clone() });
+        }
+    }
+    *maps = kept;
+}

@@ -1,0 +1,332 @@
+//! Events by perf_event_open(2): tracepoints, without stopping anybody.
+//!
+//! The loop is `next`: read the rings of all CPUs, put their records in order ([`sorter`]), turn them into events
+//! ([`stream`]), and tell these. What the kernel's maps show is read while the target runs on, and takes its place among the
+//! events by the time of the reading ([`look`]).
+
+mod attach;
+mod kept;
+mod look;
+mod mappers;
+pub mod points;
+pub mod record;
+pub mod rings;
+pub mod sorter;
+mod stream;
+pub mod tracefs;
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::control::Control;
+use super::{Next, Source, Stand};
+use crate::diagnose::finding::Note;
+use crate::event::{EventKind, Exit, Vma};
+use crate::procfs::memory::HeldMemory;
+use crate::report::Engine;
+use crate::sys::perf::{monotonic_ns, wait_readable};
+use crate::units::{Addr, Pid, Range, Tid, Time};
+use kept::Kept;
+use look::{Closing, Image, Look};
+use mappers::Mappers;
+use record::{Record, What};
+use rings::Rings;
+use sorter::Sorter;
+use stream::{Stream, With};
+
+/// How long to wait for more: when somebody waits for an answer, when there are records whose time has not come, and when
+/// there are none.
+const URGENT: Duration = Duration::from_millis(1);
+const SOON: Duration = Duration::from_millis(2);
+const IDLE: Duration = Duration::from_millis(20);
+
+/// While there is much to tell, the rings are read this often, in nanoseconds.
+const ROUND_EVERY: u64 = 2_000_000;
+
+/// All followed tasks, by perf events.
+#[derive(Debug)]
+pub struct Perf {
+    rings: Rings,
+    files: Vec<RawFd>,
+    sorter: Sorter,
+    stream: Stream,
+    main: Pid,
+    /// What belongs to the event that was told last.
+    current: With,
+    /// execve that has been seen to succeed, and the new image.
+    image: Option<(Record, Image)>,
+    /// New images that have been seen, by process and time, and not been told.
+    images: HashMap<(Pid, u64), Image>,
+    looks: VecDeque<Look>,
+    /// Address spaces to be looked at, by one of their tasks.
+    wanted: Vec<Tid>,
+    last_look: u64,
+    closing: Option<Closing>,
+    /// When something was asked; it is answered when all that had happened before has been told.
+    asked_at: Option<u64>,
+    mappers: Mappers,
+    kept: HashMap<Pid, Vec<Kept>>,
+    last_round: u64,
+    lost: u64,
+    /// Since records were lost, the tasks and maps have not been put right.
+    to_heal: bool,
+    heals: u64,
+}
+
+impl Perf {
+    fn new(main: Pid, rings: Rings) -> Perf {
+        let start = monotonic_ns();
+        let files = rings.files();
+        Perf {
+            rings,
+            files,
+            sorter: Sorter::default(),
+            stream: Stream::new(main, start),
+            main,
+            current: None,
+            image: None,
+            images: HashMap::new(),
+            looks: VecDeque::new(),
+            wanted: Vec::new(),
+            last_look: 0,
+            closing: None,
+            asked_at: None,
+            mappers: Mappers::default(),
+            kept: HashMap::new(),
+            last_round: 0,
+            lost: 0,
+            to_heal: false,
+            heals: 0,
+        }
+    }
+
+    /// Reads all rings.
+    fn round(&mut self) {
+        let now = monotonic_ns();
+        self.last_round = now;
+        self.sorter.begin_round(now);
+        let Perf { rings, sorter, stream, kept, .. } = self;
+        // The memory of a process that has threads, or a new image, is held as soon as possible: it may end at once.
+        let (mut executed, mut threaded): (Vec<(Pid, u64)>, Vec<(Pid, Tid)>) = (Vec::new(), Vec::new());
+        rings.drain(|record| {
+            match record.what {
+                What::Executed if stream.knows(record.pid) => executed.push((record.pid, record.at)),
+                What::Fork { child_pid, child } if child_pid == record.pid && !kept::is_threaded(kept, child_pid) => {
+                    threaded.extend([(record.pid, record.tid), (record.pid, child)]);
+                }
+                _ => {}
+            }
+            sorter.push(record);
+        });
+        for (pid, at) in executed {
+            self.images.insert((pid, at), Image::read(pid.into()));
+            self.keep(pid, &[pid.into()]);
+        }
+        for (pid, tid) in threaded {
+            self.keep_threaded(pid, tid);
+        }
+    }
+
+    /// Waits for more records, no longer than there is reason to.
+    fn wait(&mut self) {
+        let is_urgent = self.asked_at.is_some()
+            || self.image.is_some()
+            || self.closing.is_some()
+            || !self.looks.is_empty()
+            || !self.wanted.is_empty();
+        let timeout = match self.sorter.next_at() {
+            _ if is_urgent => URGENT,
+            Some(_) => SOON,
+            None => IDLE,
+        };
+        wait_readable(&self.files, timeout);
+        // Whatever wakes us, there is no more than one round in this time.
+        let since = Duration::from_nanos(monotonic_ns().saturating_sub(self.last_round));
+        if since < URGENT {
+            std::thread::sleep(URGENT - since);
+        }
+    }
+
+    /// Takes in the next record, or what was read from /proc at its time; false where more has to come first.
+    fn advance(&mut self) -> bool {
+        let horizon = self.sorter.horizon();
+        if let Some((_, image)) = &self.image {
+            return horizon > image.read_until && self.execute();
+        }
+        let limit = self.closing.as_ref().map_or(horizon, |closing| closing.read_until.min(horizon));
+        let next = self.sorter.next_at().filter(|at| *at < limit);
+        if let Some(look) = self.looks.front()
+            && next.is_none_or(|at| at > look.read_from)
+        {
+            return horizon > look.read_until && self.tell_look();
+        }
+        if next.is_none() {
+            return false;
+        }
+        let Some(record) = self.sorter.pop() else { return false };
+        match record.what {
+            What::Executed if self.stream.knows(record.pid) => {
+                let seen = self.images.remove(&(record.pid, record.at));
+                let image = seen.unwrap_or_else(|| Image::read(record.tid));
+                self.image = Some((record, image));
+            }
+            What::Lost(records) => self.take_lost(records),
+            _ => self.stream.take(record),
+        }
+        true
+    }
+
+    /// execve has succeeded, and the new image has been seen.
+    fn execute(&mut self) -> bool {
+        let Some((record, image)) = self.image.take() else { return false };
+        let maps = look::before(&mut self.sorter, image.maps, image.start_brk, record.at, image.read_until, |one| {
+            one.pid == record.pid
+        });
+        self.forget_kept(record.pid, record.at);
+        self.stream.executed(record.at, record.tid, maps, image.start_brk, image.read_implies_exec);
+        true
+    }
+
+    /// Lets the kernel know which mmap calls are of interest now.
+    fn change_mappers(&mut self) {
+        if let Some(filter) = self.mappers.change(monotonic_ns()) {
+            // Without it, what a program maps is known all the same, but not where in its source.
+            let _ = self.rings.show_mappers(filter);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.stream.tasks.is_empty() && self.image.is_none()
+    }
+}
+
+impl Source for Perf {
+    fn engine(&self) -> Engine {
+        Engine::Perf
+    }
+
+    fn next(&mut self, control: &Control) -> Result<Next, Errno> {
+        loop {
+            if let Some((event, with)) = self.stream.pop() {
+                if let (Some(_), EventKind::Syscall(syscall)) = (&with, &event.kind) {
+                    self.mappers.seen(&syscall.call);
+                }
+                self.current = with;
+                return Ok(Next::Event(event));
+            }
+            self.current = None;
+            self.release_ended();
+            if monotonic_ns().saturating_sub(self.last_round) > ROUND_EVERY {
+                self.round();
+            }
+            if control.pending() && self.asked_at.is_none() {
+                self.asked_at = Some(monotonic_ns());
+            }
+            if self.advance() {
+                continue;
+            }
+            if let Some(asked_at) = self.asked_at
+                && self.sorter.horizon() > asked_at
+            {
+                self.asked_at = None;
+                return Ok(Next::Woken);
+            }
+            if self.is_over() {
+                return Ok(Next::Finished);
+            }
+            if self.is_closed() {
+                return Ok(Next::Quiet);
+            }
+            self.start_looks();
+            self.change_mappers();
+            self.wait();
+            self.round();
+        }
+    }
+
+    fn now(&self) -> Time {
+        self.stream.time(monotonic_ns())
+    }
+
+    fn main_pid(&self) -> Pid {
+        self.main
+    }
+
+    fn main_exit(&self) -> Option<Exit> {
+        self.stream.main_exit()
+    }
+
+    fn stops(&self) -> u64 {
+        0
+    }
+
+    fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    fn is_settled(&self, _tid: Tid) -> bool {
+        false
+    }
+
+    fn maps(&mut self, tid: Tid) -> Option<Box<[Vma]>> {
+        let (_, space) = self.stream.place_of(tid)?;
+        Some(self.closing.as_ref()?.pictures.get(&space)?.maps.clone())
+    }
+
+    fn unsure(&self, tid: Tid) -> &[Range] {
+        let picture = self.stream.place_of(tid).and_then(|(_, space)| self.closing.as_ref()?.pictures.get(&space));
+        picture.map_or(&[], |picture| &picture.unsure)
+    }
+
+    fn look_later(&mut self, tid: Tid) -> bool {
+        if !self.wanted.contains(&tid) {
+            self.wanted.push(tid);
+        }
+        true
+    }
+
+    fn held(&self, tid: Tid) -> Option<Arc<HeldMemory>> {
+        self.kept_of(tid)
+    }
+
+    fn ahead(&mut self, tid: Tid) -> Vec<(Tid, Option<Addr>)> {
+        self.round();
+        self.births_ahead(tid)
+    }
+
+    fn stand(&self) -> Stand<'_> {
+        match &self.current {
+            Some(snapshot) => Stand::Copied { registers: &snapshot.registers, stack: &snapshot.stack },
+            None => Stand::Unknown,
+        }
+    }
+
+    fn expect_stacks(&mut self, bytes: u64) {
+        self.mappers.expect(bytes);
+    }
+
+    fn notes(&self) -> Vec<Note> {
+        let mut notes = Vec::new();
+        if self.lost > 0 {
+            let text = format!(
+                "{} records were lost, because they came faster than they could be read; tasks and maps were put right \
+                 from /proc {} times, but what was created, ended or unmapped meanwhile was not seen",
+                self.lost, self.heals
+            );
+            notes.push(Note::incomplete(None, self.lost, text));
+        }
+        notes
+    }
+
+    fn close(&mut self) {
+        if self.closing.is_none() {
+            self.begin_closing();
+        }
+    }
+
+    fn detach(&mut self) {}
+}

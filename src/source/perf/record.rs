@@ -1,0 +1,262 @@
+//! Bytes of a ring in, records out: linux/perf_event.h.
+
+use std::collections::HashMap;
+
+use nix::libc::user_regs_struct;
+
+use super::points::Point;
+use crate::sys::perf::HEADER_BYTES;
+use crate::units::{Pid, Tid};
+
+/// PERF_SAMPLE_TID, _TIME, _IDENTIFIER: of all events, so that all records can be told apart and put in order.
+pub const COMMON: u64 = 1 << 1 | 1 << 2 | 1 << 16;
+/// PERF_SAMPLE_RAW
+pub const RAW: u64 = 1 << 10;
+/// PERF_SAMPLE_REGS_USER
+pub const REGS_USER: u64 = 1 << 12;
+/// PERF_SAMPLE_STACK_USER
+pub const STACK_USER: u64 = 1 << 13;
+
+/// Bits of PERF_REG_X86_*: ax, dx, si, di, r8, r9, r10: what a call was given, and what it has returned.
+pub const ARGUMENTS: u64 = 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 17 | 1 << 18;
+/// All general registers, the stack pointer and the program counter.
+pub const ALL_REGISTERS: u64 = 0x1ff | 0xff << 16;
+
+/// One record.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Record {
+    /// When, in nanoseconds of CLOCK_MONOTONIC.
+    pub at: u64,
+    /// Which task it is about, or was written by.
+    pub tid: Tid,
+    /// Its process.
+    pub pid: Pid,
+    /// What happened.
+    pub what: What,
+}
+
+/// What a record tells.
+#[derive(Clone, PartialEq, Debug)]
+pub enum What {
+    /// A tracepoint of a system call.
+    Call(Point, Registers),
+    /// The same with a copy of the stack.
+    CallWithStack(Point, Box<Snapshot>),
+    /// A signal with its default action is delivered.
+    Signal(i32),
+    /// The task has made another one, which has not run yet.
+    Fork {
+        /// The new task.
+        child: Tid,
+        /// Its process.
+        child_pid: Pid,
+    },
+    /// The task is ending.
+    Exited,
+    /// execve has succeeded; the task is the leader now, and alone.
+    Executed,
+    /// So many records could not be written.
+    Lost(u64),
+}
+
+/// User registers of a system call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Registers {
+    /// PERF_SAMPLE_REGS_ABI_*: 2 for 64 bits, 1 for 32.
+    pub abi: u64,
+    /// ax, dx, si, di, r8, r9, r10.
+    values: [u64; 7],
+}
+
+impl Registers {
+    /// As a stopped task would have them, as far as they are here.
+    pub fn as_user(&self) -> user_regs_struct {
+        let [rax, rdx, rsi, rdi, r8, r9, r10] = self.values;
+        user_regs_struct { rax, rdx, rsi, rdi, r8, r9, r10, cs: CODE_SEGMENT, ..no_registers() }
+    }
+}
+
+/// `__USER_CS` of 64-bit programs.
+const CODE_SEGMENT: u64 = 0x33;
+
+/// Where a task stood, and what was on its stack.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Snapshot {
+    /// All general registers.
+    pub registers: user_regs_struct,
+    /// What lay from the stack pointer on.
+    pub stack: Box<[u8]>,
+}
+
+/// What the records of an event look like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// What they tell; none for an event that has no samples.
+    pub point: Option<Point>,
+    /// PERF_SAMPLE_*.
+    pub sample_type: u64,
+    /// Which registers they have.
+    pub registers: u64,
+}
+
+/// What the records of all events look like, by the number of the event.
+pub type Layouts = HashMap<u64, Layout>;
+
+/// The record in `bytes`, header included; none where it is of no interest, or not as it should be.
+pub fn decode(bytes: &[u8], layouts: &Layouts) -> Option<Record> {
+    const LOST: u32 = 2;
+    const COMM: u32 = 3;
+    const EXIT: u32 = 4;
+    const FORK: u32 = 7;
+    const SAMPLE: u32 = 9;
+    const MISC_COMM_EXEC: u16 = 1 << 13;
+    let header = bytes.get(..HEADER_BYTES)?;
+    let kind = u32::from_ne_bytes(header[..4].try_into().ok()?);
+    let misc = u16::from_ne_bytes(header[4..6].try_into().ok()?);
+    let mut body = Fields(bytes.get(HEADER_BYTES..)?);
+    if kind == SAMPLE {
+        return sample(&mut body, layouts);
+    }
+    let at = trailer_time(bytes)?;
+    match kind {
+        FORK => {
+            let (child_pid, pid) = (Pid(body.int()?), Pid(body.int()?));
+            let (child, tid) = (Tid(body.int()?), Tid(body.int()?));
+            Some(Record { at, tid, pid, what: What::Fork { child, child_pid } })
+        }
+        EXIT => {
+            let (pid, _parent) = (Pid(body.int()?), body.int()?);
+            Some(Record { at, tid: Tid(body.int()?), pid, what: What::Exited })
+        }
+        COMM if misc & MISC_COMM_EXEC != 0 => {
+            let (pid, tid) = (Pid(body.int()?), Tid(body.int()?));
+            Some(Record { at, tid, pid, what: What::Executed })
+        }
+        LOST => {
+            let (_event, lost) = (body.word()?, body.word()?);
+            Some(Record { at, tid: Tid(0), pid: Pid(0), what: What::Lost(lost) })
+        }
+        _ => None,
+    }
+}
+
+/// The time in what `sample_id_all` appends to records that are no samples: tid (8 bytes), time, identifier.
+fn trailer_time(bytes: &[u8]) -> Option<u64> {
+    let start = bytes.len().checked_sub(16)?;
+    Fields(&bytes[start..]).word()
+}
+
+fn sample(body: &mut Fields<'_>, layouts: &Layouts) -> Option<Record> {
+    let layout = layouts.get(&body.word()?)?;
+    let (pid, tid) = (Pid(body.int()?), Tid(body.int()?));
+    let at = body.word()?;
+    let raw = if layout.sample_type & RAW != 0 { Some(body.raw()?) } else { None };
+    let point = layout.point?;
+    let what = if point == Point::Signal {
+        // common fields (8 bytes), then sig.
+        What::Signal(i32::from_ne_bytes(raw?.get(8..12)?.try_into().ok()?))
+    } else if layout.sample_type & STACK_USER != 0 {
+        let registers = body.all_registers(layout.registers)?;
+        What::CallWithStack(point, Box::new(Snapshot { registers, stack: body.stack()? }))
+    } else {
+        What::Call(point, body.argument_registers(layout.registers)?)
+    };
+    Some(Record { at, tid, pid, what })
+}
+
+/// What has not been read of a record.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(bytes)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn int(&mut self) -> Option<i32> {
+        Some(i32::from_ne_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    fn word(&mut self) -> Option<u64> {
+        Some(u64::from_ne_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    /// A size of 4 bytes and as many bytes.
+    fn raw(&mut self) -> Option<&'a [u8]> {
+        let size = u32::from_ne_bytes(self.take(4)?.try_into().ok()?);
+        self.take(usize::try_from(size).ok()?)
+    }
+
+    /// Registers with only the ABI where there are none: a kernel thread has none.
+    fn argument_registers(&mut self, mask: u64) -> Option<Registers> {
+        let abi = self.word()?;
+        let mut values = [0; 7];
+        if abi != 0 && mask == ARGUMENTS {
+            for value in &mut values {
+                *value = self.word()?;
+            }
+        }
+        Some(Registers { abi, values })
+    }
+
+    fn all_registers(&mut self, mask: u64) -> Option<user_regs_struct> {
+        let mut registers = no_registers();
+        if self.word()? == 0 || mask != ALL_REGISTERS {
+            return None;
+        }
+        let r = &mut registers;
+        let ascending = [
+            &mut r.rax, &mut r.rbx, &mut r.rcx, &mut r.rdx, &mut r.rsi, &mut r.rdi, &mut r.rbp, &mut r.rsp, &mut r.rip,
+            &mut r.r8, &mut r.r9, &mut r.r10, &mut r.r11, &mut r.r12, &mut r.r13, &mut r.r14, &mut r.r15,
+        ];
+        for register in ascending {
+            *register = self.word()?;
+        }
+        registers.cs = CODE_SEGMENT;
+        Some(registers)
+    }
+
+    /// The size of the room, the room, and how much of it was filled.
+    fn stack(&mut self) -> Option<Box<[u8]>> {
+        let room = usize::try_from(self.word()?).ok()?;
+        if room == 0 {
+            return Some(Box::default());
+        }
+        let bytes = self.take(room)?;
+        let filled = usize::try_from(self.word()?).ok()?;
+        Some(bytes.get(..filled)?.into())
+    }
+}
+
+fn no_registers() -> user_regs_struct {
+    user_regs_struct {
+        r15: 0,
+        r14: 0,
+        r13: 0,
+        r12: 0,
+        rbp: 0,
+        rbx: 0,
+        r11: 0,
+        r10: 0,
+        r9: 0,
+        r8: 0,
+        rax: 0,
+        rcx: 0,
+        rdx: 0,
+        rsi: 0,
+        rdi: 0,
+        orig_rax: 0,
+        rip: 0,
+        cs: 0,
+        eflags: 0,
+        rsp: 0,
+        ss: 0,
+        fs_base: 0,
+        gs_base: 0,
+        ds: 0,
+        es: 0,
+        fs: 0,
+        gs: 0,
+    }
+}

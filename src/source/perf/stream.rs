@@ -1,0 +1,458 @@
+//! From records, in order, to events: which calls are under way, who is born and who ends.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use nix::libc::{self, user_regs_struct};
+
+use super::points::Point;
+use super::record::{Record, Snapshot, What};
+use crate::event::{Birth, Call, CloneArgs, CloneCall, Event, EventKind, Exec, Exit, ExitScope, Exiting, Syscall, Vma};
+use crate::procfs;
+use crate::source::ptrace::decode::{self, Abi, Followed};
+use crate::source::reconcile::Reconciler;
+use crate::sys;
+use crate::units::{Addr, Pid, Tid, Time};
+
+/// Names an address space here; never reused.
+pub type SpaceNo = u64;
+
+/// What belongs to an event: where the task stood.
+pub type With = Option<Box<Snapshot>>;
+
+/// All followed tasks, and what they are in.
+#[derive(Debug)]
+pub struct Stream {
+    /// CLOCK_MONOTONIC in nanoseconds where times begin.
+    start: u64,
+    pub(super) tasks: HashMap<Tid, Task>,
+    /// Of tasks that are gone, until all that is to be told of them has been.
+    buried: HashMap<Tid, (Pid, SpaceNo)>,
+    groups: HashMap<Pid, Group>,
+    /// How many tasks use each address space.
+    users: HashMap<SpaceNo, u32>,
+    reconciler: Reconciler<SpaceNo, With>,
+    spaces: SpaceNo,
+    main: Pid,
+    main_exit: Option<Exit>,
+    /// Address spaces that the kernel has to be asked about, by one of their tasks.
+    doubtful: Vec<Tid>,
+}
+
+/// A followed task.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) pid: Pid,
+    pub(super) space: SpaceNo,
+    inside: Option<Inside>,
+    /// Its end has been told.
+    ended: bool,
+}
+
+#[derive(Debug)]
+enum Inside {
+    /// clone and its kin.
+    Creating(CloneArgs, With),
+    /// mmap that is of interest.
+    Mapping(With),
+    /// execve and its kin, with its arguments, which are gone when it has succeeded.
+    Executing(Call),
+}
+
+/// What the tasks of a process have in common.
+#[derive(Debug, Default)]
+struct Group {
+    tasks: u32,
+    /// The thread that is in execve.
+    executing: Option<Tid>,
+    /// Of exit_group.
+    code: Option<i32>,
+    /// The first signal that may have killed it.
+    fatal: Option<i32>,
+}
+
+impl Stream {
+    /// A stream of events of which `main` is the process in question, whose times count from `start`, in nanoseconds of
+    /// CLOCK_MONOTONIC.
+    pub fn new(main: Pid, start: u64) -> Stream {
+        Stream {
+            start,
+            tasks: HashMap::new(),
+            buried: HashMap::new(),
+            groups: HashMap::new(),
+            users: HashMap::new(),
+            reconciler: Reconciler::default(),
+            spaces: 0,
+            main,
+            main_exit: None,
+            doubtful: Vec::new(),
+        }
+    }
+
+    /// A moment of CLOCK_MONOTONIC as event times have it.
+    pub fn time(&self, at: u64) -> Time {
+        Time(Duration::from_nanos(at.saturating_sub(self.start)))
+    }
+
+    /// A new address space.
+    pub fn new_space(&mut self) -> SpaceNo {
+        self.spaces += 1;
+        self.spaces
+    }
+
+    /// Follows a task from now on.
+    pub fn add(&mut self, tid: Tid, pid: Pid, space: SpaceNo) {
+        self.remove(tid);
+        self.groups.entry(pid).or_default().tasks += 1;
+        *self.users.entry(space).or_default() += 1;
+        self.tasks.insert(tid, Task { pid, space, inside: None, ended: false });
+    }
+
+    fn remove(&mut self, tid: Tid) {
+        let Some(Task { pid, space, .. }) = self.tasks.remove(&tid) else { return };
+        self.buried.insert(tid, (pid, space));
+        if let Some(group) = self.groups.get_mut(&pid) {
+            group.tasks = group.tasks.saturating_sub(1);
+            if group.tasks == 0 {
+                self.groups.remove(&pid);
+            }
+        }
+        if let Some(users) = self.users.get_mut(&space) {
+            *users = users.saturating_sub(1);
+            if *users == 0 {
+                self.users.remove(&space);
+                self.reconciler.forget(space);
+            }
+        }
+    }
+
+    /// Tells something that is not in the records.
+    pub fn tell(&mut self, space: SpaceNo, at: u64, tid: Tid, kind: EventKind) {
+        let at = self.time(at);
+        self.reconciler.push(space, Event { at, tid, call_stack: None, kind }, None);
+    }
+
+    /// The next event.
+    pub fn pop(&mut self) -> Option<(Event, With)> {
+        let next = self.reconciler.pop();
+        if next.is_none() {
+            self.buried.clear();
+        }
+        next
+    }
+
+    /// A task of an address space that the kernel has to be asked about.
+    pub fn doubtful(&mut self) -> Option<Tid> {
+        while let Some(space) = self.reconciler.doubtful() {
+            self.doubtful.extend(self.tasks.iter().find(|(_, task)| task.space == space).map(|(tid, _)| *tid));
+        }
+        self.doubtful.pop()
+    }
+
+    /// How the process in question ended.
+    pub fn main_exit(&self) -> Option<Exit> {
+        self.main_exit
+    }
+
+    /// The process and the address space of a followed task, also of one that has just ended.
+    pub fn place_of(&self, tid: Tid) -> Option<(Pid, SpaceNo)> {
+        self.tasks.get(&tid).map(|task| (task.pid, task.space)).or_else(|| self.buried.get(&tid).copied())
+    }
+
+    /// What a task that is making another one was given.
+    pub fn creating(&self, tid: Tid) -> Option<CloneArgs> {
+        match &self.tasks.get(&tid)?.inside {
+            Some(Inside::Creating(args, _)) => Some(*args),
+            _ => None,
+        }
+    }
+
+    /// Pages that calls under way in the address space may have freed already.
+    pub fn under_way(&self, space: SpaceNo) -> impl Iterator<Item = crate::units::Range> {
+        self.reconciler.under_way(space)
+    }
+
+    /// Whether a process is followed.
+    pub fn knows(&self, pid: Pid) -> bool {
+        self.groups.contains_key(&pid)
+    }
+
+    /// Records were lost: what tasks were in, they may be out of.
+    pub fn lost(&mut self) {
+        let spaces: Vec<SpaceNo> = self.users.keys().copied().collect();
+        for task in self.tasks.values_mut() {
+            task.inside = None;
+        }
+        for space in spaces {
+            self.reconciler.abandon_all(space);
+        }
+    }
+
+    /// Takes in the next record. execve is [`Stream::executed`]'s business.
+    pub fn take(&mut self, record: Record) {
+        let Record { at, tid, what, .. } = record;
+        match what {
+            What::Call(point, registers) => self.call(at, tid, point, &registers.as_user(), None),
+            What::CallWithStack(point, snapshot) => {
+                let registers = snapshot.registers;
+                self.call(at, tid, point, &registers, Some(snapshot));
+            }
+            What::Signal(signal) => {
+                if let Some(task) = self.tasks.get(&tid)
+                    && is_fatal(signal)
+                    && let Some(group) = self.groups.get_mut(&task.pid)
+                {
+                    group.fatal.get_or_insert(signal);
+                }
+            }
+            What::Fork { child, child_pid } => self.born(at, tid, child, child_pid),
+            What::Exited => self.exited(at, tid),
+            What::Executed | What::Lost(_) => {}
+        }
+    }
+
+    fn call(&mut self, at: u64, tid: Tid, point: Point, registers: &user_regs_struct, snapshot: With) {
+        match point {
+            Point::Enter(followed) => self.enter(at, tid, followed, registers, snapshot),
+            Point::Exit(followed) => self.exit(at, tid, followed, registers),
+            Point::Signal => {}
+        }
+    }
+
+    fn enter(&mut self, at: u64, tid: Tid, followed: Followed, registers: &user_regs_struct, snapshot: With) {
+        let Some(task) = self.tasks.get(&tid) else { return };
+        let space = task.space;
+        match followed {
+            Followed::Mmap => {
+                if let Some(task) = self.tasks.get_mut(&tid) {
+                    task.inside = Some(Inside::Mapping(snapshot));
+                }
+            }
+            Followed::Exit | Followed::ExitGroup => self.exiting(at, tid, followed, registers),
+            Followed::Clone | Followed::Clone3 | Followed::Fork | Followed::Vfork => {
+                let args = clone_args(tid, followed, registers, snapshot.as_deref());
+                if let (Some(task), Some(args)) = (self.tasks.get_mut(&tid), args) {
+                    task.inside = Some(Inside::Creating(args, snapshot));
+                }
+            }
+            _ => {
+                let Some(decoded) = decode::call(tid, Abi::X86_64, followed, registers) else { return };
+                if matches!(followed, Followed::Execve | Followed::Execveat) {
+                    if let Some(task) = self.tasks.get_mut(&tid) {
+                        task.inside = Some(Inside::Executing(decoded.call));
+                        self.groups.entry(task.pid).or_default().executing = Some(tid);
+                    }
+                    self.tell(space, at, tid, EventKind::Executing);
+                } else {
+                    self.reconciler.enter(space, tid, decoded.call);
+                }
+            }
+        }
+    }
+
+    fn exiting(&mut self, at: u64, tid: Tid, followed: Followed, registers: &user_regs_struct) {
+        let Some(task) = self.tasks.get_mut(&tid) else { return };
+        let (pid, space) = (task.pid, task.space);
+        let code = decode::exit_code(Abi::X86_64, registers);
+        if followed == Followed::ExitGroup {
+            if let Some(group) = self.groups.get_mut(&pid) {
+                group.code.get_or_insert(code);
+            }
+            return self.tell(space, at, tid, EventKind::Exiting(Exiting { scope: ExitScope::Group, code }));
+        }
+        // From here on it does nothing of its own. Its end is told now, because the kernel tells whoever joins it
+        // (CLONE_CHILD_CLEARTID) before it tells us, and the stack may have its next owner by then.
+        task.ended = true;
+        if tid.0 == pid.0 && pid == self.main {
+            self.main_exit = Some(Exit::Code(code));
+        }
+        self.tell(space, at, tid, EventKind::Exiting(Exiting { scope: ExitScope::Thread, code }));
+        self.tell(space, at, tid, EventKind::Ended(Exit::Code(code)));
+    }
+
+    fn exit(&mut self, at: u64, tid: Tid, followed: Followed, registers: &user_regs_struct) {
+        let Some(task) = self.tasks.get_mut(&tid) else { return };
+        let space = task.space;
+        let mut result = decode::result(Abi::X86_64, registers);
+        let (mut mapped, mut with) = (None, None);
+        let call = match (followed, task.inside.take()) {
+            (Followed::Clone | Followed::Clone3 | Followed::Fork | Followed::Vfork, inside) => match inside {
+                Some(Inside::Creating(args, _)) => Call::Clone(args),
+                // A child's own return, or one whose beginning was not seen.
+                _ => return,
+            },
+            (Followed::Execve | Followed::Execveat, inside) => match inside {
+                Some(Inside::Executing(call)) if result.is_err() => {
+                    if let Some(group) = self.groups.get_mut(&task.pid) {
+                        group.executing = None;
+                    }
+                    call
+                }
+                _ => return,
+            },
+            (_, inside) => {
+                if let Some(Inside::Mapping(snapshot)) = inside {
+                    with = snapshot;
+                }
+                let Some(decoded) = decode::call(tid, Abi::X86_64, followed, registers) else { return };
+                if let (Ok(returned), Call::Shmat { .. } | Call::IoSetup { .. }) = (result, decoded.call) {
+                    let addr = match decoded.result_at {
+                        Some(place) => decode::stored_address(tid, Abi::X86_64, place),
+                        None => Some(Addr(returned)),
+                    };
+                    mapped = addr.and_then(|addr| procfs::maps::region_at(tid, addr));
+                    if let (Some(addr), Call::Shmat { .. }) = (addr, decoded.call) {
+                        result = Ok(addr.0);
+                    }
+                }
+                decoded.call
+            }
+        };
+        let kind = EventKind::Syscall(Syscall { call, result, mapped });
+        let event = Event { at: self.time(at), tid, call_stack: None, kind };
+        self.reconciler.push(space, event, with);
+    }
+
+    fn born(&mut self, at: u64, parent: Tid, child: Tid, child_pid: Pid) {
+        let Some(task) = self.tasks.get_mut(&parent) else { return };
+        let (pid, space) = (task.pid, task.space);
+        let (args, with) = match &mut task.inside {
+            Some(Inside::Creating(args, with)) => (*args, with.take()),
+            _ => (unseen_clone(pid == child_pid, child, parent), None),
+        };
+        let child_space = if args.shares_memory() { space } else { self.new_space() };
+        self.add(child, child_pid, child_space);
+        let kind = EventKind::Born(Birth { child, pid: child_pid, args, function: None });
+        let event = Event { at: self.time(at), tid: parent, call_stack: None, kind };
+        self.reconciler.push(space, event, with);
+    }
+
+    fn exited(&mut self, at: u64, tid: Tid) {
+        let Some(task) = self.tasks.get(&tid) else { return };
+        let (pid, space, ended) = (task.pid, task.space, task.ended);
+        self.reconciler.abandon(space, tid);
+        if !ended {
+            self.end(at, tid, pid, space);
+        }
+        self.remove(tid);
+    }
+
+    /// Tells the end of a task that has not called exit itself.
+    fn end(&mut self, at: u64, tid: Tid, pid: Pid, space: SpaceNo) {
+        let group = self.groups.get(&pid);
+        let exit = match group.and_then(|group| group.code) {
+            Some(code) => Exit::Code(code),
+            None if group.and_then(|group| group.executing).is_some_and(|caller| caller != tid) => {
+                return self.tell(space, at, tid, EventKind::Superseded);
+            }
+            // A signal whose delivery was not seen can only be the one that cannot be seen coming.
+            None => Exit::Signal(group.and_then(|group| group.fatal).unwrap_or(libc::SIGKILL)),
+        };
+        if pid == self.main && (tid.0 == pid.0 || self.main_exit.is_none()) {
+            self.main_exit = Some(exit);
+        }
+        self.tell(space, at, tid, EventKind::Ended(exit));
+    }
+
+    /// execve has succeeded: `tid` is the leader now, whoever called, and has a new address space.
+    pub fn executed(&mut self, at: u64, tid: Tid, maps: Box<[Vma]>, start_brk: Option<Addr>, read_implies_exec: bool) {
+        let pid = Pid(tid.0);
+        let former = self.groups.get(&pid).and_then(|group| group.executing).unwrap_or(tid);
+        let Some((_, space)) = self.place_of(former).or_else(|| self.place_of(tid)) else { return };
+        let call = match self.tasks.get_mut(&former).and_then(|task| task.inside.take()) {
+            Some(Inside::Executing(call)) => Some(call),
+            _ => None,
+        };
+        if let Some(call) = call {
+            let kind = EventKind::Syscall(Syscall { call, result: Ok(0), mapped: None });
+            self.tell(space, at, former, kind);
+        }
+        let siblings: Vec<Tid> = self.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(tid, _)| *tid).collect();
+        for sibling in siblings {
+            self.remove(sibling);
+        }
+        let new = self.new_space();
+        self.add(tid, pid, new);
+        self.tell(new, at, tid, EventKind::Exec(Box::new(Exec { former, maps, start_brk, read_implies_exec })));
+    }
+
+    /// A task that the kernel has and we have not: only /proc can tell whose it is. Its stack stays unknown.
+    pub fn adopt(&mut self, at: u64, tid: Tid, pid: Pid, relative: Tid) {
+        let Some((of, space)) = self.place_of(relative) else { return };
+        let args = unseen_clone(of == pid, tid, relative);
+        let space_of_child = if args.shares_memory() { space } else { self.new_space() };
+        self.add(tid, pid, space_of_child);
+        self.tell(space, at, relative, EventKind::Born(Birth { child: tid, pid, args, function: None }));
+    }
+
+    /// A task that we have and the kernel has not any more: how it ended was not seen.
+    pub fn vanished(&mut self, at: u64, tid: Tid) {
+        self.exited(at, tid);
+    }
+}
+
+/// What is assumed of a clone whose arguments were not seen.
+fn unseen_clone(is_thread: bool, child: Tid, parent: Tid) -> CloneArgs {
+    use crate::abi::clone;
+    let shares = is_thread || sys::share_memory(child, parent).unwrap_or(false);
+    let thread = if is_thread { clone::THREAD } else { 0 };
+    CloneArgs {
+        call: CloneCall::Clone,
+        flags: if shares { clone::VM | thread } else { 0 },
+        exit_signal: 0,
+        stack: Addr(0),
+        stack_size: 0,
+        tls: Addr(0),
+        parent_tid: Addr(0),
+        child_tid: Addr(0),
+    }
+}
+
+/// The arguments of a call that makes a task.
+pub(super) fn clone_args(
+    tid: Tid,
+    followed: Followed,
+    registers: &user_regs_struct,
+    snapshot: Option<&Snapshot>,
+) -> Option<CloneArgs> {
+    match followed {
+        Followed::Clone3 => clone3_args(tid, registers, snapshot),
+        Followed::Clone | Followed::Fork | Followed::Vfork => {
+            match decode::call(tid, Abi::X86_64, followed, registers)?.call {
+                Call::Clone(args) => Some(args),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// clone3's arguments lie in memory, with most callers on the stack, of which a copy was made.
+fn clone3_args(tid: Tid, registers: &user_regs_struct, snapshot: Option<&Snapshot>) -> Option<CloneArgs> {
+    let mut bytes = [0; 64];
+    let size = usize::try_from(registers.rsi).ok()?.min(bytes.len());
+    let copied = snapshot.and_then(|snapshot| {
+        let start = usize::try_from(registers.rdi.checked_sub(registers.rsp)?).ok()?;
+        snapshot.stack.get(start..start.checked_add(size)?)
+    });
+    match copied {
+        Some(copied) => bytes[..size].copy_from_slice(copied),
+        None => sys::read_memory(tid, Addr(registers.rdi), &mut bytes[..size]).ok()?,
+    }
+    Some(decode::clone3_args(&bytes))
+}
+
+/// Whether a signal's default action is to end the process: signal(7).
+fn is_fatal(signal: i32) -> bool {
+    let harmless = [
+        libc::SIGCHLD,
+        libc::SIGCONT,
+        libc::SIGURG,
+        libc::SIGWINCH,
+        libc::SIGSTOP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ];
+    !harmless.contains(&signal)
+}
