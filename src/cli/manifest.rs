@@ -82,8 +82,8 @@ impl Case {
     /// The case as this source is to show it; none where it cannot.
     pub fn by(&self, by: By) -> Option<Case> {
         let mut case = self.clone();
-        // Only ptrace can hold a program still at every change, and a log has nothing to be compared with.
-        case.verify &= matches!(by, By::Ptrace | By::Perf);
+        // Only ptrace can hold a program still at every change, and at its end.
+        case.verify &= by == By::Ptrace;
         let Some(shown) = self.by.get(&by) else { return Some(case) };
         if shown.cannot.is_some() {
             return None;
