@@ -16,7 +16,7 @@ use crate::follow::{Follower, Observer, Options};
 use crate::procfs::task;
 use crate::report::draft::Draft;
 use crate::report::{Clock, Mode, Report};
-use crate::source::Source;
+use crate::source::{Launched, Source};
 use crate::source::control::{Control, Manners, Timers, block_signals};
 use crate::source::perf::Perf;
 use crate::source::ptrace::Ptrace;
@@ -86,10 +86,24 @@ pub(super) fn launch(args: &FollowArgs, stream: Stream) -> Result<u8, anyhow::Er
     let command: Vec<String> = args.program.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let recording = args.record.as_deref().map(create).transpose()?;
     let options = options(args, Mode::Launch, command, stream)?;
+    // Before the control's thread exists, because it forks.
+    if args.engine == EngineChoice::Perf {
+        return follow_launched(args, Perf::launch(&args.program, &mask, None)?, options, output, recording);
+    }
     // A program that is to be left alone after a while must be able to live without us.
     let leash = if args.stop_after.is_some() { Leash::None } else { Leash::Filter };
-    // Before the control's thread exists, because it forks.
-    let mut target = Live::new(Ptrace::launch(&args.program, leash, args.follow.into(), &mask)?);
+    follow_launched(args, Ptrace::launch(&args.program, leash, args.follow.into(), &mask)?, options, output, recording)
+}
+
+/// Follows the launched program to its end.
+fn follow_launched<S: Launched>(
+    args: &FollowArgs,
+    source: S,
+    options: Options,
+    output: Output,
+    recording: Option<File>,
+) -> Result<u8, anyhow::Error> {
+    let mut target = Live::new(source);
     let mut control = Control::new(Manners::Launched);
     control.start(timers(args, Watch::wants_status(true)))?;
     let followed = follow(&mut target, &control, options, output, recording)?;

@@ -62,6 +62,18 @@ pub enum Stand<'a> {
     Unknown,
 }
 
+/// A source that has launched the program that it follows.
+pub trait Launched: Source {
+    /// Why the child has ended without running its program; to be asked when no task is left.
+    fn not_executed(&self) -> Option<Errno>;
+
+    /// Waits for the end of the launched process, which may have been left to itself before.
+    ///
+    /// # Errors
+    /// When somebody else has taken its status.
+    fn wait_for_main(&mut self, control: &Control) -> Result<Exit, Errno>;
+}
+
 /// Follows live processes.
 pub trait Source {
     /// Which one it is.

@@ -19,6 +19,7 @@ use crate::procfs::memory::ResidentPages;
 use crate::report::draft::Places;
 use crate::report::{Engine, Memory};
 use crate::source::control::Control;
+use crate::source::ptrace::launch::pass_on;
 use crate::source::{Next, Source};
 use crate::symbols::capture::{CallStacks, Task};
 use crate::sys;
@@ -50,13 +51,7 @@ impl<S: Source> Live<S> {
         if requests.look_after_held {
             self.source.look_after_held();
         }
-        let main = nix::unistd::Pid::from_raw(self.source.main_pid().0);
-        for signal in requests.signals() {
-            // It may have ended this moment; then there is nobody to pass the signal on to.
-            if let Ok(signal) = Signal::try_from(signal) {
-                let _ = signal::kill(main, signal);
-            }
-        }
+        pass_on(requests, self.source.main_pid());
         if requests.suspend {
             self.suspend_until = Some(Instant::now() + SUSPEND_WITHIN);
         }

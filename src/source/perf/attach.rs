@@ -13,6 +13,7 @@ use super::rings::{PerfError, Rings};
 use crate::event::{Attached, AttachedTask, EventKind};
 use crate::procfs::{self, task};
 use crate::source::ptrace::attach::{AttachError, explain, followable};
+use crate::source::ptrace::launch::LaunchError;
 use crate::sys::perf::monotonic_ns;
 use crate::units::{Addr, Pid, Tid};
 
@@ -29,6 +30,9 @@ pub enum FollowError {
     /// It cannot be, whoever tries.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// The program cannot be launched, whoever tries.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
     /// 32-bit calls pass the tracepoints by.
     #[error("process {0} is a 32-bit program, whose system calls perf events do not show: use --engine ptrace")]
     I386(Pid),

@@ -23,6 +23,8 @@ const LOOK_EVERY: u64 = 20_000_000;
 const HEAL_EVERY: u64 = 200_000_000;
 /// A call that has changed mappings may take so long to return that it was not seen to yet, in nanoseconds.
 const RETURNS_WITHIN: u64 = 20_000_000;
+/// Where nothing has been told for so long, in nanoseconds, whoever has ended may have ended unseen.
+const CENSUS_AFTER: u64 = 1_000_000_000;
 /// Address spaces that are compared with the kernel's at the end.
 const MOST_CLOSED: usize = 256;
 
@@ -92,6 +94,20 @@ impl Perf {
             for tid in std::mem::take(&mut self.wanted) {
                 self.look(tid, None);
             }
+        }
+    }
+
+    /// After a silence, and no more often: whether the processes are still there. What was lost last is told of only by what
+    /// comes behind it.
+    pub(super) fn take_census(&mut self) {
+        let now = monotonic_ns();
+        if now.saturating_sub(self.last_record.max(self.last_census)) < CENSUS_AFTER {
+            return;
+        }
+        self.last_census = now;
+        let is_gone = |pid: Pid| task::threads(pid).map_or(true, |threads| threads.is_empty());
+        if self.one_of_each().into_iter().any(|(_, pid)| is_gone(pid)) {
+            self.to_heal = true;
         }
     }
 

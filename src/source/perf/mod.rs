@@ -6,6 +6,7 @@
 
 mod attach;
 mod kept;
+mod launch;
 mod look;
 mod mappers;
 pub mod points;
@@ -25,12 +26,13 @@ use nix::errno::Errno;
 use super::control::Control;
 use super::{Next, Source, Stand};
 use crate::diagnose::finding::Note;
-use crate::event::{EventKind, Exit, Vma};
+use crate::event::{Event, EventKind, Exit, Vma};
 use crate::procfs::memory::HeldMemory;
 use crate::report::Engine;
 use crate::sys::perf::{monotonic_ns, wait_readable};
 use crate::units::{Addr, Pid, Range, Tid, Time};
 use kept::Kept;
+use launch::Launch;
 use look::{Closing, Image, Look};
 use mappers::Mappers;
 use record::{Record, What};
@@ -69,8 +71,12 @@ pub struct Perf {
     /// When something was asked; it is answered when all that had happened before has been told.
     asked_at: Option<u64>,
     mappers: Mappers,
+    /// The program, where we have launched it.
+    launch: Option<Launch>,
     kept: HashMap<Pid, Vec<Kept>>,
     last_round: u64,
+    last_record: u64,
+    last_census: u64,
     lost: u64,
     /// Since records were lost, the tasks and maps have not been put right.
     to_heal: bool,
@@ -96,8 +102,11 @@ impl Perf {
             closing: None,
             asked_at: None,
             mappers: Mappers::default(),
+            launch: None,
             kept: HashMap::new(),
             last_round: 0,
+            last_record: 0,
+            last_census: 0,
             lost: 0,
             to_heal: false,
             heals: 0,
@@ -109,7 +118,7 @@ impl Perf {
         let now = monotonic_ns();
         self.last_round = now;
         self.sorter.begin_round(now);
-        let Perf { rings, sorter, stream, kept, .. } = self;
+        let Perf { rings, sorter, stream, kept, last_record, .. } = self;
         // The memory of a process that has threads, or a new image, is held as soon as possible: it may end at once.
         let (mut executed, mut threaded): (Vec<(Pid, u64)>, Vec<(Pid, Tid)>) = (Vec::new(), Vec::new());
         rings.drain(|record| {
@@ -119,6 +128,9 @@ impl Perf {
                     threaded.extend([(record.pid, record.tid), (record.pid, child)]);
                 }
                 _ => {}
+            }
+            if stream.knows(record.pid) {
+                *last_record = now;
             }
             sorter.push(record);
         });
@@ -199,6 +211,13 @@ impl Perf {
         }
     }
 
+    /// Whether the launched child is still ours, and not the program's.
+    fn is_before_program(&mut self, event: &Event) -> bool {
+        let Some(launch) = &mut self.launch else { return false };
+        launch.runs |= matches!(event.kind, EventKind::Exec(_));
+        !launch.runs
+    }
+
     fn is_over(&self) -> bool {
         self.stream.tasks.is_empty() && self.image.is_none()
     }
@@ -212,6 +231,9 @@ impl Source for Perf {
     fn next(&mut self, control: &Control) -> Result<Next, Errno> {
         loop {
             if let Some((event, with)) = self.stream.pop() {
+                if self.is_before_program(&event) {
+                    continue;
+                }
                 if let (Some(_), EventKind::Syscall(syscall)) = (&with, &event.kind) {
                     self.mappers.seen(&syscall.call);
                 }
@@ -235,12 +257,16 @@ impl Source for Perf {
                 self.asked_at = None;
                 return Ok(Next::Woken);
             }
+            if self.has_news_of_stop() {
+                return Ok(Next::Woken);
+            }
             if self.is_over() {
                 return Ok(Next::Finished);
             }
             if self.is_closed() {
                 return Ok(Next::Quiet);
             }
+            self.take_census();
             self.start_looks();
             self.change_mappers();
             self.wait();
@@ -258,6 +284,10 @@ impl Source for Perf {
 
     fn main_exit(&self) -> Option<Exit> {
         self.stream.main_exit()
+    }
+
+    fn main_is_stopped(&self) -> bool {
+        self.launch.is_some() && launch::is_stopped(self.main.into())
     }
 
     fn stops(&self) -> u64 {

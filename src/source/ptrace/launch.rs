@@ -4,15 +4,16 @@ use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;
 
 use nix::errno::Errno;
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{self, SigSet, Signal};
 use thiserror::Error;
 
 use super::attach::leave;
 use super::{Phase, Ptrace, filter, take};
 use crate::event::Exit;
-use crate::source::Follow;
-use crate::source::control::Control;
+use crate::source::{Follow, Launched};
+use crate::source::control::{Control, Requests};
 use crate::sys::{self, Child, ChildReport, Status, Wait};
+use crate::units::Pid;
 
 /// Why a program could not be launched.
 #[derive(Debug, Error)]
@@ -68,16 +69,31 @@ impl Launching {
     }
 }
 
+/// The arguments as the kernel wants them.
+///
+/// # Errors
+/// Where one holds a zero byte.
+pub(in crate::source) fn arguments(command: &[OsString]) -> Result<Vec<CString>, LaunchError> {
+    let terminated = command.iter().map(|arg| CString::new(arg.clone().into_vec()));
+    terminated.collect::<Result<_, _>>().map_err(|_| LaunchError::ZeroByte)
+}
+
+/// Passes on the signals that were sent to us and are the program's.
+pub(crate) fn pass_on(requests: Requests, main: Pid) {
+    for signal in requests.signals() {
+        // It may have ended this moment; then there is nobody to pass the signal on to.
+        if let Ok(signal) = Signal::try_from(signal) {
+            let _ = signal::kill(nix::unistd::Pid::from_raw(main.0), signal);
+        }
+    }
+}
+
 impl Ptrace {
     /// Launches `command`, and follows it from its first instruction on.
     ///
     /// `mask` is the signal mask that it is to start with. No other thread may exist yet.
     pub fn launch(command: &[OsString], leash: Leash, follow: Follow, mask: &SigSet) -> Result<Ptrace, LaunchError> {
-        let argv: Vec<CString> = command
-            .iter()
-            .map(|arg| CString::new(arg.clone().into_vec()))
-            .collect::<Result<_, _>>()
-            .map_err(|_| LaunchError::ZeroByte)?;
+        let argv = arguments(command)?;
         let program = filter::program();
         let wanted = (leash == Leash::Filter && follow == Follow::Memory).then_some(&*program);
         let child = sys::fork_child(&argv, wanted, mask).map_err(LaunchError::Fork)?;
@@ -91,22 +107,16 @@ impl Ptrace {
         Ok(source)
     }
 
-    /// Waits for the end of the launched process, which may have been left to itself before.
-    ///
-    /// # Errors
-    /// When somebody else has taken its status.
-    pub fn wait_for_main(&mut self, control: &Control) -> Result<Exit, Errno> {
+}
+
+impl Launched for Ptrace {
+    fn wait_for_main(&mut self, control: &Control) -> Result<Exit, Errno> {
         let main = self.main.pid;
         if let Some(exit) = self.main.exit {
             return Ok(exit);
         }
         loop {
-            for signal in control.take().signals() {
-                let _ = nix::sys::signal::kill(
-                    nix::unistd::Pid::from_raw(main.0),
-                    nix::sys::signal::Signal::try_from(signal).ok(),
-                );
-            }
+            pass_on(control.take(), main);
             match sys::peek_status(Wait::Block) {
                 // It could not be left before, and has woken up.
                 Ok(Some((tid, Status::Stopped(status)))) if self.stragglers.remove(&tid) => {
@@ -126,8 +136,7 @@ impl Ptrace {
         }
     }
 
-    /// Why the child has ended without running its program; to be asked when no task is left.
-    pub fn not_executed(&self) -> Option<Errno> {
+    fn not_executed(&self) -> Option<Errno> {
         let Phase::Launching(launching) = &self.phase else {
             return None;
         };

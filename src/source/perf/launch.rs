@@ -1,0 +1,100 @@
+//! Launching a program that is followed from its first instruction on, without ever being stopped.
+
+use std::ffi::OsString;
+
+use nix::errno::Errno;
+use nix::sys::signal::SigSet;
+
+use super::Perf;
+use super::attach::FollowError;
+use super::rings::Rings;
+use crate::event::Exit;
+use crate::source::Launched;
+use crate::source::control::Control;
+use crate::source::ptrace::launch::{LaunchError, arguments, pass_on};
+use crate::sys::{self, Child, ChildReport, Status, Wait};
+
+/// A launched program.
+#[derive(Debug)]
+pub(super) struct Launch {
+    child: Child,
+    /// It has executed its program.
+    pub(super) runs: bool,
+    /// It is stopped by job control, and that has been told.
+    pub(super) stop_told: bool,
+}
+
+impl Perf {
+    /// Launches `command`, with rings of at most `ring_bytes`.
+    ///
+    /// `mask` is the signal mask that it is to start with. No other thread may exist yet.
+    ///
+    /// # Errors
+    /// Why that cannot be.
+    pub fn launch(command: &[OsString], mask: &SigSet, ring_bytes: Option<usize>) -> Result<Perf, FollowError> {
+        let argv = arguments(command)?;
+        // First of all, since the limits that we raise for ourselves are not the program's.
+        let child = sys::fork_child(&argv, None, mask).map_err(LaunchError::Fork)?;
+        let pid = child.pid;
+        let mut source = match Rings::open(ring_bytes) {
+            Ok(rings) => Perf::new(pid, rings),
+            Err(error) => {
+                // The child ends when nobody can let it go any more.
+                drop(child);
+                let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid.0), None);
+                return Err(error.into());
+            }
+        };
+        source.enable()?;
+        let space = source.stream.new_space();
+        source.stream.add(pid.into(), pid, space);
+        child.go().map_err(LaunchError::Fork)?;
+        source.launch = Some(Launch { child, runs: false, stop_told: false });
+        Ok(source)
+    }
+
+    /// Whether job control has stopped the launched program since this was last told.
+    pub(super) fn has_news_of_stop(&mut self) -> bool {
+        let main = self.main;
+        let Some(launch) = &mut self.launch else { return false };
+        let is_stopped = is_stopped(main.into());
+        let is_news = is_stopped && !launch.stop_told;
+        launch.stop_told = is_stopped;
+        is_news
+    }
+}
+
+/// Whether a child is stopped by job control.
+pub(super) fn is_stopped(child: crate::units::Tid) -> bool {
+    matches!(sys::peek_status_of(child), Ok(Some(Status::Stopped(_))))
+}
+
+impl Launched for Perf {
+    fn not_executed(&self) -> Option<Errno> {
+        let launch = self.launch.as_ref().filter(|launch| !launch.runs)?;
+        std::iter::from_fn(|| launch.child.report()).find_map(|report| match report {
+            ChildReport::ExecFailed(errno) => Some(errno),
+            ChildReport::Filtered | ChildReport::Unfiltered(_) => None,
+        })
+    }
+
+    fn wait_for_main(&mut self, control: &Control) -> Result<Exit, Errno> {
+        let main = self.main;
+        loop {
+            pass_on(control.take(), main);
+            match sys::peek_status(Wait::Block) {
+                Ok(Some((tid, status))) => {
+                    // ECHILD: somebody else has taken it.
+                    let _ = sys::take_status(tid);
+                    match status {
+                        Status::Exited(code) if tid == main.into() => return Ok(Exit::Code(code)),
+                        Status::Killed(signal) if tid == main.into() => return Ok(Exit::Signal(signal)),
+                        _ => {}
+                    }
+                }
+                Ok(None) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+}
