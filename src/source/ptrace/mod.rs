@@ -11,6 +11,7 @@ pub mod filter;
 pub mod gate;
 pub mod halt;
 pub mod launch;
+mod placement;
 pub mod stop;
 mod tasks;
 
@@ -30,6 +31,7 @@ use crate::sys::{self, Restart, Status, SyscallStop, Wait};
 use crate::units::{Pid, Tid, Time};
 use decode::{Abi, Followed};
 use gate::{Gate, Left};
+use placement::Placement;
 use stop::Stop;
 
 /// How long a new task may wait for the event of the one that made it; after that its parent has died before telling.
@@ -71,6 +73,7 @@ pub struct Ptrace {
     phase: Phase,
     stops: u64,
     overlaps: u64,
+    placement: Placement,
 }
 
 /// The process that was launched or named.
@@ -154,6 +157,7 @@ impl Ptrace {
             phase,
             stops: 0,
             overlaps: 0,
+            placement: Placement::new(),
         };
         if follow == Follow::Threads {
             source.tell(pid.into(), EventKind::LifecyclesAlone);
@@ -249,6 +253,10 @@ impl Ptrace {
             Status::Killed(signal) => return self.reaped(tid, Exit::Signal(signal)),
         };
         self.stops += 1;
+        self.placement.beat(self.stops);
+        if self.stops.is_multiple_of(placement::WINDOW) {
+            self.placement.window(tid);
+        }
         let stop = Stop::from_status(status);
         let Some(tracee) = self.tracees.get_mut(&tid) else {
             // Its parent's event is still to come, and tells whose child it is.
@@ -385,6 +393,8 @@ impl Source for Ptrace {
                 continue;
             }
             if control.pending() || std::mem::take(&mut self.main.stop_is_news) {
+                // What is to be done now, a report perhaps, takes longer than a stop.
+                self.placement.free();
                 return Ok(Next::Woken);
             }
             if self.is_quiet() {
@@ -455,6 +465,7 @@ impl Source for Ptrace {
     }
 
     fn close(&mut self) {
+        self.placement.free();
         self.phase = Phase::Closing { deadline: Instant::now() + Duration::from_millis(500) };
         for gate in self.gates.values_mut() {
             gate.close();
