@@ -191,6 +191,31 @@ fn waitid_with(kind: libc::idtype_t, id: libc::id_t, options: i32) -> Result<Opt
     }))
 }
 
+/// How the scheduler treats a thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Policy {
+    /// SCHED_OTHER.
+    Normal,
+    /// SCHED_IDLE; threads that it creates are normal ones.
+    Idle,
+}
+
+/// sched_setscheduler(2) for a thread of this process.
+pub fn set_policy(tid: Tid, policy: Policy) -> Result<(), Errno> {
+    let policy = match policy {
+        Policy::Normal => libc::SCHED_OTHER,
+        Policy::Idle => libc::SCHED_IDLE | libc::SCHED_RESET_ON_FORK,
+    };
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the parameters live through the call.
+    Errno::result(unsafe { libc::sched_setscheduler(tid.0, policy, &raw const parameters) }).map(drop)
+}
+
+/// The number of the calling thread.
+pub fn own_tid() -> Tid {
+    Tid(nix::unistd::gettid().as_raw())
+}
+
 /// Whether two tasks share an address space: kcmp(2) with KCMP_VM.
 pub fn share_memory(a: Tid, b: Tid) -> Result<bool, Errno> {
     const KCMP_VM: libc::c_int = 1;

@@ -78,6 +78,14 @@ pub fn start_ticks(tid: Tid) -> Option<u64> {
     fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
 
+/// The processor that a task runs on, or ran on last: field 39 of proc_pid_stat(5).
+pub fn last_cpu(tid: Tid) -> Option<usize> {
+    let text = super::read(tid, "stat").ok()?;
+    let after_name = text.iter().rposition(|byte| *byte == b')')?;
+    let fields = std::str::from_utf8(&text[after_name + 1..]).ok()?;
+    fields.split_ascii_whitespace().nth(39 - 3)?.parse().ok()
+}
+
 /// What a task does, and how much it has run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Activity {

@@ -88,15 +88,17 @@ impl Ptrace {
 
     /// A followed call has returned.
     pub(super) fn exit(&mut self, tid: Tid) {
+        // Where it has been killed meanwhile its end will tell that it was inside.
+        let Some(mut registers) = gone(sys::registers(tid)) else { return };
         let Some(tracee) = self.tracees.get_mut(&tid) else { return };
         let Some(Inside { abi, followed, untraced, .. }) = tracee.inside.take() else { return };
         let gate = tracee.gate;
         if untraced {
             restore_untraced(tid, abi, followed);
+            registers = gone(sys::registers(tid)).unwrap_or(registers);
         }
         self.after.push_back(After::Resume(tid));
         self.after.push_back(After::Leave(tid, gate));
-        let Some(registers) = gone(sys::registers(tid)) else { return };
         let Some(decoded) = decode::call(tid, abi, followed, &registers) else { return };
         let mut result = decode::result(abi, &registers);
         let mut mapped = None;

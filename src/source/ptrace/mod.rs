@@ -11,6 +11,7 @@ pub mod filter;
 pub mod gate;
 pub mod halt;
 pub mod launch;
+mod placement;
 pub mod stop;
 mod tasks;
 
@@ -30,10 +31,14 @@ use crate::sys::{self, Restart, Status, SyscallStop, Wait};
 use crate::units::{Pid, Tid, Time};
 use decode::{Abi, Followed};
 use gate::{Gate, Left};
+use placement::Placement;
 use stop::Stop;
 
 /// How long a new task may wait for the event of the one that made it; after that its parent has died before telling.
 const STRAY_AFTER: Duration = Duration::from_millis(200);
+
+/// So many stops are dispatched as wait tells them, before all that there are are collected.
+const MOST_IN_A_ROW: u32 = 8;
 
 /// So many statuses are collected before they are dispatched.
 const MOST_READY: usize = 256;
@@ -52,6 +57,10 @@ pub struct Ptrace {
     next_gate: GateId,
     /// Events that have not been asked for yet.
     events: VecDeque<Event>,
+    /// The status that was looked at last, if it has not been taken and its task has not gone on.
+    looked_at: Option<(Tid, Status)>,
+    /// How many have been dispatched one by one since all were collected.
+    in_a_row: u32,
     /// Statuses that have been taken and not been dispatched yet.
     ready: VecDeque<(Tid, Status)>,
     /// What is to be done once they have been.
@@ -64,6 +73,7 @@ pub struct Ptrace {
     phase: Phase,
     stops: u64,
     overlaps: u64,
+    placement: Placement,
 }
 
 /// The process that was launched or named.
@@ -136,6 +146,8 @@ impl Ptrace {
             gates: HashMap::new(),
             next_gate: 0,
             events: VecDeque::new(),
+            looked_at: None,
+            in_a_row: 0,
             ready: VecDeque::new(),
             after: VecDeque::new(),
             filtered,
@@ -145,6 +157,7 @@ impl Ptrace {
             phase,
             stops: 0,
             overlaps: 0,
+            placement: Placement::new(),
         };
         if follow == Follow::Threads {
             source.tell(pid.into(), EventKind::LifecyclesAlone);
@@ -154,9 +167,12 @@ impl Ptrace {
 
     /// The next status to be dispatched; none when it is out of date, or has been dealt with already.
     ///
+    /// A status that was looked at stays in place while it is dispatched, and the restart replaces it: one wait for each
+    /// stop. Only where the task stays stopped does the status have to be taken, lest wait tell of it again.
+    ///
     /// Wait always tells of the first task in the kernel's list that has something to tell: left to it, a few busy tasks
-    /// would keep all others stopped. So all that there is is collected first, and then dispatched in turn. A signal on
-    /// its way is not collected but passed on at once, for the status must not be taken while it holds the signal.
+    /// would keep all others stopped. So once in a while all that there is is collected first, and then dispatched in turn.
+    /// A signal on its way is not collected but passed on at once, for the status must not be taken while it holds the signal.
     fn next_status(&mut self) -> Result<Option<(Tid, Status)>, Errno> {
         if let Some((tid, status)) = self.ready.pop_front() {
             // What has been killed since has something newer to tell, and is not where its status says.
@@ -164,24 +180,51 @@ impl Ptrace {
                 !matches!(status, Status::Stopped(_)) || sys::peek_status_of(tid).is_ok_and(|newer| newer.is_none());
             return Ok(is_current.then_some((tid, status)));
         }
+        self.take_looked_at();
+        if let Some(newer) = self.ready.pop_front() {
+            return Ok(Some(newer));
+        }
+        if self.in_a_row < MOST_IN_A_ROW || self.tracees.len() == 1 {
+            self.in_a_row += 1;
+            self.looked_at = sys::peek_status(Wait::Block)?;
+            return Ok(self.looked_at);
+        }
+        self.in_a_row = 0;
         let mut wait = Wait::Block;
         for _ in 0..MOST_READY {
             match sys::peek_status(wait) {
                 Ok(Some((tid, status))) if self.is_signal_for(tid, status) => self.dispatch(tid, status),
-                Ok(Some((tid, status))) => {
-                    take(tid);
-                    self.ready.push_back((tid, status));
+                Ok(Some((tid, _))) => {
+                    if let Ok(Some(status)) = sys::take_status(tid) {
+                        self.ready.push_back((tid, status));
+                    }
                 }
                 Ok(None) => break,
                 Err(errno) if self.ready.is_empty() => return Err(errno),
                 Err(_) => break,
             }
-            if self.tracees.len() == 1 {
-                break;
-            }
             wait = Wait::Poll;
         }
         Ok(self.ready.pop_front())
+    }
+
+    /// Takes the status that was looked at last, if its task has not gone on since.
+    fn take_looked_at(&mut self) {
+        let Some((tid, status)) = self.looked_at.take() else { return };
+        if let Ok(Some(taken)) = sys::take_status(tid)
+            && taken != status
+        {
+            // It was killed meanwhile.
+            self.ready.push_back((tid, taken));
+        }
+    }
+
+    /// Lets a task go on, however; its status is replaced by that.
+    fn go_on(&mut self, tid: Tid, how: Restart, signal: i32) {
+        if self.looked_at.is_some_and(|(looked_at, _)| looked_at == tid) {
+            self.looked_at = None;
+        }
+        let _ = gone(sys::restart(tid, how, signal));
     }
 
     fn is_signal_for(&self, tid: Tid, status: Status) -> bool {
@@ -210,6 +253,10 @@ impl Ptrace {
             Status::Killed(signal) => return self.reaped(tid, Exit::Signal(signal)),
         };
         self.stops += 1;
+        self.placement.beat(self.stops);
+        if self.stops.is_multiple_of(placement::WINDOW) {
+            self.placement.window(tid);
+        }
         let stop = Stop::from_status(status);
         let Some(tracee) = self.tracees.get_mut(&tid) else {
             // Its parent's event is still to come, and tells whose child it is.
@@ -240,7 +287,7 @@ impl Ptrace {
                     self.main.group_stopped = true;
                     self.main.stop_is_news = true;
                 }
-                let _ = gone(sys::restart(tid, Restart::Listen, 0));
+                self.go_on(tid, Restart::Listen, 0);
             }
             Stop::Trap => {
                 if tid == self.main.pid.into() {
@@ -249,7 +296,12 @@ impl Ptrace {
                 self.restart(tid, 0);
             }
             Stop::NewTask => self.new_task(tid),
-            Stop::Exec => self.exec(tid),
+            Stop::Exec => {
+                // The kernel refuses every request as long as this status stands, lest it be meant for the former leader
+                // (kernel/ptrace.c, looks_like_a_spurious_pid).
+                self.take_looked_at();
+                self.exec(tid);
+            }
             Stop::Exit => self.exiting(tid),
             Stop::Other => self.restart(tid, 0),
         }
@@ -322,7 +374,7 @@ impl Ptrace {
             Follow::Memory if self.filtered && !in_call() => Restart::Cont,
             Follow::Memory => Restart::Syscall,
         };
-        let _ = gone(sys::restart(tid, how, signal));
+        self.go_on(tid, how, signal);
     }
 }
 
@@ -341,6 +393,8 @@ impl Source for Ptrace {
                 continue;
             }
             if control.pending() || std::mem::take(&mut self.main.stop_is_news) {
+                // What is to be done now, a report perhaps, takes longer than a stop.
+                self.placement.free();
                 return Ok(Next::Woken);
             }
             if self.is_quiet() {
@@ -411,6 +465,7 @@ impl Source for Ptrace {
     }
 
     fn close(&mut self) {
+        self.placement.free();
         self.phase = Phase::Closing { deadline: Instant::now() + Duration::from_millis(500) };
         for gate in self.gates.values_mut() {
             gate.close();

@@ -1,0 +1,136 @@
+//! What is measured: one function each, with a table as its result.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::ROUNDS;
+use super::contenders::{ATTACHING, Contender, LAUNCHING, Programs, VMTRACE};
+use super::model::{self, Places};
+use super::table::Table;
+
+/// Names the measure that this process is to make as a child.
+pub const CHILD: &str = "VMTRACE_BENCH_CHILD";
+
+/// All measures.
+pub const ALL: &[(&str, fn(&Programs) -> Table)] = &[
+    ("launched: cheap calls, 1 % of them mapping calls, one thread", |programs| launched(programs, "cheap_loop", "1")),
+    ("launched: the same, two threads", |programs| launched(programs, "cheap_loop", "2")),
+    ("launched: nothing but mmap and munmap, one thread", |programs| launched(programs, "mmap_loop", "1")),
+    ("launched: the same, two threads", |programs| launched(programs, "mmap_loop", "2")),
+    ("attached: cheap calls, 1 % of them mapping calls, two threads", |programs| attached(programs, "cheap_loop")),
+    ("attached: nothing but mmap and munmap, two threads", |programs| attached(programs, "mmap_loop")),
+    ("attach to 10,000 threads, and leave them", ten_thousand_threads),
+    ("model with 50,000 mappings", model_events),
+    ("memory after 10 million events", memory),
+];
+
+/// Nanoseconds for each iteration, of all threads together.
+fn in_turn(contenders: &[Contender], run: impl Fn(&Contender) -> Option<f64>) -> Table {
+    let mut times: Vec<Vec<f64>> = contenders.iter().map(|_| Vec::new()).collect();
+    for _ in 0..ROUNDS {
+        for (contender, times) in contenders.iter().zip(&mut times) {
+            times.extend(run(contender).filter(|rate| *rate > 0.0).map(|rate| 1e9 / rate));
+        }
+    }
+    let mut table = Table::new("ns per iteration", "native");
+    for (contender, times) in contenders.iter().zip(&mut times) {
+        table.add(contender.name, times);
+    }
+    table
+}
+
+fn launched(programs: &Programs, program: &str, threads: &str) -> Table {
+    in_turn(LAUNCHING, |contender| programs.launched(contender, program, threads))
+}
+
+fn attached(programs: &Programs, program: &str) -> Table {
+    in_turn(ATTACHING, |contender| programs.attached(contender, program, "2"))
+}
+
+/// Milliseconds from the start of the follower to its end, which is asked for as soon as all threads are attached to.
+fn ten_thousand_threads(programs: &Programs) -> Table {
+    let mut target = programs
+        .command("many_threads")
+        .arg("10000")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program was built");
+    let mut ready = String::new();
+    BufReader::new(target.stdout.take().expect("a pipe")).read_line(&mut ready).expect("a line can be read");
+    let pid = target.id().to_string();
+    let strace: &[&str] = &["strace", "-f", "-q", "-e", "trace=%memory", "-o", "/dev/null", "-p"];
+    let memory: &[&str] = &[VMTRACE, "-o", "/dev/null", "--for", "1ms", "--engine", "ptrace", "-p"];
+    let threads: &[&str] =
+        &[VMTRACE, "-o", "/dev/null", "--for", "1ms", "--follow", "threads", "--engine", "ptrace", "-p"];
+    let contenders = [("strace -f", strace), ("vmtrace", memory), ("vmtrace --follow threads", threads)];
+    let mut times = contenders.map(|_| Vec::new());
+    for _ in 0..ROUNDS {
+        for ((_, command), times) in contenders.iter().zip(&mut times) {
+            let begin = Instant::now();
+            let mut command_line = programs.command(command[0]);
+            command_line.args(&command[1..]).arg(&pid).stdout(Stdio::null()).stderr(Stdio::null());
+            let Ok(mut follower) = command_line.spawn() else { continue };
+            if command[0] == "strace" {
+                await_attached(&pid);
+                let _ = kill(Pid::from_raw(i32::try_from(follower.id()).expect("a number")), Signal::SIGINT);
+            }
+            let _ = follower.wait();
+            times.push(begin.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    drop(target.stdin.take());
+    let _ = target.wait();
+    let mut table = Table::new("ms", "strace -f");
+    for ((name, _), times) in contenders.iter().zip(&mut times) {
+        table.add(name, times);
+    }
+    table
+}
+
+/// Waits until every hundredth thread has a tracer.
+fn await_attached(pid: &str) {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the target lives").flatten();
+    for task in tasks.step_by(100) {
+        let is_free = || {
+            let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            status.contains("TracerPid:\t0\n")
+        };
+        while is_free() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Nanoseconds for each event.
+fn model_events(_: &Programs) -> Table {
+    const EVENTS: u64 = 2_000_000;
+    let mut table = Table::new("ns per event", "in order");
+    for (name, places) in [("in order", Places::InOrder), ("at random places", Places::AtRandom)] {
+        let mut times: Vec<f64> = (0..ROUNDS).map(|_| 1e9 / model::events_per_second(places, EVENTS)).collect();
+        table.add(name, &mut times);
+    }
+    table
+}
+
+/// MiB that a process of its own has had at most.
+fn memory(_: &Programs) -> Table {
+    let mut table = Table::new("MiB", "10 million events");
+    let child = Command::new(std::env::current_exe().expect("this program")).env(CHILD, "1").output();
+    let peak = String::from_utf8(child.expect("this program can be run").stdout).expect("a number");
+    table.add("10 million events", &mut [peak.trim().parse().expect("a number")]);
+    table
+}
+
+/// What the child does: many events, and then it says how much memory that took.
+pub fn many_events() {
+    model::events_per_second(Places::AtRandom, 10_000_000);
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is there");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line of that name");
+    let kibibytes: f64 = peak.trim().trim_end_matches("kB").trim().parse().expect("a number");
+    println!("{}", kibibytes / 1024.0);
+}
