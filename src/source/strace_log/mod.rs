@@ -300,3 +300,6 @@ impl Target for StraceLog {
         &self.nothing
     }
 }
+
+#[cfg(test)]
+mod tests;
