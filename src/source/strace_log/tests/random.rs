@@ -4,36 +4,11 @@ use proptest::prelude::*;
 use syscalls::Errno;
 
 use super::super::call::{Called, Name, arguments, outcome};
-use super::super::join::{Joiner, UNNAMED};
-use super::super::reconcile::Reconciler;
+use super::super::digest;
 use super::super::text::Cursor;
 use crate::event::{Call, CloneArgs, CloneCall};
-use crate::model::Model;
 use crate::report::notation::returned;
 use crate::units::Addr;
-
-/// All that happens to the bytes of a log, without a file.
-fn digest(bytes: &[u8]) {
-    let mut joiner = Joiner::default();
-    let mut items = Vec::new();
-    for line in bytes.split(|byte| *byte == b'\n') {
-        joiner.line(line, UNNAMED, &mut items);
-    }
-    let (main, others) = super::super::who_was_there(&items);
-    let mut order = Reconciler::new(main, others);
-    let mut model = Model::partial();
-    for item in items {
-        order.take(item);
-        while let Some(event) = order.next() {
-            model.apply(&event);
-        }
-    }
-    order.finish();
-    while let Some(event) = order.next() {
-        model.apply(&event);
-    }
-    let _ = joiner.seen.notes(joiner.times.kind(), order.kin(), main);
-}
 
 /// Pieces that logs are made of, put together in ways that no strace would.
 const PIECES: &[&str] = &[
@@ -113,6 +88,17 @@ proptest! {
         let called = arguments(Name::of(name.as_bytes()).unwrap(), &mut cursor);
         prop_assert_eq!(called, Ok(Called::Call(call)), "{}", line);
         prop_assert_eq!(outcome(&mut cursor).map(|outcome| outcome.result), Ok(Some(result)), "{}", line);
+    }
+}
+
+/// What the fuzzer has found, and what it began with.
+#[test]
+fn the_corpus() {
+    let corpus = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/strace_log")).unwrap();
+    let files: Vec<_> = corpus.map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 8, "{files:?}");
+    for file in files {
+        digest(&std::fs::read(file).unwrap());
     }
 }
 
