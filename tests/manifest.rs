@@ -26,6 +26,18 @@ fn all_cases_pass() {
     assert_eq!(ended.errors(), "");
 }
 
+/// Of every case that can be launched a log of strace shows what the manifest says that it shows.
+#[test]
+fn all_cases_pass_by_their_logs() {
+    common::need("strace");
+    testprog("unjoined");
+    let manifest = format!("{FOLDER}/cases.toml");
+    let ended = run(&mut vmtrace(["check", "-j", "4", "--by", "strace-log", &manifest])).expect_code(0);
+    let output = ended.output();
+    let passed = output.lines().filter(|line| line.contains("launch strace-log") && line.contains("  ok  ")).count();
+    assert!(output.ends_with(&format!("\n\n{passed} passed, 0 failed\n")) && passed > 100, "{output}");
+}
+
 /// Runs that a manifest asks for: each case once in each of its modes.
 fn runs_in(manifest: &str) -> usize {
     let manifest: toml::Table = fs::read_to_string(manifest).expect("a text").parse().expect("TOML");

@@ -248,9 +248,12 @@ impl AddressSpace {
     /// The kernel has found room here without being told to make some: whatever lay here has been unmapped, and nothing
     /// was told of that. Of a stack nothing is left then; of other memory, what lies elsewhere may be.
     pub fn find_unmapped(&mut self, range: Range) {
+        if self.areas.overlapping(range).next().is_none() {
+            return;
+        }
         let stale: Vec<(Range, MappingId)> =
             self.areas.overlapping(range).map(|(piece, area)| (piece, area.mapping)).collect();
-        self.untold_unmaps += u64::from(!stale.is_empty());
+        self.untold_unmaps += 1;
         for (piece, mapping) in stale {
             let is_stack = self.mappings.get(mapping).is_some_and(|mapping| mapping.stack.is_some());
             let pieces = if is_stack { self.pieces_of(mapping) } else { vec![piece] };

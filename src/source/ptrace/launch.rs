@@ -10,8 +10,8 @@ use thiserror::Error;
 use super::attach::leave;
 use super::{Phase, Ptrace, filter, take};
 use crate::event::Exit;
-use crate::source::{Follow, Launched};
 use crate::source::control::{Control, Requests};
+use crate::source::{Follow, Launched};
 use crate::sys::{self, Child, ChildReport, Status, Wait};
 use crate::units::Pid;
 
@@ -106,7 +106,6 @@ impl Ptrace {
         source.add_child(pid.into(), pid, None);
         Ok(source)
     }
-
 }
 
 impl Launched for Ptrace {

@@ -42,31 +42,48 @@ pub enum Name {
 impl Name {
     /// The followed call of this name.
     pub fn of(name: &[u8]) -> Option<Name> {
-        Some(match name {
-            b"mmap" | b"mmap2" | b"old_mmap" => Name::Mmap,
-            b"munmap" => Name::Munmap,
-            b"mprotect" => Name::Mprotect,
-            b"pkey_mprotect" => Name::PkeyMprotect,
-            b"mremap" => Name::Mremap,
-            b"madvise" => Name::Madvise,
-            b"brk" => Name::Brk,
-            b"shmat" => Name::Shmat,
-            b"shmdt" => Name::Shmdt,
-            b"remap_file_pages" => Name::RemapFilePages,
-            b"io_setup" => Name::IoSetup,
-            b"io_destroy" => Name::IoDestroy,
-            b"map_shadow_stack" => Name::MapShadowStack,
-            b"personality" => Name::Personality,
-            b"clone" => Name::Clone,
-            b"clone3" => Name::Clone3,
-            b"fork" => Name::Fork,
-            b"vfork" => Name::Vfork,
-            b"execve" => Name::Execve,
-            b"execveat" => Name::Execveat,
-            b"exit" | b"_exit" => Name::Exit,
-            b"exit_group" => Name::ExitGroup,
-            _ => return None,
-        })
+        /// A name as a number, so that comparing it with all of them takes no time.
+        const fn key(name: &[u8]) -> u128 {
+            let mut key = 0;
+            let mut at = 0;
+            while at < name.len() {
+                key = key << 8 | name[at] as u128;
+                at += 1;
+            }
+            key
+        }
+        if name.len() > size_of::<u128>() {
+            return None;
+        }
+        let name = key(name);
+        let names = [
+            (key(b"mmap"), Name::Mmap),
+            (key(b"munmap"), Name::Munmap),
+            (key(b"mprotect"), Name::Mprotect),
+            (key(b"madvise"), Name::Madvise),
+            (key(b"brk"), Name::Brk),
+            (key(b"clone"), Name::Clone),
+            (key(b"clone3"), Name::Clone3),
+            (key(b"exit"), Name::Exit),
+            (key(b"mremap"), Name::Mremap),
+            (key(b"mmap2"), Name::Mmap),
+            (key(b"old_mmap"), Name::Mmap),
+            (key(b"pkey_mprotect"), Name::PkeyMprotect),
+            (key(b"shmat"), Name::Shmat),
+            (key(b"shmdt"), Name::Shmdt),
+            (key(b"remap_file_pages"), Name::RemapFilePages),
+            (key(b"io_setup"), Name::IoSetup),
+            (key(b"io_destroy"), Name::IoDestroy),
+            (key(b"map_shadow_stack"), Name::MapShadowStack),
+            (key(b"personality"), Name::Personality),
+            (key(b"fork"), Name::Fork),
+            (key(b"vfork"), Name::Vfork),
+            (key(b"execve"), Name::Execve),
+            (key(b"execveat"), Name::Execveat),
+            (key(b"_exit"), Name::Exit),
+            (key(b"exit_group"), Name::ExitGroup),
+        ];
+        names.iter().find(|(key, _)| *key == name).map(|(_, name)| *name)
     }
 
     /// Whether a success makes a task.
@@ -143,7 +160,7 @@ fn call(name: Name, cursor: &mut Cursor<'_>) -> Result<Call, Damage> {
         Name::Shmat => {
             let (id, addr) = (cursor.number()? as i32, Addr(next(cursor)?));
             cursor.comma()?;
-            Call::Shmat { id, addr, flags: words::any(cursor)? as i32 }
+            Call::Shmat { id, addr, flags: words::shm(cursor)? as i32 }
         }
         Name::Shmdt => Call::Shmdt { addr: addr(cursor)? },
         Name::RemapFilePages => {
@@ -164,7 +181,7 @@ fn call(name: Name, cursor: &mut Cursor<'_>) -> Result<Call, Damage> {
         Name::MapShadowStack => {
             let (addr, len) = (addr(cursor)?, next(cursor)?);
             cursor.comma()?;
-            Call::MapShadowStack { addr, len, flags: words::any(cursor)? }
+            Call::MapShadowStack { addr, len, flags: words::shadow_stack(cursor)? }
         }
         Name::Personality => Call::Personality { persona: words::persona(cursor)? },
         Name::Fork => Call::Clone(forked(CloneCall::Fork, 0)),

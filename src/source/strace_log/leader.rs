@@ -43,7 +43,8 @@ pub fn leader(cursor: &mut Cursor<'_>) -> Result<Leader, Damage> {
         cursor.skip_blanks();
         leader.tid = Some(tid(cursor)?);
         // A name may stand behind the number (-Y): `1234<name>`.
-        cursor.until(b"] ").ok_or(cursor.damage("]"))?;
+        let end: &[u8] = if cursor.peek() == Some(b'<') { b">] " } else { b"] " };
+        cursor.until(end).ok_or(cursor.damage("]"))?;
         cursor.skip_blanks();
         leader.stamp = stamp(cursor)?;
     } else if starts_with_number(cursor.rest()) {
@@ -81,6 +82,10 @@ fn tid(cursor: &mut Cursor<'_>) -> Result<Tid, Damage> {
 
 /// A time, and what `-r` adds to it in brackets.
 fn stamp(cursor: &mut Cursor<'_>) -> Result<Option<Stamp>, Damage> {
+    if let Some((stamp, length)) = usual_stamp(cursor.rest()) {
+        cursor.skip(length);
+        return Ok(Some(stamp));
+    }
     if !starts_with_number(cursor.rest()) {
         return Ok(None);
     }
@@ -108,6 +113,29 @@ fn stamp(cursor: &mut Cursor<'_>) -> Result<Option<Stamp>, Damage> {
         cursor.skip_blanks();
     }
     Ok(Some(stamp))
+}
+
+/// `23:01:00 ` or `23:01:00.000137 ` at the beginning of a text, and its length: nearly every line has one of them.
+fn usual_stamp(text: &[u8]) -> Option<(Stamp, usize)> {
+    let number = |digits: &[u8]| {
+        digits.iter().try_fold(0_u64, |number, digit| {
+            let digit = digit.wrapping_sub(b'0');
+            (digit <= 9).then_some(number * 10 + u64::from(digit))
+        })
+    };
+    let &[h1, h2, b':', m1, m2, b':', s1, s2, behind, ref rest @ ..] = text else { return None };
+    let (hours, minutes, seconds) = (number(&[h1, h2])?, number(&[m1, m2])?, number(&[s1, s2])?);
+    if hours > 23 || minutes > 59 || seconds > 60 {
+        return None;
+    }
+    let whole = (hours * 3600 + minutes * 60 + seconds) * SECOND;
+    match (behind, rest) {
+        (b' ', [next, ..]) if *next != b'(' => Some((Stamp::OfDay(whole), 9)),
+        (b'.', [a, b, c, d, e, f, b' ', next, ..]) if *next != b'(' => {
+            Some((Stamp::OfDay(whole + number(&[*a, *b, *c, *d, *e, *f])? * 1000), 16))
+        }
+        _ => None,
+    }
 }
 
 /// The digits behind a second's point, in nanoseconds.

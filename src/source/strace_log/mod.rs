@@ -38,7 +38,7 @@ use crate::threadlib::Unavailable;
 use crate::units::{Pid, Tid};
 use files::Files;
 use gaps::Seen;
-use join::{Item, UNNAMED, What};
+use join::{Item, Joiner, UNNAMED, What};
 use read::Message;
 use reconcile::Reconciler;
 use times::{Kind, Times};
@@ -179,6 +179,30 @@ impl StraceLog {
     }
 }
 
+/// All that is done with the bytes of a log, up to the model, and with nothing to show for it: for tests by chance, and
+/// for whoever looks for bytes that are not borne.
+pub fn digest(bytes: &[u8]) {
+    let mut joiner = Joiner::default();
+    let mut items = Vec::new();
+    for line in bytes.split(|byte| *byte == b'\n') {
+        joiner.line(line, UNNAMED, &mut items);
+    }
+    let (main, others) = who_was_there(&items);
+    let mut order = Reconciler::new(main, others);
+    let mut model = Model::partial();
+    for item in items {
+        order.take(item);
+        while let Some(event) = order.next() {
+            model.apply(&event);
+        }
+    }
+    order.finish();
+    while let Some(event) = order.next() {
+        model.apply(&event);
+    }
+    let _ = joiner.seen.notes(joiner.times.kind(), order.kin(), main);
+}
+
 /// Whether what was read is a log.
 fn check(name: &str, seen: &Seen) -> Result<(), LogError> {
     match &seen.first_damage {
@@ -300,3 +324,6 @@ impl Target for StraceLog {
         &self.nothing
     }
 }
+
+#[cfg(test)]
+mod tests;

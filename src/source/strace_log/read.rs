@@ -25,7 +25,7 @@ const CHUNK: usize = 1 << 20;
 const LONGEST: usize = 16 << 20;
 
 /// Messages that wait for the model.
-const AHEAD: usize = 8;
+const AHEAD: usize = 64;
 
 /// So many bytes are read before a text that has not one line of strace's is taken for something else.
 const ENOUGH: u64 = CHUNK as u64;
@@ -94,7 +94,8 @@ impl Reader {
 
     /// Passes on what was gathered, when that is worth it.
     fn send_items(&mut self, all: bool) -> Result<(), Stopped> {
-        const WORTH: usize = 4096;
+        // Small enough for an allocator to have it at hand, large enough to be worth waking the model up.
+        const WORTH: usize = 512;
         if self.items.len() >= WORTH || all && !self.items.is_empty() {
             let items = std::mem::replace(&mut self.items, Vec::with_capacity(WORTH));
             self.send.send(Message::Items(items, self.joiner.times)).map_err(|_| Stopped::Unwanted)?;
@@ -111,6 +112,7 @@ impl Reader {
             for newline in memchr::memchr_iter(b'\n', text) {
                 self.joiner.line(&text[used..newline], tid, &mut self.items);
                 used = newline + 1;
+                self.send_items(false)?;
             }
             self.bytes += used as u64;
             if !more && used < text.len() {

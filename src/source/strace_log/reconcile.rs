@@ -345,6 +345,13 @@ impl Reconciler {
         self.release(on);
     }
 
+    /// A call of this task's does not return; but if another one has waited for what it unmaps, it has done that.
+    fn room_was_made(&mut self, tid: Tid) {
+        if self.waiting.as_ref().is_some_and(|(on, _)| *on == tid) {
+            self.give_up_waiting(tid);
+        }
+    }
+
     /// The children that nobody has claimed are none once all births are over.
     fn birth_over(&mut self) {
         if self.births_under_way == 0 && !self.early.is_empty() {
@@ -398,6 +405,7 @@ impl Reconciler {
 
     /// A call has not returned, or nobody knows what.
     fn lost(&mut self, at: Time, tid: Tid, name: Name) {
+        self.room_was_made(tid);
         self.leave(tid);
         if matches!(name, Name::Exit | Name::ExitGroup)
             && !self.has_ends
@@ -492,6 +500,7 @@ impl Reconciler {
 
     /// A task is no more.
     fn gone(&mut self, at: Time, tid: Tid, exit: Exit) {
+        self.room_was_made(tid);
         self.leave(tid);
         if self.tasks.remove(&tid).is_some() {
             self.tell(at, tid, EventKind::Ended(exit));

@@ -157,9 +157,17 @@ impl<'a> Cursor<'a> {
 
     /// A name: letters, digits and underscores; empty where none is here.
     pub fn name(&mut self) -> &'a [u8] {
+        const IN_NAMES: [bool; 256] = {
+            let mut table = [false; 256];
+            let mut byte = 0;
+            while byte < table.len() {
+                table[byte] = (byte as u8).is_ascii_alphanumeric() || byte as u8 == b'_';
+                byte += 1;
+            }
+            table
+        };
         let rest = self.rest();
-        let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
-        let length = rest.iter().position(|byte| !is_name(byte)).unwrap_or(rest.len());
+        let length = rest.iter().position(|byte| !IN_NAMES[usize::from(*byte)]).unwrap_or(rest.len());
         self.at += length;
         &rest[..length]
     }

@@ -1,7 +1,7 @@
 //! Words of flags, as strace writes them: names, numbers, or both, with `|` between them.
 
 use super::text::{Cursor, Damage};
-use crate::abi::names::{CLONE, CLONE3, MADV, MAP, MREMAP, Names, PERSONALITY, PROT};
+use crate::abi::names::{CLONE, CLONE3, MADV, MAP, MREMAP, Names, PERSONALITY, PROT, SHADOW_STACK, SHM};
 
 /// What a name that is not known stands for: nothing, for a newer strace knows more of them.
 const UNKNOWN: u64 = 0;
@@ -22,11 +22,24 @@ const CLONE_MORE: Names = &[(0x40_0000, "CLONE_DETACHED"), (0x200_0000, "CLONE_S
 
 /// The `prot` argument of mmap(2) and mprotect(2).
 pub fn prot(cursor: &mut Cursor<'_>) -> Result<u32, Damage> {
+    const USUAL: &[(&[u8], u32)] = &[(b"PROT_READ|PROT_WRITE", 3), (b"PROT_NONE", 0), (b"PROT_READ", 1)];
+    if let Some(usual) = usual(cursor, USUAL) {
+        return Ok(usual);
+    }
     low(word(cursor, &[PROT, PROT_NONE]))
 }
 
 /// The `flags` argument of mmap(2).
 pub fn map(cursor: &mut Cursor<'_>) -> Result<u32, Damage> {
+    const USUAL: &[(&[u8], u32)] = &[
+        (b"MAP_PRIVATE|MAP_ANONYMOUS", 0x22),
+        (b"MAP_PRIVATE|MAP_ANONYMOUS|MAP_STACK", 0x2_0022),
+        (b"MAP_PRIVATE|MAP_ANONYMOUS|MAP_NORESERVE", 0x4022),
+        (b"MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS", 0x32),
+    ];
+    if let Some(usual) = usual(cursor, USUAL) {
+        return Ok(usual);
+    }
     low(word(cursor, &[MAP_TYPES, MAP]))
 }
 
@@ -55,9 +68,24 @@ pub fn clone(cursor: &mut Cursor<'_>) -> Result<u64, Damage> {
     word(cursor, &[CLONE, CLONE3, CLONE_MORE])
 }
 
-/// A flag word of any other call, whose names do not matter here.
-pub fn any(cursor: &mut Cursor<'_>) -> Result<u32, Damage> {
-    low(word(cursor, &[]))
+/// The `shmflg` argument of shmat(2).
+pub fn shm(cursor: &mut Cursor<'_>) -> Result<u32, Damage> {
+    low(word(cursor, &[SHM]))
+}
+
+/// The `flags` argument of map_shadow_stack(2).
+pub fn shadow_stack(cursor: &mut Cursor<'_>) -> Result<u32, Damage> {
+    low(word(cursor, &[SHADOW_STACK]))
+}
+
+/// A word that most calls have, read in one go.
+fn usual(cursor: &mut Cursor<'_>, words: &[(&[u8], u32)]) -> Option<u32> {
+    let rest = cursor.rest();
+    let end = rest.iter().position(|byte| matches!(byte, b',' | b')' | b' '))?;
+    let (word, value) = words.iter().find(|(word, _)| *word == &rest[..end])?;
+    cursor.skip(word.len());
+    cursor.skip_comment();
+    Some(*value)
 }
 
 fn low(word: Result<u64, Damage>) -> Result<u32, Damage> {

@@ -1,0 +1,158 @@
+//! No bytes make the reader panic, and what is written as strace writes it is read as it was.
+
+use proptest::prelude::*;
+use syscalls::Errno;
+
+use super::super::call::{Called, Name, arguments, outcome};
+use super::super::digest;
+use super::super::text::Cursor;
+use crate::event::{Call, CloneArgs, CloneCall};
+use crate::report::notation::returned;
+use crate::units::Addr;
+
+/// Pieces that logs are made of, put together in ways that no strace would.
+const PIECES: &[&str] = &[
+    "7  ",
+    "8 ",
+    "[pid 9] ",
+    "23:59:59 ",
+    "00:00:01.5 ",
+    "1795321095.069036 ",
+    "mmap(",
+    "munmap(",
+    "mremap(",
+    "clone(",
+    "clone3({",
+    "vfork(",
+    "execve(",
+    "exit_group(",
+    "exit(",
+    "brk(",
+    "<... mmap resumed>",
+    "<... clone resumed>",
+    "<... munmap resumed>",
+    " <unfinished ...>",
+    "NULL",
+    ", ",
+    ") = ",
+    "0x10000",
+    "8192",
+    "-1",
+    "?",
+    "-1 ENOMEM (x)",
+    "= ",
+    "PROT_READ|PROT_WRITE",
+    "MAP_PRIVATE|MAP_ANONYMOUS",
+    "flags=CLONE_VM|CLONE_THREAD",
+    "stack=",
+    "stack_size=",
+    "}",
+    "8",
+    "9",
+    "+++ exited with 0 +++",
+    "+++ killed by SIGKILL +++",
+    "+++ superseded by execve in pid 8 +++",
+    "strace: Process 8 attached",
+    "\n",
+    "\n",
+    "\n",
+    "\"",
+    "\\",
+    "<",
+    ">",
+    "/* ",
+    " */",
+    "[",
+    "]",
+    "18446744073709551615",
+    "0xffffffffffffffff",
+];
+
+proptest! {
+    #[test]
+    fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        digest(&bytes);
+    }
+
+    #[test]
+    fn any_pieces(pieces in prop::collection::vec(0..PIECES.len(), 0..120)) {
+        digest(pieces.iter().map(|piece| PIECES[*piece]).collect::<String>().as_bytes());
+    }
+
+    /// What the notation writes of a call is read as that call.
+    #[test]
+    fn there_and_back((call, result) in (any_call(), any_result())) {
+        let line = returned(&call, result).to_string();
+        let (name, _) = line.split_once('(').unwrap();
+        let mut cursor = Cursor::new(&line.as_bytes()[name.len() + 1..]);
+        let called = arguments(Name::of(name.as_bytes()).unwrap(), &mut cursor);
+        prop_assert_eq!(called, Ok(Called::Call(call)), "{}", line);
+        prop_assert_eq!(outcome(&mut cursor).map(|outcome| outcome.result), Ok(Some(result)), "{}", line);
+    }
+}
+
+/// What the fuzzer has found, and what it began with.
+#[test]
+fn the_corpus() {
+    let corpus = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/strace_log")).unwrap();
+    let files: Vec<_> = corpus.map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 8, "{files:?}");
+    for file in files {
+        digest(&std::fs::read(file).unwrap());
+    }
+}
+
+/// Addresses, lengths and flags of every size, and the ones that matter more often.
+fn any_number() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), Just(u64::MAX), any::<u64>(), any::<u32>().prop_map(u64::from), 0..100_000_u64]
+}
+
+fn any_call() -> impl Strategy<Value = Call> {
+    let numbers = prop::array::uniform6(any_number());
+    (0..16_u8, numbers).prop_map(|(which, [a, b, c, d, e, f])| {
+        let (addr, len, prot, flags) = (Addr(a), b, c as u32, d as u32);
+        // Bits beyond 16 of the type's byte are none that any version writes apart from a type.
+        let map = flags & !0xc | flags & 8 * u32::from(flags & 7 == 0);
+        match which {
+            0..=2 => Call::Mmap { addr, len, prot, flags: map, fd: e as i32, offset: f },
+            3 | 4 => Call::Munmap { addr, len },
+            5 => Call::Mprotect { addr, len, prot },
+            6 => Call::PkeyMprotect { addr, len, prot, pkey: e as i32 },
+            7 => Call::Mremap { old: addr, old_len: len, new_len: e, flags: 3 | flags, new: Addr(f) },
+            8 => Call::Madvise { addr, len, advice: flags as i32 },
+            9 => Call::Brk { addr },
+            10 => Call::Shmdt { addr },
+            11 => Call::RemapFilePages { addr, len, prot, pgoff: e, flags: map },
+            12 => Call::IoDestroy { ctx: addr },
+            13 => Call::Clone(CloneArgs {
+                call: CloneCall::Clone3,
+                flags: d & 0x3_ffbf_ff80 | 0x128_0000 | 0x10_0000,
+                exit_signal: 17,
+                stack: addr,
+                stack_size: len,
+                tls: Addr(c),
+                parent_tid: Addr(e),
+                child_tid: Addr(f),
+            }),
+            14 => Call::Clone(CloneArgs {
+                call: CloneCall::Clone,
+                flags: d & 0xff80_ff00 & !0x10_1000 | 0x128_0000,
+                exit_signal: [0, 9, 17][(e % 3) as usize],
+                stack: addr,
+                stack_size: 0,
+                tls: Addr(c),
+                parent_tid: Addr(0),
+                child_tid: Addr(f),
+            }),
+            _ => Call::MapShadowStack { addr, len, flags: 1 },
+        }
+    })
+}
+
+fn any_result() -> impl Strategy<Value = Result<u64, Errno>> {
+    prop_oneof![
+        (0..u64::MAX / 2).prop_map(Ok),
+        (1..134_i32).prop_map(|number| Err(Errno::new(number))),
+        Just(Err(Errno::ERESTARTSYS)),
+    ]
+}
