@@ -16,7 +16,7 @@ use crate::symbols::capture::{CallStacks, Task};
 use crate::symbols::names::perf_map::Writer;
 use crate::sys;
 use crate::threadlib::{Libraries, Memory, Reader, ThreadLists};
-use crate::units::{Addr, CodeId, Pid, Range};
+use crate::units::{Addr, CodeId, Pid, Range, Tid};
 
 /// Captures call stacks and functions of followed tasks.
 #[derive(Debug, Default)]
@@ -156,7 +156,9 @@ impl Origins {
         registers: &user_regs_struct,
     ) -> Option<CodeId> {
         let (args, reader) = (&birth.args, reader_of(task));
-        if args.flags & clone::SETTLS != 0 && libraries.number(space, reader, args.tls) == Some(birth.child) {
+        // It is 0, or −1, once the thread has ended.
+        let is_its_own = |number: Tid| number == birth.child || number.0 <= 0;
+        if args.flags & clone::SETTLS != 0 && libraries.number(space, reader, args.tls).is_some_and(is_its_own) {
             let routine = libraries.start_routine(space, reader, args.tls)?;
             return self.stacks.locate(task, key(space), routine);
         }

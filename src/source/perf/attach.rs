@@ -14,7 +14,7 @@ use crate::event::{Attached, AttachedTask, EventKind};
 use crate::procfs::{self, task};
 use crate::source::ptrace::attach::{AttachError, explain, followable};
 use crate::source::ptrace::launch::LaunchError;
-use crate::sys::perf::monotonic_ns;
+use crate::sys::perf::{hurry, monotonic_ns};
 use crate::units::{Addr, Pid, Tid};
 
 /// How often, and how far apart, a thread that runs is asked for its stack pointer, which it has only while it sleeps.
@@ -68,8 +68,7 @@ impl Perf {
     /// From now on everything is told.
     pub(super) fn enable(&mut self) -> Result<(), PerfError> {
         self.rings.enable()?;
-        // Call stacks of mmap are a help only.
-        let _ = self.rings.show_mappers(Some(self.mappers.first_filter()));
+        hurry();
         Ok(())
     }
 
@@ -111,6 +110,7 @@ impl Perf {
             self.stream.add(*tid, *pid, space);
         }
         let children = self.catch_up(read_from);
+        self.change_mappers();
         let mut tasks: Vec<AttachedTask> = self
             .stream
             .tasks

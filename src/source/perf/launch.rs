@@ -48,6 +48,7 @@ impl Perf {
         source.enable()?;
         let space = source.stream.new_space();
         source.stream.add(pid.into(), pid, space);
+        source.change_mappers();
         child.go().map_err(LaunchError::Fork)?;
         source.launch = Some(Launch { child, runs: false, stop_told: false });
         Ok(source)

@@ -88,7 +88,7 @@ impl Perf {
             self.to_heal = false;
             self.heals += 1;
             for (tid, pid) in self.one_of_each() {
-                self.look(tid, task::threads(pid).map_or_else(|_| HashSet::new(), HashSet::from_iter).into());
+                self.look(tid, Some(living(pid)));
             }
         } else if !self.wanted.is_empty() && now.saturating_sub(self.last_look) > LOOK_EVERY {
             for tid in std::mem::take(&mut self.wanted) {
@@ -105,8 +105,7 @@ impl Perf {
             return;
         }
         self.last_census = now;
-        let is_gone = |pid: Pid| task::threads(pid).map_or(true, |threads| threads.is_empty());
-        if self.one_of_each().into_iter().any(|(_, pid)| is_gone(pid)) {
+        if self.one_of_each().into_iter().any(|(_, pid)| living(pid).is_empty()) {
             self.to_heal = true;
         }
     }
@@ -257,6 +256,12 @@ impl Perf {
         let _ = closing.read_from;
         true
     }
+}
+
+/// The tasks of a process that have not ended.
+fn living(pid: Pid) -> HashSet<Tid> {
+    let lives = |tid: &Tid| task::status(*tid).is_ok_and(|status| !matches!(status.state, 'Z' | 'X'));
+    task::threads(pid).unwrap_or_default().into_iter().filter(lives).collect()
 }
 
 /// `maps`, read between `since` and `until`, as they were at `since`: without what was mapped meanwhile by those whose

@@ -6,12 +6,14 @@
 use std::collections::HashMap;
 
 use crate::event::Call;
-use crate::units::page_up;
+use crate::units::{Tid, page_up};
 
 /// So many calls of a size are looked at without a reason.
 const FIRST: u32 = 4;
 /// So many sizes are told to the kernel one by one.
-const MOST_SIZES: usize = 48;
+const MOST_SIZES: usize = 32;
+/// So many tasks are.
+const MOST_TASKS: usize = 32;
 /// The filter is changed no more often than this, in nanoseconds.
 const CHANGE_EVERY: u64 = 50_000_000;
 
@@ -24,6 +26,8 @@ pub struct Mappers {
     stacks: Vec<u64>,
     /// Lengths that are of no interest.
     dull: Vec<u64>,
+    /// The followed tasks, unless there are too many to name.
+    tasks: Vec<Tid>,
     /// There are too many lengths to name those of no interest.
     crowded: bool,
     changed: bool,
@@ -31,9 +35,12 @@ pub struct Mappers {
 }
 
 impl Mappers {
-    /// What is to be looked at to begin with.
-    pub fn first_filter(&self) -> String {
-        self.filter().unwrap_or_default()
+    /// The followed tasks: of others nothing is copied.
+    pub fn follow(&mut self, tasks: impl Iterator<Item = Tid>) {
+        let tasks: Vec<Tid> = tasks.take(MOST_TASKS + 1).collect();
+        if tasks != self.tasks {
+            (self.tasks, self.changed) = (tasks, true);
+        }
     }
 
     /// A call was looked at.
@@ -86,7 +93,9 @@ impl Mappers {
         } else {
             self.dull.iter().map(|len| format!("len != {len}")).collect()
         };
-        Some(std::iter::once(KIND.to_owned()).chain(sizes).collect::<Vec<_>>().join(" && "))
+        let tasks: Vec<String> = self.tasks.iter().map(|tid| format!("common_pid == {tid}")).collect();
+        let tasks = (1..=MOST_TASKS).contains(&tasks.len()).then(|| format!("({})", tasks.join(" || ")));
+        Some(tasks.into_iter().chain([KIND.to_owned()]).chain(sizes).collect::<Vec<_>>().join(" && "))
     }
 }
 
@@ -116,6 +125,19 @@ mod tests {
         assert_eq!(mappers.change(2 * CHANGE_EVERY), Some(Some(KIND.to_owned())));
         see(&mut mappers, 5000, 10);
         assert_eq!(mappers.change(3 * CHANGE_EVERY), None);
+    }
+
+    /// Of the mappings of others nothing is copied; of too many tasks they cannot be told apart.
+    #[test]
+    fn tasks_are_named() {
+        let mut mappers = Mappers::default();
+        mappers.follow([Tid(7), Tid(9)].into_iter());
+        let two = format!("(common_pid == 7 || common_pid == 9) && {KIND}");
+        assert_eq!(mappers.change(CHANGE_EVERY), Some(Some(two)));
+        mappers.follow([Tid(7), Tid(9)].into_iter());
+        assert_eq!(mappers.change(2 * CHANGE_EVERY), None);
+        mappers.follow((1..100).map(Tid));
+        assert_eq!(mappers.change(2 * CHANGE_EVERY), Some(Some(KIND.to_owned())));
     }
 
     /// With too many sizes only those of stacks are looked at.

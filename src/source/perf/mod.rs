@@ -205,6 +205,9 @@ impl Perf {
 
     /// Lets the kernel know which mmap calls are of interest now.
     fn change_mappers(&mut self) {
+        if self.stream.take_changed() {
+            self.mappers.follow(self.stream.tasks.keys().copied());
+        }
         if let Some(filter) = self.mappers.change(monotonic_ns()) {
             // Without it, what a program maps is known all the same, but not where in its source.
             let _ = self.rings.show_mappers(filter);

@@ -35,6 +35,8 @@ pub struct Stream {
     spaces: SpaceNo,
     main: Pid,
     main_exit: Option<Exit>,
+    /// Tasks have come or gone since that was last asked.
+    changed: bool,
     /// Address spaces that the kernel has to be asked about, by one of their tasks.
     doubtful: Vec<Tid>,
 }
@@ -85,6 +87,7 @@ impl Stream {
             spaces: 0,
             main,
             main_exit: None,
+            changed: true,
             doubtful: Vec::new(),
         }
     }
@@ -105,11 +108,13 @@ impl Stream {
         self.remove(tid);
         self.groups.entry(pid).or_default().tasks += 1;
         *self.users.entry(space).or_default() += 1;
+        self.changed = true;
         self.tasks.insert(tid, Task { pid, space, inside: None, ended: false });
     }
 
     fn remove(&mut self, tid: Tid) {
         let Some(Task { pid, space, .. }) = self.tasks.remove(&tid) else { return };
+        self.changed = true;
         self.buried.insert(tid, (pid, space));
         if let Some(group) = self.groups.get_mut(&pid) {
             group.tasks = group.tasks.saturating_sub(1);
@@ -157,6 +162,11 @@ impl Stream {
     /// The process and the address space of a followed task, also of one that has just ended.
     pub fn place_of(&self, tid: Tid) -> Option<(Pid, SpaceNo)> {
         self.tasks.get(&tid).map(|task| (task.pid, task.space)).or_else(|| self.buried.get(&tid).copied())
+    }
+
+    /// Whether tasks have come or gone since this was last asked.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// What a task that is making another one was given.

@@ -43,6 +43,8 @@ const RED_ZONE: u64 = 128;
 pub struct TaskMemory {
     tid: Tid,
     held: Option<Arc<HeldMemory>>,
+    /// Whether what was read first is a copy that was made earlier.
+    is_copy: bool,
     /// The buffers are kept for the next stack; of each, what was read, and from where.
     windows: Vec<Window>,
     used: usize,
@@ -56,14 +58,14 @@ struct Window {
 
 impl Default for TaskMemory {
     fn default() -> TaskMemory {
-        TaskMemory { tid: Tid(0), held: None, windows: Vec::new(), used: 0 }
+        TaskMemory { tid: Tid(0), held: None, is_copy: false, windows: Vec::new(), used: 0 }
     }
 }
 
 impl TaskMemory {
     /// Reads the stack of a task above its stack pointer, and forgets what was read before.
     pub fn begin(&mut self, tid: Tid, sp: u64) {
-        (self.tid, self.held) = (tid, None);
+        (self.tid, self.held, self.is_copy) = (tid, None, false);
         self.used = 0;
         self.read_window(sp.saturating_sub(RED_ZONE), FIRST_READ);
     }
@@ -71,7 +73,7 @@ impl TaskMemory {
     /// Takes `stack`, a copy of what lay from the stack pointer of a task on, and forgets what was read before. What lies
     /// elsewhere is read as it is now.
     pub fn begin_with(&mut self, tid: Tid, held: Option<&Arc<HeldMemory>>, sp: u64, stack: &[u8]) {
-        (self.tid, self.held) = (tid, held.map(Arc::clone));
+        (self.tid, self.held, self.is_copy) = (tid, held.map(Arc::clone), true);
         self.used = 0;
         let window = self.next_window();
         window.start = sp;
@@ -101,6 +103,15 @@ impl TaskMemory {
         window.bytes.truncate(read);
     }
 
+    /// Whether a place is far from the copy of a stack. Its thread has run on: what called the function that runs now is
+    /// still as it was, most likely, but the stack that a signal had interrupted is not.
+    fn is_elsewhere(&self, addr: Addr) -> bool {
+        /// Locals of one function are hardly larger.
+        const NEAR: u64 = 1 << 20;
+        let last = self.windows[..self.used].last().map_or(0, |window| window.start + window.bytes.len() as u64);
+        self.is_copy && addr.0.checked_sub(last).is_none_or(|distance| distance > NEAR)
+    }
+
     fn copied(&self, addr: Addr, buffer: &mut [u8]) -> Option<()> {
         self.windows[..self.used].iter().find_map(|window| {
             let offset = usize::try_from(addr.0.checked_sub(window.start)?).ok()?;
@@ -114,7 +125,7 @@ impl TaskMemory {
 impl Memory for TaskMemory {
     fn read(&mut self, addr: Addr, buffer: &mut [u8]) -> Option<()> {
         if self.copied(addr, buffer).is_none() {
-            if self.used > MOST_LATER_READS || buffer.len() > LATER_READ {
+            if self.used > MOST_LATER_READS || buffer.len() > LATER_READ || self.is_elsewhere(addr) {
                 return None;
             }
             self.read_window(addr.0, LATER_READ);
