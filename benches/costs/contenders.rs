@@ -35,6 +35,7 @@ pub const LAUNCHING: &[Contender] = &[
     },
     Contender { name: "perf record", command: &["perf", "record", "-q", "-o", "/dev/null", "-e", PERF_EVENTS, "--"] },
     Contender { name: "vmtrace", command: &[VMTRACE, "-o", "/dev/null", "--"] },
+    Contender { name: "vmtrace --engine perf", command: &[VMTRACE, "-o", "/dev/null", "--engine", "perf", "--"] },
     Contender { name: "vmtrace --follow threads", command: &[VMTRACE, "-o", "/dev/null", "--follow", "threads", "--"] },
 ];
 
@@ -46,6 +47,7 @@ pub const ATTACHING: &[Contender] = &[
         command: &["strace", "-f", "-e", "trace=%memory,%process", "-o", "/dev/null", "-p"],
     },
     Contender { name: "perf record", command: &["perf", "record", "-q", "-o", "/dev/null", "-e", PERF_EVENTS, "-p"] },
+    Contender { name: "vmtrace --engine perf", command: &[VMTRACE, "-o", "/dev/null", "--engine", "perf", "-p"] },
     Contender { name: "vmtrace --engine ptrace", command: &[VMTRACE, "-o", "/dev/null", "--engine", "ptrace", "-p"] },
     Contender {
         name: "vmtrace --follow threads",
