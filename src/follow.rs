@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::diagnose::finding::{Confidence, Finding, Note, NoteKind};
 use crate::event::{Birth, Call, Event, EventKind, Syscall};
 use crate::model::kernel::Mismatch;
-use crate::model::{Model, SpaceId};
+use crate::model::{Calls, Model, SpaceId};
 use crate::report::draft::Draft;
 use crate::report::{Clock, Memory, Mode, Verify, notation};
 use crate::source::control::Control;
@@ -244,6 +244,9 @@ impl<'a> Follower<'a> {
 
     /// Compares the model with the kernel's maps.
     fn check(&mut self, space: SpaceId, tid: Tid) {
+        if self.model.calls() == Calls::Untold {
+            return;
+        }
         let Some(maps) = self.target.maps(tid) else {
             return;
         };

@@ -109,6 +109,30 @@ fn attached_to_a_living_process() {
     assert!(!target.has_ended());
 }
 
+/// Where every call stops and that costs more than it may, thread lifecycles alone are followed from then on; the report
+/// says since when, and what has been left is found all the same.
+#[test]
+fn a_budget_that_is_exceeded() {
+    let target = common::testprogs::start("attach_loop", &["200", "2", "50"]);
+    let mut command = vmtrace(["--format=json", "--max-overhead=0.5", "-p", &target.pid().to_string()]);
+    let vmtrace = common::process::Process::start(&mut command);
+    common::wait_for("it costs too much", || vmtrace.errors().contains("--max-overhead"));
+    common::wait_for("a leak is found since", || {
+        vmtrace.send(Signal::SIGUSR1);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let reports = common::vmtrace::reports(&vmtrace.output());
+        let last = reports.last().filter(|report| report.at("/target/follow") == "threads");
+        last.is_some_and(|report| report.findings().iter().any(|finding| finding["regions"].as_u64() > Some(20)))
+    });
+    vmtrace.send(Signal::SIGTERM);
+    let ended = vmtrace.end().expect_code(0);
+    let report = common::vmtrace::reports(&ended.output()).pop().expect("a report");
+    let notes = report.at("/notes").as_array().expect("notes").iter();
+    assert!(notes.filter_map(|note| note["text"].as_str()).any(|text| text.contains("thread lifecycles alone")));
+    assert!(report.findings().iter().all(|finding| finding["reason"] == "unjoined"), "{:#}", report.0);
+    assert!(!target.has_ended());
+}
+
 /// A recording has all that was looked up.
 #[test]
 fn recorded_and_replayed() {

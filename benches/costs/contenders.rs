@@ -9,7 +9,8 @@ use std::time::Duration;
 /// vmtrace itself, as it is released.
 pub const VMTRACE: &str = env!("CARGO_BIN_EXE_vmtrace");
 
-const SECONDS: &str = "1";
+/// How long each run takes.
+const SECONDS: &str = "0.5";
 
 /// perf's events for what vmtrace follows.
 const PERF_EVENTS: &str = "syscalls:sys_enter_mmap,syscalls:sys_exit_mmap,syscalls:sys_enter_munmap,\
@@ -46,6 +47,7 @@ pub const ATTACHING: &[Contender] = &[
         command: &["strace", "-f", "-e", "trace=%memory,%process", "-o", "/dev/null", "-p"],
     },
     Contender { name: "perf record", command: &["perf", "record", "-q", "-o", "/dev/null", "-e", PERF_EVENTS, "-p"] },
+    Contender { name: "vmtrace --engine perf", command: &[VMTRACE, "-o", "/dev/null", "--engine", "perf", "-p"] },
     Contender { name: "vmtrace --engine ptrace", command: &[VMTRACE, "-o", "/dev/null", "--engine", "ptrace", "-p"] },
     Contender {
         name: "vmtrace --follow threads",

@@ -1,6 +1,6 @@
 //! What is measured: one function each, with a table as its result.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,11 @@ use super::table::Table;
 /// Names the measure that this process is to make as a child.
 pub const CHILD: &str = "VMTRACE_BENCH_CHILD";
 
+/// Makes a table.
+pub type Measure = fn(&Programs) -> Table;
+
 /// All measures.
-pub const ALL: &[(&str, fn(&Programs) -> Table)] = &[
+pub const ALL: &[(&str, Measure)] = &[
     ("launched: cheap calls, 1 % of them mapping calls, one thread", |programs| launched(programs, "cheap_loop", "1")),
     ("launched: the same, two threads", |programs| launched(programs, "cheap_loop", "2")),
     ("launched: nothing but mmap and munmap, one thread", |programs| launched(programs, "mmap_loop", "1")),
@@ -24,6 +27,7 @@ pub const ALL: &[(&str, fn(&Programs) -> Table)] = &[
     ("attached: cheap calls, 1 % of them mapping calls, two threads", |programs| attached(programs, "cheap_loop")),
     ("attached: nothing but mmap and munmap, two threads", |programs| attached(programs, "mmap_loop")),
     ("attach to 10,000 threads, and leave them", ten_thousand_threads),
+    ("replay of 100 MB of strace -f, against grep -c", replay),
     ("model with 50,000 mappings", model_events),
     ("memory after 10 million events", memory),
 ];
@@ -104,6 +108,56 @@ fn await_attached(pid: &str) {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// Milliseconds for a log of 100 MB.
+fn replay(_: &Programs) -> Table {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let log = folder.join("strace.log");
+    write_log(&log).expect("the target folder can be written to");
+    let contenders: [(&str, &[&str]); 2] =
+        [("grep -c", &["grep", "-c", "munmap"]), ("vmtrace replay", &[VMTRACE, "replay", "-o", "/dev/null"])];
+    let mut times = contenders.map(|_| Vec::new());
+    for _ in 0..ROUNDS {
+        for ((_, command), times) in contenders.iter().zip(&mut times) {
+            let begin = Instant::now();
+            let mut follower = Command::new(command[0]);
+            // grep stops at the first line when nobody reads what it finds.
+            let output = follower.args(&command[1..]).arg(&log).output();
+            if output.is_ok_and(|output| output.status.success()) {
+                times.push(begin.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+    }
+    let _ = std::fs::remove_file(log);
+    let mut table = Table::new("ms", "grep -c");
+    for ((name, _), times) in contenders.iter().zip(&mut times) {
+        table.add(name, times);
+    }
+    table
+}
+
+/// What four threads do that map, unmap, wait and read.
+fn write_log(path: &std::path::Path) -> std::io::Result<()> {
+    const BYTES: usize = 100 << 20;
+    let mut out = std::io::BufWriter::new(std::fs::File::create(path)?);
+    let (mut written, mut round) = (0, 0u64);
+    while written < BYTES {
+        let (tid, at) = (31_000 + round % 4, 0x7f00_0000_0000_u64 + round % 5000 * 0x4000);
+        let (second, micros) = (round / 10_000 % 60, round % 10_000 * 100);
+        let head = format!("{tid} 12:{:02}:{second:02}.{micros:06} ", round / 600_000 % 60);
+        let lines = format!(
+            "{head}futex(0x7fab3c0000d8, FUTEX_WAKE_PRIVATE, 1) = 1\n\
+             {head}read(12, \"GET / HTTP/1.1\\r\\n\", 4096) = 16\n\
+             {head}mmap(NULL, 8192, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = {at:#x}\n\
+             {head}epoll_wait(7, [{{events=EPOLLIN, data={{u32=12, u64=12}}}}], 512, 1000) = 1\n\
+             {head}munmap({at:#x}, 8192) = 0\n"
+        );
+        out.write_all(lines.as_bytes())?;
+        written += lines.len();
+        round += 1;
+    }
+    out.flush()
 }
 
 /// Nanoseconds for each event.

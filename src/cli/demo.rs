@@ -33,6 +33,7 @@ pub fn run(args: &DemoArgs) -> Result<u8, anyhow::Error> {
         stop_after: None,
         every: None,
         follow: super::FollowChoice::Memory,
+        max_overhead: None,
         engine: EngineChoice::Auto,
         verify: Some(1),
         events: None,

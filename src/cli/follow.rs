@@ -36,6 +36,9 @@ pub fn run(args: &FollowArgs) -> Result<u8, anyhow::Error> {
     if args.verify.is_some() && args.follow == FollowChoice::Threads {
         super::usage_error("--verify compares what mapping calls tell with the kernel; --follow threads follows none");
     }
+    if args.max_overhead.is_some() && args.pid.is_none() && !args.program.is_empty() {
+        super::usage_error("--max-overhead is for -p PID: of a launched program the followed calls alone stop");
+    }
     match (args.pid, args.program.is_empty()) {
         (Some(_), false) => super::usage_error("give either -p PID or a program to launch, not both"),
         (None, true) => super::usage_error("nothing to follow: give a program after --, or a process with -p PID"),
@@ -70,7 +73,7 @@ fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
             follow(&mut target, &control, options, output, recording)?
         }
         EngineChoice::Auto | EngineChoice::Ptrace => {
-            let mut target = Live::new(Ptrace::attach(pid, args.follow.into())?);
+            let mut target = Live::new(Ptrace::attach(pid, args.follow.into(), args.max_overhead)?);
             follow(&mut target, &control, options, output, recording)?
         }
     };

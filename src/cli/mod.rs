@@ -122,6 +122,10 @@ pub struct FollowArgs {
     /// All system calls that change the address space, or thread lifecycles alone: no system call stops
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = FollowChoice::Memory)]
     pub follow: FollowChoice,
+    /// With -p and ptrace, where every system call stops: follow thread lifecycles alone as soon as stops have cost the
+    /// target more than this in a second, in percent of the time in which its threads wanted to run
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub max_overhead: Option<f64>,
     /// Where events come from
     #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
     pub engine: EngineChoice,
@@ -253,6 +257,14 @@ pub fn run(cli: Cli) -> Result<u8, anyhow::Error> {
             Err(error) => Err(error),
         },
         None => follow::run(&cli.follow),
+    }
+}
+
+/// A share in percent.
+fn percent(text: &str) -> Result<f64, String> {
+    match text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
+        _ => Err("expected a number above 0 and up to 100, such as 5 or 0.5".to_owned()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What /proc tells of one task: its process, its state, its tracer.
 
 use std::io;
+use std::time::Duration;
 
 use crate::units::{Addr, Pid, Tid};
 
@@ -84,6 +85,17 @@ pub fn last_cpu(tid: Tid) -> Option<usize> {
     let after_name = text.iter().rposition(|byte| *byte == b')')?;
     let fields = std::str::from_utf8(&text[after_name + 1..]).ok()?;
     fields.split_ascii_whitespace().nth(39 - 3)?.parse().ok()
+}
+
+/// How long a process has run, all threads together: fields 14 and 15 of proc_pid_stat(5), in hundredths of seconds.
+pub fn processor_time(pid: Pid) -> Option<Duration> {
+    /// USER_HZ, the same on all machines that we know.
+    const TICK: Duration = Duration::from_millis(10);
+    let text = super::read(pid.into(), "stat").ok()?;
+    let after_name = text.iter().rposition(|byte| *byte == b')')?;
+    let fields = std::str::from_utf8(&text[after_name + 1..]).ok()?;
+    let mut fields = fields.split_ascii_whitespace().skip(14 - 3).map(|field| field.parse::<u32>().ok());
+    Some(TICK * fields.next()??.saturating_add(fields.next()??))
 }
 
 /// What a task does, and how much it has run.
@@ -197,5 +209,8 @@ mod tests {
         assert!(threads(pid).unwrap().contains(&Tid(pid.0)));
         assert!(!command_line(pid).is_empty());
         assert!(start_brk(pid.into()).is_some());
+        assert!(last_cpu(pid.into()).is_some());
+        let begin = processor_time(pid).unwrap();
+        while processor_time(pid).unwrap() == begin {}
     }
 }

@@ -55,7 +55,8 @@ pub struct Attached {
 /// Attaches to a process, and waits until vmtrace has all its threads.
 #[track_caller]
 pub fn attach(target: i32, options: &[&str]) -> Attached {
-    let mut command = vmtrace(["--format=json", "-p", &target.to_string()]);
+    // However much it costs: nothing is to be said of that.
+    let mut command = vmtrace(["--format=json", "--max-overhead=100", "-p", &target.to_string()]);
     let process = Process::start(command.args(options));
     let vmtrace = process.pid();
     wait_for("vmtrace has attached to all threads", || {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use thiserror::Error;
 
+use super::overhead::Overhead;
 use super::stop::Stop;
 use super::{After, Phase, Ptrace, decode, gone};
 use crate::event::{Attached, AttachedTask, EventKind};
@@ -146,10 +147,13 @@ impl Ptrace {
     /// Attaches to all tasks that share the address space of process `pid`.
     ///
     /// The first event will be [`EventKind::Attached`], once all of them have been stopped once.
-    pub fn attach(pid: Pid, follow: Follow) -> Result<Ptrace, AttachError> {
+    /// Where every call stops, and that costs the target more than `most_overhead` percent of its time, thread lifecycles
+    /// alone are followed from then on.
+    pub fn attach(pid: Pid, follow: Follow, most_overhead: Option<f64>) -> Result<Ptrace, AttachError> {
         let status = followable(pid)?;
         let attaching = Attaching { began: Instant::now(), waiting: HashSet::new(), seen: HashMap::new() };
         let mut source = Ptrace::new(pid, false, follow, Phase::Attaching(attaching));
+        source.overhead = (follow == Follow::Memory).then(|| Overhead::new(pid, most_overhead));
         let gate = source.new_gate();
         source.seize_all(pid, gate).map_err(|errno| explain(pid, status, errno))?;
         if source.tracees.is_empty() {

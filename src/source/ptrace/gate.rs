@@ -112,6 +112,11 @@ impl Gate {
         self.mode = Mode::Serial;
     }
 
+    /// Forgets who is inside or held: calls are not followed any more.
+    pub fn clear(&mut self) {
+        *self = Gate { members: self.members, ..Gate::default() };
+    }
+
     /// Whether nobody but `tid` is inside, so that the model, brought up to date, can be compared with the kernel.
     pub fn is_settled(&self, tid: Option<Tid>) -> bool {
         self.mode != Mode::Open && self.inside.iter().all(|(inside, _)| Some(*inside) == tid)

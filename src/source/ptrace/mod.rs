@@ -11,6 +11,7 @@ pub mod filter;
 pub mod gate;
 pub mod halt;
 pub mod launch;
+pub mod overhead;
 mod placement;
 pub mod stop;
 mod tasks;
@@ -31,11 +32,15 @@ use crate::sys::{self, Restart, Status, SyscallStop, Wait};
 use crate::units::{Pid, Tid, Time};
 use decode::{Abi, Followed};
 use gate::{Gate, Left};
+use overhead::{Overhead, Verdict};
 use placement::Placement;
 use stop::Stop;
 
 /// How long a new task may wait for the event of the one that made it; after that its parent has died before telling.
 const STRAY_AFTER: Duration = Duration::from_millis(200);
+
+/// A share of the target's time, in percent, that hardly anybody minds.
+const MODEST: u32 = 5;
 
 /// So many stops are dispatched as wait tells them, before all that there are are collected.
 const MOST_IN_A_ROW: u32 = 8;
@@ -74,6 +79,11 @@ pub struct Ptrace {
     stops: u64,
     overlaps: u64,
     placement: Placement,
+    /// What an attached target, whose every call stops, is made to wait.
+    overhead: Option<Overhead>,
+    warnings: VecDeque<String>,
+    /// Why mapping calls are not followed any more.
+    fallen_back: Option<String>,
 }
 
 /// The process that was launched or named.
@@ -112,6 +122,8 @@ struct Tracee {
     exiting: bool,
     /// Its end has been told.
     ended: bool,
+    /// When its present stop was noticed; none while it runs, or where that does not matter.
+    noticed: Option<Instant>,
     /// It is held at the entry of a call, and stopped.
     held: bool,
 }
@@ -158,6 +170,9 @@ impl Ptrace {
             stops: 0,
             overlaps: 0,
             placement: Placement::new(),
+            overhead: None,
+            warnings: VecDeque::new(),
+            fallen_back: None,
         };
         if follow == Follow::Threads {
             source.tell(pid.into(), EventKind::LifecyclesAlone);
@@ -224,7 +239,60 @@ impl Ptrace {
         if self.looked_at.is_some_and(|(looked_at, _)| looked_at == tid) {
             self.looked_at = None;
         }
+        if let Some(overhead) = &mut self.overhead
+            && let Some(noticed) = self.tracees.get_mut(&tid).and_then(|tracee| tracee.noticed.take())
+            && how != Restart::Listen
+        {
+            overhead.add(noticed);
+        }
         let _ = gone(sys::restart(tid, how, signal));
+    }
+
+    /// Measures what stops cost, and acts on it.
+    fn watch_overhead(&mut self, tid: Tid) {
+        let now = Instant::now();
+        if let Some(tracee) = self.tracees.get_mut(&tid) {
+            tracee.noticed = Some(now);
+        }
+        if !matches!(self.phase, Phase::Following) {
+            return;
+        }
+        const COSTS: &str = "of the time in which its threads wanted to run, the target stood stopped for";
+        match self.overhead.as_mut().and_then(|overhead| overhead.judge(now)) {
+            Some(Verdict::Warn(percent)) => self.warnings.push_back(format!(
+                "{COSTS} {percent:.0} %, as every system call stops; --engine perf or --follow threads cost next to \
+                 nothing, and --max-overhead {MODEST} turns to the latter by itself"
+            )),
+            Some(Verdict::TooMuch(percent)) => {
+                let text = format!(
+                    "{COSTS} {percent:.0} %, more than --max-overhead allows: thread lifecycles alone are followed \
+                     since {:.1} s after vmtrace came",
+                    self.now().0.as_secs_f64()
+                );
+                self.warnings.push_back(text.clone());
+                self.fallen_back = Some(text);
+                self.fall_back();
+            }
+            None => {}
+        }
+    }
+
+    /// Follows thread lifecycles alone from here on. Those that run to their next call stop there once more.
+    fn fall_back(&mut self) {
+        (self.follow, self.overhead) = (Follow::Threads, None);
+        self.placement.free();
+        self.gates.values_mut().for_each(Gate::clear);
+        let mut held = Vec::new();
+        for (tid, tracee) in &mut self.tracees {
+            tracee.inside = None;
+            if std::mem::take(&mut tracee.held) {
+                held.push(*tid);
+            }
+        }
+        for tid in held {
+            self.restart(tid, 0);
+        }
+        self.tell(self.main.pid.into(), EventKind::LifecyclesAlone);
     }
 
     fn is_signal_for(&self, tid: Tid, status: Status) -> bool {
@@ -253,6 +321,9 @@ impl Ptrace {
             Status::Killed(signal) => return self.reaped(tid, Exit::Signal(signal)),
         };
         self.stops += 1;
+        if self.overhead.is_some() {
+            self.watch_overhead(tid);
+        }
         self.placement.beat(self.stops);
         if self.stops.is_multiple_of(placement::WINDOW) {
             self.placement.window(tid);
@@ -281,6 +352,7 @@ impl Ptrace {
                     self.entry(tid, abi, nr);
                 }
             }
+            Stop::Syscall if self.follow == Follow::Threads => self.restart(tid, 0),
             Stop::Syscall => self.syscall_stop(tid),
             Stop::GroupStop => {
                 if tid == self.main.pid.into() {
@@ -436,19 +508,20 @@ impl Source for Ptrace {
     }
 
     fn notes(&self) -> Vec<Note> {
+        let fallen_back = self.fallen_back.clone().map(|text| Note::incomplete(None, 0, text));
         if self.overlaps == 0 {
-            return Vec::new();
+            return fallen_back.into_iter().collect();
         }
         let text = format!(
             "the order of mapping calls was lost {} times behind one that blocked; the model was put right from the \
              kernel's maps",
             self.overlaps
         );
-        vec![Note::incomplete(None, self.overlaps, text)]
+        fallen_back.into_iter().chain([Note::incomplete(None, self.overlaps, text)]).collect()
     }
 
     fn warning(&mut self) -> Option<String> {
-        let errno = self.unfiltered.take()?;
+        let Some(errno) = self.unfiltered.take() else { return self.warnings.pop_front() };
         Some(format!(
             "no seccomp filter could be installed ({errno}): every system call of the program stops, which is slow"
         ))

@@ -43,7 +43,10 @@ impl Ptrace {
         if let Some(gate) = self.gates.get_mut(&gate) {
             gate.members += 1;
         }
-        self.tracees.insert(child, Tracee { pid, gate, inside: None, exiting: false, ended: false, held: false });
+        self.tracees.insert(
+            child,
+            Tracee { pid, gate, inside: None, exiting: false, ended: false, noticed: None, held: false },
+        );
     }
 
     pub(super) fn new_gate(&mut self) -> GateId {
