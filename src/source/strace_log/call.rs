@@ -345,8 +345,8 @@ fn errno_of(name: &[u8]) -> Errno {
     }
 }
 
-/// The duration at the end of the line.
-fn took(rest: &[u8]) -> Option<u64> {
+/// The duration at the end of the line (`-T`), in nanoseconds.
+pub fn took(rest: &[u8]) -> Option<u64> {
     let start = memchr::memrchr(b'<', rest)?;
     let mut cursor = Cursor::new(&rest[start + 1..]);
     let took = leader::duration(&mut cursor)?;
