@@ -71,3 +71,18 @@ fn the_main_stack_is_no_finding() {
     let mapping = trace.space().mappings.values().next().unwrap();
     assert_eq!((mapping.kind, mapping.stack.is_none()), (Kind::MainStack, true));
 }
+
+/// A task that is noticed late uses its process's address space; of a process that is gone, a new one.
+#[test]
+fn tasks_that_are_noticed_late() {
+    let mut trace = Trace::new();
+    trace.happen(TWO, EventKind::Noticed(Pid(1)));
+    assert_eq!(trace.model.space_of(TWO), trace.model.space_of(MAIN));
+    trace.happen(TWO, EventKind::Noticed(Pid(1)));
+    assert_eq!((trace.space().tasks, trace.model.tasks_seen()), (2, 2));
+    trace.happen(MAIN, EventKind::Ended(Exit::Code(0)));
+    trace.happen(TWO, EventKind::Ended(Exit::Code(0)));
+    trace.happen(THREE, EventKind::Noticed(Pid(1)));
+    let space = trace.model.space_of(THREE).and_then(|id| trace.model.space(id)).unwrap();
+    assert_eq!((space.tasks, space.pid, space.areas.is_empty()), (1, Pid(1), true));
+}

@@ -177,6 +177,25 @@ fn unknown_is_null() {
     }
 }
 
+/// A log without times gives none, one with distances alone gives no moments, and a number that is not known is null.
+#[test]
+fn unknown_times_are_null() {
+    let mut report = documented();
+    report.clock.known = Known::Distances;
+    report.target.pid = Pid(0);
+    let value = parsed(&report);
+    for path in ["/span/start", "/findings/0/members/0/mapped_at", "/findings/0/members/0/evidence/0/at", "/target/pid"]
+    {
+        assert_eq!(value.pointer(path), Some(&Value::Null), "{path}");
+    }
+    assert_eq!((&value["span"]["seconds"], &value["findings"][0]["period_seconds"]), (&902.1.into(), &60.0.into()));
+    report.clock.known = Known::Order;
+    let value = parsed(&report);
+    for path in ["/span/start", "/span/seconds", "/findings/0/idle_seconds"] {
+        assert_eq!(value.pointer(path), Some(&Value::Null), "{path}");
+    }
+}
+
 /// The documented series: its interval, its growth, its sums.
 #[test]
 fn a_series_is_measured() {

@@ -129,6 +129,46 @@ fn no_thread_has_ended() {
     }
 }
 
+/// From a log nothing is promised that a log does not show, and no times are given that it does not have.
+#[test]
+fn from_a_log() {
+    let mut report = documented();
+    (report.target.mode, report.target.engine, report.target.from_start) = (Mode::Replay, Engine::StraceLog, false);
+    (report.verify, report.memory, report.clock.known) = (None, Memory::default(), Known::Order);
+    report.findings[0].members.truncate(1);
+    report.findings[0].resident_bytes = None;
+    insta::assert_snapshot!(text(&report), @r"
+    vmtrace: app_server (pid 31108), replayed an strace log: 24 threads, 12,391 events
+
+    LEAK  1 thread stack was never unmapped so far: 10.0 MiB of address space        definite, recurrent
+      size      10,489,856 bytes = 10 MiB stack + 4 KiB guard
+      thread    minute_job (app.c:61)
+      created   start_minute_job (app.c:88) < on_timer (app.c:120) < main (app.c:140)
+      proof     never joined: on the thread library's list of used stacks, its task is gone
+      example   31151  mmap(NULL, 10489856, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS|MAP_STACK,
+                         -1, 0) = 0x7fa94bbc0000
+                31151  mprotect(0x7fa94bbc0000, 4096, PROT_NONE) = 0  guard page
+                31151  clone(child_stack=0x7fa94c5afe50, flags=CLONE_VM|…) = 20603
+                20603  +++ exited with 0 +++                          still mapped
+      fix       call pthread_join or pthread_detach for the thread created at app.c:88
+    ");
+    report.clock.known = Known::Distances;
+    assert!(text(&report).contains("example   +1.500 31151  mmap("), "{}", text(&report));
+    report.findings.clear();
+    report.target.pid = Pid(0);
+    let cleared = text(&report);
+    assert!(
+        cleared.starts_with("vmtrace: app_server (pid not known), replayed 15 min 2 s of an strace log"),
+        "{cleared}"
+    );
+    assert!(cleared.contains("  read      the mapping calls in the log, of 24 threads"), "{cleared}");
+    assert!(!cleared.contains("verified"), "{cleared}");
+    report.counts.threads_live = report.counts.threads_seen;
+    assert!(text(&report).contains("No leak found so far, but the log shows no end of a thread."));
+    report.notes.push(note(NoteKind::Incomplete, "the log shows no results of calls"));
+    assert!(text(&report).contains("Nothing can be proven from this log: see the warnings."));
+}
+
 /// Lost events and a model that was wrong come first; what is below the minimum is counted.
 #[test]
 fn doubts_come_first() {

@@ -52,37 +52,56 @@ impl Name {
             }
             key
         }
-        if name.len() > size_of::<u128>() {
-            return None;
-        }
+        let names: &[(u128, Name)] = match name.len() {
+            3 => const { &[(key(b"brk"), Name::Brk)] },
+            4 => const { &[(key(b"mmap"), Name::Mmap), (key(b"exit"), Name::Exit), (key(b"fork"), Name::Fork)] },
+            5 => {
+                const {
+                    &[
+                        (key(b"clone"), Name::Clone),
+                        (key(b"mmap2"), Name::Mmap),
+                        (key(b"vfork"), Name::Vfork),
+                        (key(b"shmat"), Name::Shmat),
+                        (key(b"shmdt"), Name::Shmdt),
+                        (key(b"_exit"), Name::Exit),
+                    ]
+                }
+            }
+            6 => {
+                const {
+                    &[
+                        (key(b"munmap"), Name::Munmap),
+                        (key(b"clone3"), Name::Clone3),
+                        (key(b"mremap"), Name::Mremap),
+                        (key(b"execve"), Name::Execve),
+                    ]
+                }
+            }
+            7 => const { &[(key(b"madvise"), Name::Madvise)] },
+            8 => {
+                const {
+                    &[
+                        (key(b"mprotect"), Name::Mprotect),
+                        (key(b"old_mmap"), Name::Mmap),
+                        (key(b"io_setup"), Name::IoSetup),
+                        (key(b"execveat"), Name::Execveat),
+                    ]
+                }
+            }
+            10 => const { &[(key(b"exit_group"), Name::ExitGroup), (key(b"io_destroy"), Name::IoDestroy)] },
+            11 => const { &[(key(b"personality"), Name::Personality)] },
+            13 => const { &[(key(b"pkey_mprotect"), Name::PkeyMprotect)] },
+            16 => {
+                const {
+                    &[
+                        (key(b"remap_file_pages"), Name::RemapFilePages),
+                        (key(b"map_shadow_stack"), Name::MapShadowStack),
+                    ]
+                }
+            }
+            _ => return None,
+        };
         let name = key(name);
-        let names = [
-            (key(b"mmap"), Name::Mmap),
-            (key(b"munmap"), Name::Munmap),
-            (key(b"mprotect"), Name::Mprotect),
-            (key(b"madvise"), Name::Madvise),
-            (key(b"brk"), Name::Brk),
-            (key(b"clone"), Name::Clone),
-            (key(b"clone3"), Name::Clone3),
-            (key(b"exit"), Name::Exit),
-            (key(b"mremap"), Name::Mremap),
-            (key(b"mmap2"), Name::Mmap),
-            (key(b"old_mmap"), Name::Mmap),
-            (key(b"pkey_mprotect"), Name::PkeyMprotect),
-            (key(b"shmat"), Name::Shmat),
-            (key(b"shmdt"), Name::Shmdt),
-            (key(b"remap_file_pages"), Name::RemapFilePages),
-            (key(b"io_setup"), Name::IoSetup),
-            (key(b"io_destroy"), Name::IoDestroy),
-            (key(b"map_shadow_stack"), Name::MapShadowStack),
-            (key(b"personality"), Name::Personality),
-            (key(b"fork"), Name::Fork),
-            (key(b"vfork"), Name::Vfork),
-            (key(b"execve"), Name::Execve),
-            (key(b"execveat"), Name::Execveat),
-            (key(b"_exit"), Name::Exit),
-            (key(b"exit_group"), Name::ExitGroup),
-        ];
         names.iter().find(|(key, _)| *key == name).map(|(_, name)| *name)
     }
 
@@ -326,8 +345,8 @@ fn errno_of(name: &[u8]) -> Errno {
     }
 }
 
-/// The duration at the end of the line.
-fn took(rest: &[u8]) -> Option<u64> {
+/// The duration at the end of the line (`-T`), in nanoseconds.
+pub fn took(rest: &[u8]) -> Option<u64> {
     let start = memchr::memrchr(b'<', rest)?;
     let mut cursor = Cursor::new(&rest[start + 1..]);
     let took = leader::duration(&mut cursor)?;

@@ -21,13 +21,13 @@ use std::collections::HashSet;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::mpsc::Receiver;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use thiserror::Error;
 
-use crate::diagnose::finding::Finding;
+use crate::diagnose::finding::{Confidence, Finding};
 use crate::event::{Call, Limits, Vma};
 use crate::model::{Model, SpaceId};
 use crate::report::{Clock, Engine, Known};
@@ -35,7 +35,7 @@ use crate::source::control::Control;
 use crate::symbols::capture::CallStacks;
 use crate::target::{Library, Process, Standing, Target, Told};
 use crate::threadlib::Unavailable;
-use crate::units::{Pid, Tid};
+use crate::units::{Pid, Tid, Time};
 use files::Files;
 use gaps::Seen;
 use join::{Item, Joiner, UNNAMED, What};
@@ -45,6 +45,9 @@ use times::{Kind, Times};
 
 /// So many items are looked at before the first is believed, to find out which tasks were there before the log.
 const WINDOW: usize = 20_000;
+
+/// When a log without times ends.
+const LONG_AFTER: Time = Time(Duration::from_secs(3600));
 
 /// Why a log cannot be replayed.
 #[derive(Debug, Error)]
@@ -145,7 +148,7 @@ impl StraceLog {
     /// Relates the log's times to the wall clock. Times of day have no date: they are given that on which the log was last
     /// written to, or the day before.
     pub fn clock(&self) -> Clock {
-        let start = std::time::Duration::from_nanos(self.times.start());
+        let start = Duration::from_nanos(self.times.start());
         let zone = TimeZone::system();
         let modified = self.modified.and_then(|modified| Timestamp::try_from(modified).ok());
         let modified = modified.map_or_else(Zoned::now, |modified| modified.to_zoned(zone.clone()));
@@ -261,7 +264,9 @@ impl Target for StraceLog {
                 continue;
             }
             if let Some(end) = &self.end {
-                let now = end.0.now();
+                // Without times nothing has only just happened: whatever the log shows as left counts as left.
+                let without_times = (end.0.kind() == Kind::None).then_some(LONG_AFTER);
+                let now = without_times.unwrap_or(end.0.now());
                 self.order.finish();
                 return Ok(match self.order.next() {
                     Some(event) => Told::Event(event),
@@ -305,7 +310,12 @@ impl Target for StraceLog {
     fn standing(&mut self) -> Standing {
         let (kin, main) = (self.order.kin(), self.order.main());
         let (ceiling, notes) = match &self.end {
-            Some(end) => (end.1.ceiling(), end.1.notes(end.0.kind(), kin, main)),
+            Some(end) => {
+                // And what only seems to be left because the log ends there may be freed a moment later.
+                let cut_short = end.0.kind() == Kind::None && !self.order.is_over();
+                let ceiling = if cut_short { Some(Confidence::Possible) } else { end.1.ceiling() };
+                (ceiling, end.1.notes(end.0.kind(), kin, main))
+            }
             // Reading has failed, which is said elsewhere.
             None => (None, Vec::new()),
         };

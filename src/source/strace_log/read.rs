@@ -9,6 +9,7 @@ use std::thread;
 
 use memchr::memchr;
 
+use super::call;
 use super::files::{self, Files};
 use super::gaps::Seen;
 use super::join::{Item, Joiner, UNNAMED, What};
@@ -297,9 +298,13 @@ impl OneTask {
                 }
             }
             if self.end > self.start {
-                let stamp = leader(&mut Cursor::new(self.line())).ok().and_then(|leader| leader.stamp);
+                let mut cursor = Cursor::new(self.line());
+                let stamp = leader(&mut cursor).ok().and_then(|leader| leader.stamp);
+                // What is mapped lies where another task may have unmapped until the call returned, but not later.
+                let maps = [&b"mmap"[..], b"mremap"].iter().any(|name| cursor.rest().starts_with(name));
+                let took = if maps { call::took(cursor.rest()) } else { None };
                 self.times.read(stamp);
-                self.time = self.times.common();
+                self.time = self.times.common().map(|time| time.saturating_add(took.unwrap_or(0)));
                 return Ok(true);
             }
         }
