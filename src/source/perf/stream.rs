@@ -29,6 +29,8 @@ pub struct Stream {
     /// Of tasks that are gone, until all that is to be told of them has been.
     buried: HashMap<Tid, (Pid, SpaceNo)>,
     groups: HashMap<Pid, Group>,
+    /// Whether records have been lost, ever.
+    has_lost: bool,
     /// How many tasks use each address space.
     users: HashMap<SpaceNo, u32>,
     reconciler: Reconciler<SpaceNo, With>,
@@ -82,6 +84,7 @@ impl Stream {
             tasks: HashMap::new(),
             buried: HashMap::new(),
             groups: HashMap::new(),
+            has_lost: false,
             users: HashMap::new(),
             reconciler: Reconciler::default(),
             spaces: 0,
@@ -189,6 +192,7 @@ impl Stream {
 
     /// Records were lost: what tasks were in, they may be out of.
     pub fn lost(&mut self) {
+        self.has_lost = true;
         let spaces: Vec<SpaceNo> = self.users.keys().copied().collect();
         for task in self.tasks.values_mut() {
             task.inside = None;
@@ -355,6 +359,9 @@ impl Stream {
             None if group.and_then(|group| group.executing).is_some_and(|caller| caller != tid) => {
                 return self.tell(space, at, tid, EventKind::Superseded);
             }
+            // A thread ends by itself or with all others. With records lost, its call of exit may be among them: as
+            // long as others live, nothing says that the process has come to its end.
+            None if self.has_lost && group.is_some_and(|group| group.fatal.is_none() && group.tasks > 1) => Exit::Code(0),
             // A signal whose delivery was not seen can only be the one that cannot be seen coming.
             None => Exit::Signal(group.and_then(|group| group.fatal).unwrap_or(libc::SIGKILL)),
         };
