@@ -34,6 +34,7 @@ pub fn run(args: &DemoArgs) -> Result<u8, anyhow::Error> {
         every: None,
         follow: super::FollowChoice::Memory,
         engine: EngineChoice::Auto,
+        verbose: false,
         verify: Some(1),
         events: None,
         record: None,

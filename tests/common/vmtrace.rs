@@ -52,10 +52,10 @@ pub struct Attached {
     target: i32,
 }
 
-/// Attaches to a process, and waits until vmtrace has all its threads.
+/// Attaches to a process by ptrace, and waits until vmtrace has all its threads.
 #[track_caller]
 pub fn attach(target: i32, options: &[&str]) -> Attached {
-    let mut command = vmtrace(["--format=json", "-p", &target.to_string()]);
+    let mut command = vmtrace(["--format=json", "--engine=ptrace", "-p", &target.to_string()]);
     let process = Process::start(command.args(options));
     let vmtrace = process.pid();
     wait_for("vmtrace has attached to all threads", || {
