@@ -163,7 +163,7 @@ fn signals_end_the_following() {
 fn nohup() {
     need("nohup");
     let target = start("crowd", &["3", "2"]);
-    let words = [VMTRACE, "--format=json", "-p", &target.pid().to_string()];
+    let words = [VMTRACE, "--engine=ptrace", "--format=json", "-p", &target.pid().to_string()];
     let followed = Process::start(&mut command("nohup", words));
     wait_for("vmtrace has attached", || proc::is_traced_by(target.pid(), followed.pid()));
     followed.send(Signal::SIGHUP);

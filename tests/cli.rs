@@ -373,7 +373,8 @@ fn processes_that_cannot_be_attached_to() {
     need("strace");
     let strace = Process::start(Command::new("strace").args(["-f", "-e", "trace=none", "-p", &pid.to_string()]));
     wait_for("strace has attached", || proc::is_traced_by(pid, strace.pid()));
-    expect_one_line(&mut attach_to(pid), &["already traced", &format!("process {} (strace)", strace.pid())]);
+    let words = ["--engine=ptrace".to_owned(), "-p".to_owned(), pid.to_string()];
+    expect_one_line(&mut vmtrace(words), &["already traced", &format!("process {} (strace)", strace.pid())]);
     drop(strace);
     wait_for("strace has let it go", || proc::is_free(pid));
     target.end().expect_code(0);

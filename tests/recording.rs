@@ -99,7 +99,7 @@ fn names_are_recorded() {
 
 /// vmtrace attached to a process that leaks on demand, recording.
 fn attached(target: &Process, file: &Path) -> Process {
-    let mut command = vmtrace(["-p", &target.pid().to_string(), "--record"]);
+    let mut command = vmtrace(["--engine=ptrace", "-p", &target.pid().to_string(), "--record"]);
     let vmtrace = Process::start(command.arg(file));
     wait_for("vmtrace has attached", || proc::is_traced_by(target.pid(), vmtrace.pid()));
     vmtrace

@@ -35,6 +35,7 @@ pub fn run(args: &DemoArgs) -> Result<u8, anyhow::Error> {
         follow: super::FollowChoice::Memory,
         max_overhead: None,
         engine: EngineChoice::Auto,
+        verbose: false,
         verify: Some(1),
         events: None,
         record: None,

@@ -18,6 +18,7 @@ use crate::report::draft::Draft;
 use crate::report::{Clock, Mode, Report};
 use crate::source::control::{Control, Manners, Timers, block_signals};
 use crate::source::perf::Perf;
+use crate::source::perf::attach::FollowError;
 use crate::source::ptrace::Ptrace;
 use crate::source::ptrace::launch::Leash;
 use crate::source::recording::format::Heading;
@@ -38,6 +39,9 @@ pub fn run(args: &FollowArgs) -> Result<u8, anyhow::Error> {
     }
     if args.max_overhead.is_some() && args.pid.is_none() && !args.program.is_empty() {
         super::usage_error("--max-overhead is for -p PID: of a launched program the followed calls alone stop");
+    }
+    if args.engine == EngineChoice::Perf && args.follow == FollowChoice::Threads {
+        super::usage_error("--follow threads is for ptrace: perf events follow all calls at little cost");
     }
     match (args.pid, args.program.is_empty()) {
         (Some(_), false) => super::usage_error("give either -p PID or a program to launch, not both"),
@@ -67,18 +71,44 @@ fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
     let recording = args.record.as_deref().map(create).transpose()?;
     let options = options(args, Mode::Attach, task::command_line(pid), Stream::Out)?;
     control.start(timers(args, Watch::wants_status(false)))?;
-    let followed = match args.engine {
-        EngineChoice::Perf => {
-            let mut target = Live::new(Perf::attach(pid, None)?);
-            follow(&mut target, &control, options, output, recording)?
-        }
-        EngineChoice::Auto | EngineChoice::Ptrace => {
-            let mut target = Live::new(Ptrace::attach(pid, args.follow.into(), args.max_overhead)?);
-            follow(&mut target, &control, options, output, recording)?
+    let followed = match by_perf(args, pid)? {
+        Some(source) => follow(&mut Live::new(source), &control, options, output, recording)?,
+        None => {
+            let source = Ptrace::attach(pid, args.follow.into(), args.max_overhead)?;
+            follow(&mut Live::new(source), &control, options, output, recording)?
         }
     };
     let report = followed.report()?;
     Ok(exit_status(&args.report, &report, 0))
+}
+
+/// The process by perf events, where they are wanted and can be had; none where it is ptrace's.
+fn by_perf(args: &FollowArgs, pid: Pid) -> Result<Option<Perf>, FollowError> {
+    let say = |engine: &str, why: &dyn std::fmt::Display| {
+        if args.verbose {
+            eprintln!("vmtrace: {engine}: {why}");
+        }
+    };
+    match (args.engine, args.follow) {
+        (EngineChoice::Perf, _) => return Perf::attach(pid, None).map(Some),
+        (EngineChoice::Ptrace, _) => return Ok(None),
+        (EngineChoice::Auto, FollowChoice::Threads) => {
+            say("ptrace", &"births and ends alone cost it next to nothing");
+            return Ok(None);
+        }
+        (EngineChoice::Auto, FollowChoice::Memory) => {}
+    }
+    match Perf::attach(pid, None) {
+        Ok(source) => {
+            say("perf", &"it is permitted here, and stops nobody");
+            Ok(Some(source))
+        }
+        Err(why @ (FollowError::Perf(_) | FollowError::I386(_))) => {
+            say("ptrace", &why);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Launches the program that `args` name; `stream` is where the report goes unless they say otherwise.
@@ -90,6 +120,9 @@ pub(super) fn launch(args: &FollowArgs, stream: Stream) -> Result<u8, anyhow::Er
     let recording = args.record.as_deref().map(create).transpose()?;
     let options = options(args, Mode::Launch, command, stream)?;
     // Before the control's thread exists, because it forks.
+    if args.verbose && args.engine == EngineChoice::Auto {
+        eprintln!("vmtrace: ptrace: it stops a launched program at the followed calls alone, and sees each exactly");
+    }
     if args.engine == EngineChoice::Perf {
         return follow_launched(args, Perf::launch(&args.program, &mask, None)?, options, output, recording);
     }

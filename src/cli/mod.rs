@@ -129,6 +129,9 @@ pub struct FollowArgs {
     /// Where events come from
     #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
     pub engine: EngineChoice,
+    /// Say which engine was taken, and why
+    #[arg(short, long)]
+    pub verbose: bool,
     /// Compare the model with the kernel's maps at every N-th change, and at the end
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "100")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
@@ -170,11 +173,11 @@ pub struct ReportArgs {
 /// Where events come from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum EngineChoice {
-    /// What serves best
+    /// For attaching perf where it is permitted, otherwise ptrace
     Auto,
-    /// ptrace(2): each followed call stops its thread
+    /// ptrace(2): exact to the call, but each followed call stops its thread, after attaching every call
     Ptrace,
-    /// perf events: nothing stops; needs CAP_PERFMON
+    /// Perf events: nothing is ever stopped; needs root, or CAP_PERFMON and tracefs
     Perf,
 }
 

@@ -93,6 +93,24 @@ impl CallStacks {
         }
     }
 
+    /// The function that a task runs which was made by clone(2) with the stack `top` and has run on since.
+    pub fn started_on(&mut self, task: Task<'_>, space: u64, top: Addr) -> Option<CodeId> {
+        /// Below the top, and above.
+        const BELOW: u64 = 2048;
+        const ABOVE: u64 = 16;
+        let start = Addr(top.0.checked_sub(BELOW)?);
+        let mut bytes = [0; (BELOW + ABOVE) as usize];
+        match task.held {
+            Some(held) => held.read(start, &mut bytes).ok()?,
+            None => sys::read_memory(task.tid, start, &mut bytes).ok()?,
+        }
+        self.memory.begin_with(task.tid, task.held, start.0, &bytes);
+        let CallStacks { modules, unwinder, spaces, memory, .. } = self;
+        let map = &known(spaces, task, space, modules)?.map;
+        let function = unwinder.started_on(top, memory, map, modules)?;
+        self.locate(task, space, function)
+    }
+
     /// The place of an address in the code of an address space, of which `task` is one.
     pub fn locate(&mut self, task: Task<'_>, space: u64, addr: Addr) -> Option<CodeId> {
         let mut place = self.place(task, space, addr);

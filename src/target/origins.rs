@@ -144,9 +144,9 @@ impl Origins {
 
     /// The same of a task that has run meanwhile, created by one that stood with these `registers`.
     ///
-    /// The descriptor keeps the function for as long as the thread has it, and shows by its number that it does. Of what
-    /// clone(3) was given only musl's arguments are still there: the word that lay on the stack has been taken from it, but
-    /// points right above itself (src/thread/x86_64/clone.s, pthread_create.c).
+    /// The descriptor keeps the function for as long as the thread has it, and shows by its number that it does. What
+    /// clone(2) was given has been taken from the stack. Of musl's, the function is in a register, and its argument points
+    /// right above itself (src/thread/x86_64/clone.s, pthread_create.c); of glibc's, what the function has called tells.
     fn function_of_running(
         &mut self,
         task: Task<'_>,
@@ -164,7 +164,9 @@ impl Origins {
         }
         let (CloneCall::Clone, Some(top)) = (args.call, args.stack_top()) else { return None };
         let caller = Caller { task, space, word: 8 };
-        let function = self.stacks.locate(caller.task, key(space), Addr(registers.r9))?;
+        let Some(function) = self.stacks.locate(caller.task, key(space), Addr(registers.r9)) else {
+            return self.stacks.started_on(task, key(space), top);
+        };
         if args.flags & clone::SETTLS == 0 {
             return Some(function);
         }

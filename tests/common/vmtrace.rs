@@ -52,12 +52,13 @@ pub struct Attached {
     target: i32,
 }
 
-/// Attaches to a process, and waits until vmtrace has all its threads.
+/// Attaches to a process by ptrace, and waits until vmtrace has all its threads.
 #[track_caller]
 pub fn attach(target: i32, options: &[&str]) -> Attached {
     // However much it costs: nothing is to be said of that.
-    let mut command = vmtrace(["--format=json", "--max-overhead=100", "-p", &target.to_string()]);
-    let process = Process::start(command.args(options));
+    let options = [&["--engine=ptrace", "--max-overhead=100"], options].concat();
+    let mut command = vmtrace(["--format=json", "-p", &target.to_string()]);
+    let process = Process::start(command.args(&options));
     let vmtrace = process.pid();
     wait_for("vmtrace has attached to all threads", || {
         assert!(!process.has_ended(), "vmtrace has ended early: {process:?}");

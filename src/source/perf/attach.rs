@@ -75,6 +75,8 @@ impl Perf {
     /// Reads who is there and what is mapped, and tells it as of one moment.
     fn begin(&mut self, pid: Pid) -> Result<(), AttachError> {
         let processes: Vec<Pid> = std::iter::once(pid).chain(task::sharers(pid, live_task(pid))).collect();
+        // Their records are of interest from the first one on.
+        self.newborn.extend(processes.iter().copied());
         let mut listed: HashMap<Tid, Pid> = HashMap::new();
         let mut pointers: HashMap<Tid, Addr> = HashMap::new();
         list(&processes, &mut listed);

@@ -4,7 +4,7 @@
 //! ([`stream`]), and tell these. What the kernel's maps show is read while the target runs on, and takes its place among the
 //! events by the time of the reading ([`look`]).
 
-mod attach;
+pub mod attach;
 mod kept;
 mod launch;
 mod look;
@@ -16,7 +16,7 @@ pub mod sorter;
 mod stream;
 pub mod tracefs;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,6 +74,10 @@ pub struct Perf {
     /// The program, where we have launched it.
     launch: Option<Launch>,
     kept: HashMap<Pid, Vec<Kept>>,
+    /// Records that were just read, in the order of the rings.
+    batch: Vec<Record>,
+    /// Processes that followed ones have forked, and that have not been told of yet.
+    newborn: HashSet<Pid>,
     last_round: u64,
     last_record: u64,
     last_census: u64,
@@ -104,6 +108,8 @@ impl Perf {
             mappers: Mappers::default(),
             launch: None,
             kept: HashMap::new(),
+            batch: Vec::new(),
+            newborn: HashSet::new(),
             last_round: 0,
             last_record: 0,
             last_census: 0,
@@ -118,22 +124,37 @@ impl Perf {
         let now = monotonic_ns();
         self.last_round = now;
         self.sorter.begin_round(now);
-        let Perf { rings, sorter, stream, kept, last_record, .. } = self;
+        let Perf { rings, batch, newborn, stream, kept, .. } = self;
         // The memory of a process that has threads, or a new image, is held as soon as possible: it may end at once.
         let (mut executed, mut threaded): (Vec<(Pid, u64)>, Vec<(Pid, Tid)>) = (Vec::new(), Vec::new());
-        rings.drain(|record| {
+        rings.drain(|record| batch.push(record));
+        // A child's records may be in a ring that was read before its parent's.
+        newborn.retain(|pid| !stream.knows(*pid));
+        for record in batch.iter() {
+            if let What::Fork { child_pid, .. } = record.what
+                && child_pid != record.pid
+                && (stream.knows(record.pid) || newborn.contains(&record.pid))
+            {
+                newborn.insert(child_pid);
+            }
+        }
+        for record in batch.drain(..) {
+            let is_lost = matches!(record.what, What::Lost(_));
+            if !is_lost && !stream.knows(record.pid) && !newborn.contains(&record.pid) {
+                continue;
+            }
             match record.what {
-                What::Executed if stream.knows(record.pid) => executed.push((record.pid, record.at)),
+                What::Executed => executed.push((record.pid, record.at)),
                 What::Fork { child_pid, child } if child_pid == record.pid && !kept::is_threaded(kept, child_pid) => {
                     threaded.extend([(record.pid, record.tid), (record.pid, child)]);
                 }
                 _ => {}
             }
-            if stream.knows(record.pid) {
-                *last_record = now;
+            if !is_lost {
+                self.last_record = now;
             }
-            sorter.push(record);
-        });
+            self.sorter.push(record);
+        }
         for (pid, at) in executed {
             self.images.insert((pid, at), Image::read(pid.into()));
             self.keep(pid, &[pid.into()]);
@@ -150,6 +171,9 @@ impl Perf {
             || self.closing.is_some()
             || !self.looks.is_empty()
             || !self.wanted.is_empty();
+        if self.sorter.next_at().is_none() {
+            self.newborn.clear();
+        }
         let timeout = match self.sorter.next_at() {
             _ if is_urgent => URGENT,
             Some(_) => SOON,

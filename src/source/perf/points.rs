@@ -49,8 +49,8 @@ pub fn mmap_with_stack(filter: String) -> Wanted {
 /// How much is copied of the stack of who maps memory.
 const MAPPER_STACK_BYTES: u32 = 4 << 10;
 
-/// How much of a creator's stack is copied: enough for what changes soon; what lies above is read live.
-pub const STACK_BYTES: u32 = 4 << 10;
+/// How much of a creator's stack is copied: a signal's frame is 3 KiB and more. What lies above is read live.
+pub const STACK_BYTES: u32 = 8 << 10;
 
 /// The tracepoints. At the exit of a call all arguments are still in the registers, so the entry is followed where it
 /// matters that a call is under way, or where there is no exit.

@@ -29,8 +29,6 @@ pub struct Stream {
     /// Of tasks that are gone, until all that is to be told of them has been.
     buried: HashMap<Tid, (Pid, SpaceNo)>,
     groups: HashMap<Pid, Group>,
-    /// Whether records have been lost, ever.
-    has_lost: bool,
     /// How many tasks use each address space.
     users: HashMap<SpaceNo, u32>,
     reconciler: Reconciler<SpaceNo, With>,
@@ -51,6 +49,8 @@ pub(super) struct Task {
     inside: Option<Inside>,
     /// Its end has been told.
     ended: bool,
+    /// Records were lost since it was heard of last.
+    missed: bool,
 }
 
 #[derive(Debug)]
@@ -84,7 +84,6 @@ impl Stream {
             tasks: HashMap::new(),
             buried: HashMap::new(),
             groups: HashMap::new(),
-            has_lost: false,
             users: HashMap::new(),
             reconciler: Reconciler::default(),
             spaces: 0,
@@ -112,7 +111,7 @@ impl Stream {
         self.groups.entry(pid).or_default().tasks += 1;
         *self.users.entry(space).or_default() += 1;
         self.changed = true;
-        self.tasks.insert(tid, Task { pid, space, inside: None, ended: false });
+        self.tasks.insert(tid, Task { pid, space, inside: None, ended: false, missed: false });
     }
 
     fn remove(&mut self, tid: Tid) {
@@ -192,10 +191,10 @@ impl Stream {
 
     /// Records were lost: what tasks were in, they may be out of.
     pub fn lost(&mut self) {
-        self.has_lost = true;
         let spaces: Vec<SpaceNo> = self.users.keys().copied().collect();
         for task in self.tasks.values_mut() {
             task.inside = None;
+            task.missed = true;
         }
         for space in spaces {
             self.reconciler.abandon_all(space);
@@ -205,6 +204,11 @@ impl Stream {
     /// Takes in the next record. execve is [`Stream::executed`]'s business.
     pub fn take(&mut self, record: Record) {
         let Record { at, tid, what, .. } = record;
+        if let Some(task) = self.tasks.get_mut(&tid)
+            && what != What::Exited
+        {
+            task.missed = false;
+        }
         match what {
             What::Call(point, registers) => self.call(at, tid, point, &registers.as_user(), None),
             What::CallWithStack(point, snapshot) => {
@@ -343,25 +347,25 @@ impl Stream {
 
     fn exited(&mut self, at: u64, tid: Tid) {
         let Some(task) = self.tasks.get(&tid) else { return };
-        let (pid, space, ended) = (task.pid, task.space, task.ended);
+        let (pid, space, ended, missed) = (task.pid, task.space, task.ended, task.missed);
         self.reconciler.abandon(space, tid);
         if !ended {
-            self.end(at, tid, pid, space);
+            self.end(at, tid, pid, space, missed);
         }
         self.remove(tid);
     }
 
-    /// Tells the end of a task that has not called exit itself.
-    fn end(&mut self, at: u64, tid: Tid, pid: Pid, space: SpaceNo) {
+    /// Tells the end of a task that was not seen to call exit; `missed` is whether it may have done so all the same.
+    fn end(&mut self, at: u64, tid: Tid, pid: Pid, space: SpaceNo, missed: bool) {
         let group = self.groups.get(&pid);
         let exit = match group.and_then(|group| group.code) {
             Some(code) => Exit::Code(code),
             None if group.and_then(|group| group.executing).is_some_and(|caller| caller != tid) => {
                 return self.tell(space, at, tid, EventKind::Superseded);
             }
-            // A thread ends by itself or with all others. With records lost, its call of exit may be among them: as
-            // long as others live, nothing says that the process has come to its end.
-            None if self.has_lost && group.is_some_and(|group| group.fatal.is_none() && group.tasks > 1) => Exit::Code(0),
+            // A thread ends by itself or with all others. Its call of exit may be among the records that were lost: as
+            // long as others live, nothing says then that the process has come to its end.
+            None if missed && group.is_some_and(|group| group.fatal.is_none() && group.tasks > 1) => Exit::Code(0),
             // A signal whose delivery was not seen can only be the one that cannot be seen coming.
             None => Exit::Signal(group.and_then(|group| group.fatal).unwrap_or(libc::SIGKILL)),
         };
@@ -472,4 +476,43 @@ fn is_fatal(signal: i32) -> bool {
         libc::SIGTTOU,
     ];
     !harmless.contains(&signal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream() -> Stream {
+        let mut stream = Stream::new(Pid(1), 0);
+        let space = stream.new_space();
+        for tid in [1, 2, 3] {
+            stream.add(Tid(tid), Pid(1), space);
+        }
+        stream
+    }
+
+    fn exited(tid: i32) -> Record {
+        Record { at: 5, tid: Tid(tid), pid: Pid(1), what: What::Exited }
+    }
+
+    fn told(stream: &mut Stream) -> Vec<EventKind> {
+        std::iter::from_fn(|| stream.pop()).map(|(event, _)| event.kind).collect()
+    }
+
+    /// A thread that ends without a call of exit ends because all do; but not where that call may have been lost. What was
+    /// heard of after the loss had not called it by then.
+    #[test]
+    fn an_end_whose_call_may_be_lost_is_the_threads_own() {
+        let killed = EventKind::Ended(Exit::Signal(libc::SIGKILL));
+        let mut whole = stream();
+        whole.take(exited(2));
+        assert_eq!(told(&mut whole), std::slice::from_ref(&killed));
+        let mut lossy = stream();
+        lossy.lost();
+        lossy.take(Record { what: What::Signal(libc::SIGURG), ..exited(3) });
+        for tid in [2, 3, 1] {
+            lossy.take(exited(tid));
+        }
+        assert_eq!(told(&mut lossy), [EventKind::Ended(Exit::Code(0)), killed.clone(), killed]);
+    }
 }

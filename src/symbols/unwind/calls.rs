@@ -234,6 +234,32 @@ impl Calls {
         }
     }
 
+    /// The function that a task runs which was made by glibc's clone(2) with the stack `top`, by what it has left there: its
+    /// return address, which replaced its argument, and below that the first address that it is to be returned to itself
+    /// (sysdeps/unix/sysv/linux/x86_64/clone.S). Where it has not run yet, the function itself is there.
+    pub fn started_on(&mut self, top: Addr, memory: &mut dyn Memory, code: Code<'_>) -> Option<Addr> {
+        /// Locals of that function are hardly more words.
+        const MOST_WORDS: u64 = 256;
+        const WORD: u64 = 8;
+        let machine = Machine::X86_64;
+        let first = memory::word(memory, machine, top.0)?;
+        let above = Addr(memory::word(memory, machine, top.0.checked_add(WORD)?)?);
+        if self.call_before(above, memory, code) != Some(Call::Indirect) {
+            return code.linked(Addr(first)).map(|_| Addr(first));
+        }
+        let slots = (0..MOST_WORDS).map_while(|word| top.0.checked_sub(word * WORD));
+        for slot in slots {
+            let pc = Addr(memory::word(memory, machine, slot)?);
+            if self.call_before(pc, memory, code).is_some()
+                && let Some((_, linked)) = code.linked(pc)
+                && let Some((_, function)) = self.function_at(pc, machine, code)
+            {
+                return pc.0.checked_sub(linked.checked_sub(function.start)?).map(Addr);
+            }
+        }
+        None
+    }
+
     /// The call that ends right before `pc`.
     fn call_before(&mut self, pc: Addr, memory: &mut dyn Memory, code: Code<'_>) -> Option<Call> {
         let start = Addr(pc.0.checked_sub(LONGEST_CALL as u64)?);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::procfs::memory::HeldMemory;
 use crate::sys;
-use crate::units::{Addr, Tid};
+use crate::units::{Addr, Range, Tid};
 
 use super::registers::Machine;
 
@@ -43,8 +43,8 @@ const RED_ZONE: u64 = 128;
 pub struct TaskMemory {
     tid: Tid,
     held: Option<Arc<HeldMemory>>,
-    /// Whether what was read first is a copy that was made earlier.
-    is_copy: bool,
+    /// The main stack, where what was read first is a copy that was made earlier.
+    main_stack: Option<Range>,
     /// The buffers are kept for the next stack; of each, what was read, and from where.
     windows: Vec<Window>,
     used: usize,
@@ -58,14 +58,14 @@ struct Window {
 
 impl Default for TaskMemory {
     fn default() -> TaskMemory {
-        TaskMemory { tid: Tid(0), held: None, is_copy: false, windows: Vec::new(), used: 0 }
+        TaskMemory { tid: Tid(0), held: None, main_stack: None, windows: Vec::new(), used: 0 }
     }
 }
 
 impl TaskMemory {
     /// Reads the stack of a task above its stack pointer, and forgets what was read before.
     pub fn begin(&mut self, tid: Tid, sp: u64) {
-        (self.tid, self.held, self.is_copy) = (tid, None, false);
+        (self.tid, self.held, self.main_stack) = (tid, None, None);
         self.used = 0;
         self.read_window(sp.saturating_sub(RED_ZONE), FIRST_READ);
     }
@@ -73,7 +73,10 @@ impl TaskMemory {
     /// Takes `stack`, a copy of what lay from the stack pointer of a task on, and forgets what was read before. What lies
     /// elsewhere is read as it is now.
     pub fn begin_with(&mut self, tid: Tid, held: Option<&Arc<HeldMemory>>, sp: u64, stack: &[u8]) {
-        (self.tid, self.held, self.is_copy) = (tid, held.map(Arc::clone), true);
+        (self.tid, self.held) = (tid, held.map(Arc::clone));
+        let maps = held.map(|held| held.maps());
+        let main_stack = maps.as_ref().and_then(|maps| maps.iter().find(|vma| &*vma.name == b"[stack]"));
+        self.main_stack = main_stack.map(|vma| vma.range);
         self.used = 0;
         let window = self.next_window();
         window.start = sp;
@@ -103,13 +106,12 @@ impl TaskMemory {
         window.bytes.truncate(read);
     }
 
-    /// Whether a place is far from the copy of a stack. Its thread has run on: what called the function that runs now is
-    /// still as it was, most likely, but the stack that a signal had interrupted is not.
+    /// Whether a place is on the main stack, and the copy is of another one: of a signal's. Its thread has run on: what called
+    /// the function that runs now is still as it was, most likely, but the stack that the signal had interrupted is not.
     fn is_elsewhere(&self, addr: Addr) -> bool {
-        /// Locals of one function are hardly larger.
-        const NEAR: u64 = 1 << 20;
-        let last = self.windows[..self.used].last().map_or(0, |window| window.start + window.bytes.len() as u64);
-        self.is_copy && addr.0.checked_sub(last).is_none_or(|distance| distance > NEAR)
+        let copied = self.windows.first().map(|window| Addr(window.start));
+        self.main_stack
+            .is_some_and(|stack| stack.contains(addr) && copied.is_some_and(|copied| !stack.contains(copied)))
     }
 
     fn copied(&self, addr: Addr, buffer: &mut [u8]) -> Option<()> {

@@ -140,6 +140,12 @@ pub struct Unwinder {
 }
 
 impl Unwinder {
+    /// The function that a task runs which was made by clone(2) with the stack `top`, by what it has left there.
+    pub fn started_on(&mut self, top: Addr, memory: &mut dyn Memory, map: &CodeMap, modules: &Modules) -> Option<Addr> {
+        self.calls.begin();
+        self.calls.started_on(top, memory, Code { map, modules })
+    }
+
     /// The call stack of a stopped thread with these registers and this memory.
     pub fn unwind(
         &mut self,
