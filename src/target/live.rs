@@ -173,7 +173,8 @@ impl<S: Source> Target for Live<S> {
     fn process(&mut self, tid: Tid) -> Process {
         let maps = procfs::maps::read(tid).unwrap_or_default();
         let named = |name: &[u8], part: &[u8]| name.windows(part.len()).any(|window| window == part);
-        let size = procfs::task::size(tid);
+        // Of a process that is gone the kernel says 0.
+        let size = procfs::task::size(tid).filter(|(virt, _)| *virt > 0);
         Process {
             memory: Memory {
                 virtual_bytes: size.map(|(virt, _)| virt),
@@ -181,9 +182,8 @@ impl<S: Source> Target for Live<S> {
                 vmas: Some(maps.len() as u64).filter(|count| *count > 0),
                 max_map_count: procfs::limits::max_map_count(),
             },
-            has_leak_sanitizer: maps
-                .iter()
-                .any(|vma| named(&vma.name, b"/libasan.so") || named(&vma.name, b"/liblsan.so")),
+            has_leak_sanitizer: self.source.engine() == Engine::Ptrace
+                && maps.iter().any(|vma| named(&vma.name, b"/libasan.so") || named(&vma.name, b"/liblsan.so")),
         }
     }
 
