@@ -38,12 +38,14 @@ impl Reconciler {
 
     /// The children have turned out to be none, or their parents' returns do not come.
     pub(super) fn early_are_strangers(&mut self) {
-        let early = std::mem::take(&mut self.early);
+        let mut early = std::mem::take(&mut self.early);
         for item in &early {
             if !self.tasks.contains_key(&item.tid) && !matches!(item.what, What::Ended(_) | What::Lost(_)) {
                 self.meet(item.at, item.tid);
             }
         }
+        // What has only ended is not worth an introduction.
+        early.retain(|item| self.tasks.contains_key(&item.tid));
         self.todo_first(early);
     }
 
