@@ -190,7 +190,7 @@ fn every_option() {
         strace(options, &log, &[program]);
         let report = replay(&log);
         let shapes: Vec<Value> = report.findings().iter().map(shape).collect();
-        assert_eq!(shapes, [expected.clone()], "{options}: {:?}", notes(&report));
+        assert_eq!(shapes, std::slice::from_ref(&expected), "{options}: {:?}", notes(&report));
         // Where execve is filtered out nobody knows it.
         let command = report.at("/target/command")[0].as_str().unwrap_or_default();
         assert!(program.starts_with(command.trim_end_matches('…')), "{options}: {command}");

@@ -26,7 +26,7 @@ pub fn run(args: &ReplayArgs) -> Result<u8, anyhow::Error> {
     output.check()?;
     let (file, name) = match open(&args.file)? {
         Opened::Recording(file, name) => (file, name),
-        Opened::Log(log) => return strace_log(args, log, output),
+        Opened::Log(log) => return strace_log(args, *log, output),
     };
     block_signals()?;
     let mut control = Control::new(Manners::Attached);
@@ -38,14 +38,14 @@ pub fn run(args: &ReplayArgs) -> Result<u8, anyhow::Error> {
 /// What there is to be replayed: its first bytes tell.
 enum Opened {
     Recording(Box<dyn BufRead>, String),
-    Log(StraceLog),
+    Log(Box<StraceLog>),
 }
 
 fn open(path: &Path) -> Result<Opened, anyhow::Error> {
     let name = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
     if path != Path::new("-") && !path.exists() || path.is_dir() {
         // The files of strace -ff, or nothing.
-        return Ok(Opened::Log(StraceLog::open(path)?));
+        return Ok(Opened::Log(Box::new(StraceLog::open(path)?)));
     }
     let error = |error| anyhow::anyhow!("cannot read {name}: {error}");
     let file: Box<dyn Read + Send> =
@@ -66,8 +66,8 @@ fn open(path: &Path) -> Result<Opened, anyhow::Error> {
     let whole = Cursor::new(begin).chain(file);
     Ok(match is_recording {
         true => Opened::Recording(Box::new(BufReader::with_capacity(1 << 20, whole)), name),
-        false if path.is_file() => Opened::Log(StraceLog::open(path)?),
-        false => Opened::Log(StraceLog::stream(Box::new(whole), name)?),
+        false if path.is_file() => Opened::Log(Box::new(StraceLog::open(path)?)),
+        false => Opened::Log(Box::new(StraceLog::stream(Box::new(whole), name)?)),
     })
 }
 

@@ -369,10 +369,10 @@ pub fn command(name: Name, text: &[u8]) -> Option<Vec<String>> {
         cursor.skip_string();
         let length = cursor.at() - before;
         command.push(unescaped(start.get(..length.checked_sub(1)?)?));
-        if cursor.eat(b"...") {
-            if let Some(last) = command.last_mut() {
-                last.push('…');
-            }
+        if cursor.eat(b"...")
+            && let Some(last) = command.last_mut()
+        {
+            last.push('…');
         }
         if cursor.comma().is_err() {
             break;

@@ -57,7 +57,7 @@ pub fn clone3(cursor: &mut Cursor<'_>) -> Result<Option<CloneArgs>, Damage> {
     if !cursor.eat(b"{") {
         cursor.number()?;
         cursor.skip_argument();
-        return Ok(rest_of_clone3(cursor).and(Ok(None))?);
+        return rest_of_clone3(cursor).map(|()| None);
     }
     fields(cursor, &mut args)?;
     cursor.expect(b"}", "} behind the arguments")?;

@@ -195,12 +195,12 @@ pub fn digest(bytes: &[u8]) {
     let mut model = Model::partial();
     for item in items {
         order.take(item);
-        while let Some(event) = order.next() {
+        while let Some(event) = order.pop() {
             model.apply(&event);
         }
     }
     order.finish();
-    while let Some(event) = order.next() {
+    while let Some(event) = order.pop() {
         model.apply(&event);
     }
     let _ = joiner.seen.notes(joiner.times.kind(), order.kin(), main);
@@ -256,7 +256,7 @@ fn who_was_there(window: &[Item]) -> (Pid, Vec<Tid>) {
 impl Target for StraceLog {
     fn next(&mut self, _control: &Control) -> io::Result<Told> {
         loop {
-            if let Some(event) = self.order.next() {
+            if let Some(event) = self.order.pop() {
                 return Ok(Told::Event(event));
             }
             if let Some(item) = self.items.next() {
@@ -268,7 +268,7 @@ impl Target for StraceLog {
                 let without_times = (end.0.kind() == Kind::None).then_some(LONG_AFTER);
                 let now = without_times.unwrap_or(end.0.now());
                 self.order.finish();
-                return Ok(match self.order.next() {
+                return Ok(match self.order.pop() {
                     Some(event) => Told::Event(event),
                     None if self.order.is_over() => Told::Finished(now),
                     None => Told::Quiet(now),

@@ -11,16 +11,16 @@
 //! | ends of tasks, no call of exit, and nothing more of their process | the process's end: its tasks ended together |
 //! | an execve under another number than it was called | a thread has replaced its process |
 
+mod births;
+mod ends;
+
 use std::collections::{HashMap, VecDeque};
 
 use super::call::Name;
 use super::gaps::Kin;
 use super::join::{Item, UNNAMED, What};
 use crate::abi::clone::{THREAD, VM};
-use crate::event::{
-    Attached, AttachedTask, Birth, Call, CloneArgs, CloneCall, Event, EventKind, Exec, Exit, ExitScope, Exiting,
-    Syscall,
-};
+use crate::event::{Attached, AttachedTask, Call, CloneArgs, CloneCall, Event, EventKind, Exit, Syscall};
 use crate::units::{Addr, NumberMap, Pid, Range, Tid, Time};
 
 /// So many items wait for something to come, at most; a damaged log may not have it.
@@ -143,7 +143,7 @@ impl Reconciler {
     }
 
     /// The next event, in order.
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn pop(&mut self) -> Option<Event> {
         self.out.pop_front()
     }
 
@@ -237,36 +237,6 @@ impl Reconciler {
         self.tasks.get(&tid).map(|task| task.pid)
     }
 
-    /// Something is said of a task that is not known. False where that has to wait, or does not matter.
-    fn arrives(&mut self, item: &Item) -> bool {
-        if self.births_under_way > 0 {
-            self.early.push(item.clone());
-            if self.early.len() >= PATIENCE {
-                self.early_are_strangers();
-            }
-            return false;
-        }
-        if matches!(item.what, What::Ended(_) | What::Lost(_)) {
-            return false;
-        }
-        self.meet(item.at, item.tid);
-        true
-    }
-
-    /// A task was there before the log, as far as that shows.
-    fn meet(&mut self, at: Time, tid: Tid) {
-        self.kin.strangers += u64::from(self.kin.born > 0);
-        let known = self.tasks.values().find(|task| task.pid == self.main).map(|task| task.memory);
-        let memory = known.unwrap_or_else(|| self.new_memory());
-        self.tasks.insert(tid, Task::new(self.main, memory));
-        self.tell(at, tid, EventKind::Noticed(self.main));
-    }
-
-    fn new_memory(&mut self) -> u32 {
-        self.memories += 1;
-        self.memories
-    }
-
     /// A task does something, so it lives, and its process does.
     fn show(&mut self, item: &Item) {
         let Some(task) = self.tasks.get_mut(&item.tid) else { return };
@@ -277,17 +247,6 @@ impl Reconciler {
         if !self.ends.is_empty() && !matches!(item.what, What::Ended(_)) {
             self.believe_ends(pid);
         }
-    }
-
-    /// The children have turned out to be none, or their parents' returns do not come.
-    fn early_are_strangers(&mut self) {
-        let early = std::mem::take(&mut self.early);
-        for item in &early {
-            if !self.tasks.contains_key(&item.tid) && !matches!(item.what, What::Ended(_) | What::Lost(_)) {
-                self.meet(item.at, item.tid);
-            }
-        }
-        self.todo_first(early);
     }
 
     fn todo_first(&mut self, items: impl IntoIterator<Item = Item, IntoIter: DoubleEndedIterator>) {
@@ -352,13 +311,6 @@ impl Reconciler {
         }
     }
 
-    /// The children that nobody has claimed are none once all births are over.
-    fn birth_over(&mut self) {
-        if self.births_under_way == 0 && !self.early.is_empty() {
-            self.early_are_strangers();
-        }
-    }
-
     fn returned(&mut self, at: Time, tid: Tid, call: Call, result: Result<u64, syscalls::Errno>) {
         if let Ok(result) = result
             && let Some(on) = self.makes_room(tid, &call, result)
@@ -412,101 +364,6 @@ impl Reconciler {
             && let Some(code) = self.tasks.get(&tid).and_then(|task| task.exiting)
         {
             self.gone(at, tid, Exit::Code(code & 0xff));
-        }
-        self.birth_over();
-        self.release(tid);
-    }
-
-    fn born(&mut self, at: Time, tid: Tid, child: Tid, args: CloneArgs) {
-        let Some(parent) = self.tasks.get(&tid) else { return };
-        let (pid, memory) = (parent.pid, parent.memory);
-        let pid = if args.is_thread() { pid } else { Pid(child.0) };
-        let memory = if args.shares_memory() { memory } else { self.new_memory() };
-        if self.tasks.contains_key(&child) {
-            // Its number is in use again, so the former one has ended.
-            self.gone(at, child, Exit::Code(0));
-        }
-        let (own, others): (Vec<Item>, Vec<Item>) =
-            std::mem::take(&mut self.early).into_iter().partition(|item| item.tid == child);
-        self.early = others;
-        let born_at = own.first().map_or(at, |first| first.at.min(at));
-        self.tell(born_at, tid, EventKind::Born(Birth { child, pid, args, function: None }));
-        let result = Ok(u64::try_from(child.0).unwrap_or(0));
-        self.tell(at, tid, EventKind::Syscall(Syscall { call: Call::Clone(args), result, mapped: None }));
-        self.kin.born += 1;
-        self.tasks.insert(child, Task { is_unseen_child: true, ..Task::new(pid, memory) });
-        self.todo_first(own);
-    }
-
-    fn executed(&mut self, at: Time, tid: Tid, was_entered: bool) {
-        let former = self.formers.remove(&tid).unwrap_or(tid);
-        let Some(pid) = self.pid(former).or(self.pid(tid)) else { return };
-        if !was_entered {
-            self.tell(at, former, EventKind::Executing);
-        }
-        let leader = Tid::from(pid);
-        let exec = Exec { former, maps: Box::default(), start_brk: None, read_implies_exec: false };
-        self.tell(at, leader, EventKind::Exec(Box::new(exec)));
-        let siblings: Vec<Tid> = self.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(tid, _)| *tid).collect();
-        for sibling in siblings {
-            self.leave(sibling);
-            self.tasks.remove(&sibling);
-            self.release(sibling);
-        }
-        self.ends.remove(&pid);
-        let memory = self.new_memory();
-        self.tasks.insert(leader, Task::new(pid, memory));
-        self.birth_over();
-    }
-
-    fn exiting(&mut self, at: Time, tid: Tid, name: Name, code: i32) {
-        self.leave(tid);
-        self.has_exits = true;
-        let scope = if name == Name::Exit { ExitScope::Thread } else { ExitScope::Group };
-        if let Some(task) = self.tasks.get_mut(&tid) {
-            task.exiting = Some(code);
-            self.tell(at, tid, EventKind::Exiting(Exiting { scope, code }));
-        }
-    }
-
-    fn ended(&mut self, at: Time, tid: Tid, exit: Exit) {
-        self.has_ends = true;
-        let Some(task) = self.tasks.get(&tid) else { return };
-        if self.has_exits || task.exiting.is_some() || matches!(exit, Exit::Signal(_)) {
-            return self.gone(at, tid, exit);
-        }
-        // Without calls of exit this may be the end of the whole process: the next line of another of its tasks tells.
-        let pid = task.pid;
-        let ends = self.ends.entry(pid).or_default();
-        if ends.iter().all(|item| item.tid != tid) {
-            ends.push(Item { at, tid, what: What::Ended(exit) });
-        }
-        let ended = ends.len();
-        if self.tasks.values().filter(|task| task.pid == pid).count() == ended {
-            let code = if let Exit::Code(code) = exit { code } else { 0 };
-            self.tell(at, tid, EventKind::Exiting(Exiting { scope: ExitScope::Group, code }));
-            self.believe_ends(pid);
-        }
-    }
-
-    /// Tasks have ended, each for itself.
-    fn believe_ends(&mut self, pid: Pid) {
-        for item in self.ends.remove(&pid).unwrap_or_default() {
-            if let What::Ended(exit) = item.what {
-                self.gone(item.at, item.tid, exit);
-            }
-        }
-    }
-
-    /// A task is no more.
-    fn gone(&mut self, at: Time, tid: Tid, exit: Exit) {
-        self.room_was_made(tid);
-        self.leave(tid);
-        if self.tasks.remove(&tid).is_some() {
-            self.tell(at, tid, EventKind::Ended(exit));
-        }
-        if tid == Tid::from(self.main) {
-            self.exit = Some(exit);
         }
         self.birth_over();
         self.release(tid);

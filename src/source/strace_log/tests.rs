@@ -39,7 +39,7 @@ fn events(log: &str) -> (Vec<Event>, Kin) {
         order.take(item);
     }
     order.finish();
-    let events = std::iter::from_fn(|| order.next()).collect();
+    let events = std::iter::from_fn(|| order.pop()).collect();
     (events, order.kin())
 }
 

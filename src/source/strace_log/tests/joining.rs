@@ -167,7 +167,7 @@ fn children_that_are_not_seen() {
         renamed.iter().any(|note| note.contains("strace -f follows them") || note.contains("other numbers")),
         "{renamed:?}"
     );
-    let told = notes(&thread.replace("= 3", "= 3 /* 4711 in strace's PID NS */").replace("(3", "(3"));
+    let told = notes(&thread.replace("= 3", "= 3 /* 4711 in strace's PID NS */"));
     assert!(told.iter().any(|note| note.contains("strace -f")), "{told:?}");
     let items = read(&thread.replace("= 3", "= 3 /* 4711 in strace's PID NS */")).items;
     assert!(matches!(items[0].what, What::Returned(Call::Clone(_), Ok(4711))), "{items:?}");

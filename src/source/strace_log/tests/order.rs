@@ -124,6 +124,13 @@ fn a_stranger_while_a_clone_is_under_way() {
     assert_eq!(events.len(), 6);
 }
 
+/// A clone that never returns, and tasks that end again and again: whatever waits for it does not wait for ever.
+#[test]
+fn ends_of_strangers() {
+    let ends: String = (0..12_000).map(|number| format!("{}  +++ exited with 0 +++\n", 1000 + number % 7)).collect();
+    assert_eq!(told(&format!("7  clone( <unfinished ...>\n{ends}")).len(), 8);
+}
+
 /// vfork's child has executed a program, or ended, before its parent goes on.
 #[test]
 fn vfork() {

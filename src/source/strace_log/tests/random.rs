@@ -112,7 +112,7 @@ fn any_call() -> impl Strategy<Value = Call> {
     (0..16_u8, numbers).prop_map(|(which, [a, b, c, d, e, f])| {
         let (addr, len, prot, flags) = (Addr(a), b, c as u32, d as u32);
         // Bits beyond 16 of the type's byte are none that any version writes apart from a type.
-        let map = flags & !0xc | flags & 8 * u32::from(flags & 7 == 0);
+        let map = flags & !0xc | if flags & 7 == 0 { flags & 8 } else { 0 };
         match which {
             0..=2 => Call::Mmap { addr, len, prot, flags: map, fd: e as i32, offset: f },
             3 | 4 => Call::Munmap { addr, len },

@@ -1,0 +1,62 @@
+//! How tasks end: one by one, or all with their process.
+
+use super::super::call::Name;
+use super::super::join::{Item, What};
+use super::Reconciler;
+use crate::event::{EventKind, Exit, ExitScope, Exiting};
+use crate::units::{Pid, Tid, Time};
+
+impl Reconciler {
+    pub(super) fn exiting(&mut self, at: Time, tid: Tid, name: Name, code: i32) {
+        self.leave(tid);
+        self.has_exits = true;
+        let scope = if name == Name::Exit { ExitScope::Thread } else { ExitScope::Group };
+        if let Some(task) = self.tasks.get_mut(&tid) {
+            task.exiting = Some(code);
+            self.tell(at, tid, EventKind::Exiting(Exiting { scope, code }));
+        }
+    }
+
+    pub(super) fn ended(&mut self, at: Time, tid: Tid, exit: Exit) {
+        self.has_ends = true;
+        let Some(task) = self.tasks.get(&tid) else { return };
+        if self.has_exits || task.exiting.is_some() || matches!(exit, Exit::Signal(_)) {
+            return self.gone(at, tid, exit);
+        }
+        // Without calls of exit this may be the end of the whole process: the next line of another of its tasks tells.
+        let pid = task.pid;
+        let ends = self.ends.entry(pid).or_default();
+        if ends.iter().all(|item| item.tid != tid) {
+            ends.push(Item { at, tid, what: What::Ended(exit) });
+        }
+        let ended = ends.len();
+        if self.tasks.values().filter(|task| task.pid == pid).count() == ended {
+            let code = if let Exit::Code(code) = exit { code } else { 0 };
+            self.tell(at, tid, EventKind::Exiting(Exiting { scope: ExitScope::Group, code }));
+            self.believe_ends(pid);
+        }
+    }
+
+    /// Tasks have ended, each for itself.
+    pub(super) fn believe_ends(&mut self, pid: Pid) {
+        for item in self.ends.remove(&pid).unwrap_or_default() {
+            if let What::Ended(exit) = item.what {
+                self.gone(item.at, item.tid, exit);
+            }
+        }
+    }
+
+    /// A task is no more.
+    pub(super) fn gone(&mut self, at: Time, tid: Tid, exit: Exit) {
+        self.room_was_made(tid);
+        self.leave(tid);
+        if self.tasks.remove(&tid).is_some() {
+            self.tell(at, tid, EventKind::Ended(exit));
+        }
+        if tid == Tid::from(self.main) {
+            self.exit = Some(exit);
+        }
+        self.birth_over();
+        self.release(tid);
+    }
+}
