@@ -55,7 +55,8 @@ fn attached_to_a_living_process() {
 #[test]
 fn a_budget_that_is_exceeded() {
     let target = common::testprogs::start("attach_loop", &["200", "2", "50"]);
-    let mut command = vmtrace(["--format=json", "--max-overhead=0.5", "-p", &target.pid().to_string()]);
+    let mut command =
+        vmtrace(["--format=json", "--max-overhead=0.5", "--engine=ptrace", "-p", &target.pid().to_string()]);
     let vmtrace = common::process::Process::start(&mut command);
     common::wait_for("it costs too much", || vmtrace.errors().contains("--max-overhead"));
     common::wait_for("a leak is found since", || {
