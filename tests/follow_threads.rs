@@ -2,78 +2,19 @@
 
 mod common;
 
-use std::fs;
-
 use common::process::run;
 use common::testprogs::{FOLDER, testprog};
 use common::vmtrace::{attach, launch, vmtrace};
 use nix::sys::signal::Signal;
-use toml::{Table, Value};
-
-/// What these cases leave shows by mapping calls alone. Without, nothing is claimed.
-const UNSEEN: &[&str] = &[
-    "unjoined.stripped",
-    "mixed_one_size.stripped",
-    "joined_late.stripped",
-    "guard_left",
-    "stack_moved_left",
-    "setstack_leaked",
-    "malloc_stack_leaked",
-    "orphaned_mapping_left",
-];
 
 /// Every case of cases.toml, launched and attached: what must be found without mapping calls is found, what shows by them
 /// alone is not, and nothing else ever is.
 #[test]
 fn all_cases_without_mapping_calls() {
     testprog("unjoined");
-    let manifest = fs::read_to_string(format!("{FOLDER}/cases.toml")).expect("a text");
-    let mut manifest: Table = manifest.parse().expect("TOML");
-    let cases = manifest["case"].as_array_mut().expect("cases are an array");
-    let mut runs = 0;
-    for case in cases {
-        let case = case.as_table_mut().expect("a case is a table");
-        adapt(case);
-        runs += case.get("modes").and_then(Value::as_array).map_or(1, Vec::len);
-    }
-    let folder = tempfile::tempdir().expect("a folder can be made");
-    let path = folder.path().join("threads.toml");
-    fs::write(&path, manifest.to_string()).expect("a file can be written");
-    let output = run(vmtrace(["check", "-j", "4"]).arg(&path)).expect_code(0).output();
-    assert!(output.ends_with(&format!("\n\n{runs} passed, 0 failed\n")), "{output}");
-}
-
-/// Makes a case one of `--follow threads`.
-fn adapt(case: &mut Table) {
-    let name = case["name"].as_str().expect("a name").to_owned();
-    let built_here =
-        |text: &Value| text.as_str().expect("a command").replacen("build/", &format!("{FOLDER}/build/"), 1);
-    let run = built_here(&case["run"]);
-    let build = case["build"].as_str().expect("a command").replacen("make -s", &format!("make -s -C {FOLDER}"), 1);
-    let mut options = case.get("options").and_then(Value::as_array).cloned().unwrap_or_default();
-    options.extend(["--follow", "threads"].map(Value::from));
-    case.insert("run".to_owned(), run.into());
-    case.insert("build".to_owned(), build.into());
-    case.insert("options".to_owned(), options.into());
-    case.insert("verify".to_owned(), false.into());
-    // Pools and caches are told from others by mapping calls.
-    case.remove("notes");
-    let expected = case["expect"].as_array_mut().expect("expectations");
-    if UNSEEN.contains(&&*name) {
-        expected.clear();
-    }
-    for finding in expected {
-        let finding = finding.as_table_mut().expect("a finding is a table");
-        finding.remove("mapped_site");
-        let is_program_made = finding.get("reason").and_then(Value::as_str) == Some("unmanaged");
-        if is_program_made && finding.get("regions").and_then(Value::as_integer) != Some(1) {
-            finding.insert("confidence".to_owned(), "probable".into());
-        }
-        if name == "raw_clone_madvise_guard" {
-            // MADV_GUARD_INSTALL leaves no trace in maps.
-            finding.insert("guard_bytes".to_owned(), 0.into());
-        }
-    }
+    let output = run(&mut vmtrace(["check", "--by", "threads", "-j", "4", &format!("{FOLDER}/cases.toml")]));
+    let output = output.expect_code(0).output();
+    assert!(output.ends_with(" passed, 0 failed\n") && output.contains("attach threads  ok"), "{output}");
 }
 
 /// A task stops at its birth, at those that it gives, and at its end, whatever calls it makes; and the report says what it
@@ -114,7 +55,8 @@ fn attached_to_a_living_process() {
 #[test]
 fn a_budget_that_is_exceeded() {
     let target = common::testprogs::start("attach_loop", &["200", "2", "50"]);
-    let mut command = vmtrace(["--format=json", "--max-overhead=0.5", "-p", &target.pid().to_string()]);
+    let mut command =
+        vmtrace(["--format=json", "--max-overhead=0.5", "--engine=ptrace", "-p", &target.pid().to_string()]);
     let vmtrace = common::process::Process::start(&mut command);
     common::wait_for("it costs too much", || vmtrace.errors().contains("--max-overhead"));
     common::wait_for("a leak is found since", || {

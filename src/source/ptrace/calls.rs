@@ -28,6 +28,10 @@ impl Ptrace {
     /// A system call is about to be made.
     pub(super) fn entry(&mut self, tid: Tid, abi: Abi, nr: u64) {
         let Some(followed) = decode::followed(abi, nr) else {
+            // A stop of another kind in between (a signal, execve) makes the next one be asked what it is.
+            if let Some(tracee) = self.tracees.get_mut(&tid) {
+                tracee.passing = true;
+            }
             return self.restart(tid, 0);
         };
         let mut exec = None;

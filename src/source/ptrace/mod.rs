@@ -29,7 +29,7 @@ use crate::event::{Call, Event, EventKind, Exit};
 use crate::procfs;
 use crate::report::Engine;
 use crate::sys::{self, Restart, Status, SyscallStop, Wait};
-use crate::units::{Pid, Tid, Time};
+use crate::units::{NumberMap, Pid, Tid, Time};
 use decode::{Abi, Followed};
 use gate::{Gate, Left};
 use overhead::{Overhead, Verdict};
@@ -43,7 +43,7 @@ const STRAY_AFTER: Duration = Duration::from_millis(200);
 const MODEST: u32 = 5;
 
 /// So many stops are dispatched as wait tells them, before all that there are are collected.
-const MOST_IN_A_ROW: u32 = 8;
+const MOST_IN_A_ROW: u32 = 32;
 
 /// So many statuses are collected before they are dispatched.
 const MOST_READY: usize = 256;
@@ -51,14 +51,14 @@ const MOST_READY: usize = 256;
 /// All followed tasks.
 #[derive(Debug)]
 pub struct Ptrace {
-    tracees: HashMap<Tid, Tracee>,
+    tracees: NumberMap<Tid, Tracee>,
     /// New tasks whose first stop came before their parent's event.
     unborn: HashMap<Tid, Instant>,
     /// Tasks that could not be stopped in order to leave them, and will stop when they wake up.
     stragglers: HashSet<Tid>,
     /// Why a launched program runs without the filter that was wanted.
     unfiltered: Option<Errno>,
-    gates: HashMap<GateId, Gate>,
+    gates: NumberMap<GateId, Gate>,
     next_gate: GateId,
     /// Events that have not been asked for yet.
     events: VecDeque<Event>,
@@ -126,6 +126,8 @@ struct Tracee {
     noticed: Option<Instant>,
     /// It is held at the entry of a call, and stopped.
     held: bool,
+    /// It has been let into a call that is not followed: if the next stop is one at a call, it is the exit.
+    passing: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -151,11 +153,11 @@ enum After {
 impl Ptrace {
     fn new(pid: Pid, filtered: bool, follow: Follow, phase: Phase) -> Ptrace {
         let mut source = Ptrace {
-            tracees: HashMap::new(),
+            tracees: NumberMap::default(),
             unborn: HashMap::new(),
             stragglers: HashSet::new(),
             unfiltered: None,
-            gates: HashMap::new(),
+            gates: NumberMap::default(),
             next_gate: 0,
             events: VecDeque::new(),
             looked_at: None,
@@ -334,6 +336,7 @@ impl Ptrace {
             self.unborn.insert(tid, Instant::now());
             return;
         };
+        let passing = std::mem::take(&mut tracee.passing);
         if std::mem::take(&mut tracee.held) {
             // Only its end makes a held task stop anew.
             let gate = tracee.gate;
@@ -352,7 +355,7 @@ impl Ptrace {
                     self.entry(tid, abi, nr);
                 }
             }
-            Stop::Syscall if self.follow == Follow::Threads => self.restart(tid, 0),
+            Stop::Syscall if passing || self.follow == Follow::Threads => self.restart(tid, 0),
             Stop::Syscall => self.syscall_stop(tid),
             Stop::GroupStop => {
                 if tid == self.main.pid.into() {

@@ -45,7 +45,16 @@ impl Ptrace {
         }
         self.tracees.insert(
             child,
-            Tracee { pid, gate, inside: None, exiting: false, ended: false, noticed: None, held: false },
+            Tracee {
+                pid,
+                gate,
+                inside: None,
+                exiting: false,
+                ended: false,
+                noticed: None,
+                held: false,
+                passing: false,
+            },
         );
     }
 
