@@ -442,7 +442,7 @@ fn vmtrace_is_killed_while_the_target_is_stopped() {
 fn one_at_a_time() {
     let target = start("crowd", &["3", "1"]);
     let first = attach(target.pid(), &["--verify=5"]).await_following();
-    let errors = run(&mut vmtrace(["-p", &target.pid().to_string()])).expect_code(125).errors();
+    let errors = run(&mut vmtrace(["--engine=ptrace", "-p", &target.pid().to_string()])).expect_code(125).errors();
     assert!(errors.contains(&format!("already traced by process {}", first.process.pid())), "{errors}");
     expect_left_alive(&first.stop(Signal::SIGINT));
     target.end().expect_code(0);
