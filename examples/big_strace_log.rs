@@ -4,6 +4,8 @@
 use std::io::{self, BufWriter, Write};
 
 const TASKS: usize = 8;
+/// Buffers of a task at the same time, at most.
+const BUFFERS: usize = 200;
 const STACK: u64 = 8_392_704;
 
 fn main() -> io::Result<()> {
@@ -16,15 +18,16 @@ fn main() -> io::Result<()> {
         round += 1;
         let task = log.random(TASKS as u64) as usize;
         match log.random(10) {
-            0 | 1 => {
+            0 | 1 if buffers[task].len() < BUFFERS => {
                 let bytes = (1 + log.random(64)) * 4096;
                 let text = format!("mmap(NULL, {bytes}, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0");
                 log.call(task, &text, &format!("{next:#x}"))?;
                 buffers[task].push((next, bytes));
                 next += bytes;
             }
-            2 | 3 => match buffers[task].pop() {
-                Some((at, bytes)) if round % 3 == 0 => {
+            0..=3 => match buffers[task].pop() {
+                // As many are mapped as are unmapped in the long run.
+                Some((at, bytes)) if round % 3 == 0 && buffers[task].len() < BUFFERS => {
                     log.call(task, &format!("mprotect({at:#x}, 4096, PROT_NONE"), "0")?;
                     buffers[task].push((at, bytes));
                 }

@@ -77,9 +77,9 @@ impl Lab {
         };
         lab.happen(tid, EventKind::Attached(Box::new(attached)));
         lab.happen(tid, EventKind::Exec(Box::new(exec)));
-        // Where the break is, the first call tells.
+        // A new program's break is where it starts.
         let syscall = Syscall { call: Call::Brk { addr: Addr(0) }, result: Ok(address_of(HEAP).0), mapped: None };
-        assert!(lab.happen(tid, EventKind::Syscall(syscall)));
+        assert!(!lab.happen(tid, EventKind::Syscall(syscall)));
         lab.processes.push(Process { tid, kernel, names: HashMap::new(), looked: false });
         lab
     }

@@ -246,7 +246,7 @@ fn follow<S: Source>(
 
 /// Lets us hold open the files of a program with hundreds of libraries. To be called when the program, whose own limit this
 /// would be as well, has been launched.
-fn allow_many_files() {
+pub(super) fn allow_many_files() {
     // Where that is refused, fewer files have names.
     if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);

@@ -22,6 +22,8 @@ use crate::source::strace_log::StraceLog;
 /// # Errors
 /// Why it could not be replayed, in one line.
 pub fn run(args: &ReplayArgs) -> Result<u8, anyhow::Error> {
+    // strace -ff has written a file for each thread.
+    super::follow::allow_many_files();
     let output = Output::new(&args.report, Stream::Out);
     output.check()?;
     let (file, name) = match open(&args.file)? {

@@ -135,7 +135,7 @@ impl Page<'_> {
         };
         let threads = counted(counts.threads_seen, "thread");
         if report.target.engine == Engine::StraceLog {
-            let read = [format!("the mapping calls in the log, of {threads}{live}"), counted(counts.events, "event")];
+            let read = [format!("the mapping calls in the log, of {threads}"), counted(counts.events, "event")];
             return self.labelled("read", &clauses(&read));
         }
         let watched = [
