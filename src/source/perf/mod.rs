@@ -27,7 +27,7 @@ use super::control::Control;
 use super::{Next, Source, Stand};
 use crate::diagnose::finding::Note;
 use crate::event::{Event, EventKind, Exit, Vma};
-use crate::procfs::memory::HeldMemory;
+use crate::procfs::{self, memory::HeldMemory};
 use crate::report::Engine;
 use crate::sys::perf::{monotonic_ns, wait_readable};
 use crate::units::{Addr, Pid, Range, Tid, Time};
@@ -126,7 +126,7 @@ impl Perf {
         self.sorter.begin_round(now);
         let Perf { rings, batch, newborn, stream, kept, .. } = self;
         // The memory of a process that has threads, or a new image, is held as soon as possible: it may end at once.
-        let (mut executed, mut threaded): (Vec<(Pid, u64)>, Vec<(Pid, Tid)>) = (Vec::new(), Vec::new());
+        let (mut executed, mut threaded) = (Vec::new(), Vec::new());
         rings.drain(|record| batch.push(record));
         // A child's records may be in a ring that was read before its parent's.
         newborn.retain(|pid| !stream.knows(*pid));
@@ -230,7 +230,8 @@ impl Perf {
     /// Lets the kernel know which mmap calls are of interest now.
     fn change_mappers(&mut self) {
         if self.stream.take_changed() {
-            self.mappers.follow(self.stream.tasks.keys().copied());
+            let newest = procfs::task::last_number().unwrap_or(0);
+            self.mappers.follow(self.stream.tasks.keys().copied(), newest);
         }
         if let Some(filter) = self.mappers.change(monotonic_ns()) {
             // Without it, what a program maps is known all the same, but not where in its source.
