@@ -1,8 +1,8 @@
 //! Events by perf_event_open(2): tracepoints, without stopping anybody.
 //!
 //! The loop is `next`: read the rings of all CPUs, put their records in order ([`sorter`]), turn them into events
-//! ([`stream`]), and tell these. What the kernel's maps show is read while the target runs on, and takes its place among the
-//! events by the time of the reading ([`look`]).
+//! (`stream.rs`), and tell these. What the kernel's maps show is read while the target runs on, and takes its place among the
+//! events by the time of the reading (`look.rs`).
 
 pub mod attach;
 mod kept;
@@ -27,7 +27,7 @@ use super::control::Control;
 use super::{Next, Source, Stand};
 use crate::diagnose::finding::Note;
 use crate::event::{Event, EventKind, Exit, Vma};
-use crate::procfs::memory::HeldMemory;
+use crate::procfs::{self, memory::HeldMemory};
 use crate::report::Engine;
 use crate::sys::perf::{monotonic_ns, wait_readable};
 use crate::units::{Addr, Pid, Range, Tid, Time};
@@ -126,8 +126,12 @@ impl Perf {
         self.sorter.begin_round(now);
         let Perf { rings, batch, newborn, stream, kept, .. } = self;
         // The memory of a process that has threads, or a new image, is held as soon as possible: it may end at once.
+<<<<<<< HEAD
         let mut executed: Vec<(Pid, u64)> = Vec::new();
         let mut threaded: Vec<(Pid, Tid)> = Vec::new();
+=======
+        let (mut executed, mut threaded) = (Vec::new(), Vec::new());
+>>>>>>> perf
         rings.drain(|record| batch.push(record));
         // A child's records may be in a ring that was read before its parent's.
         newborn.retain(|pid| !stream.knows(*pid));
@@ -231,7 +235,8 @@ impl Perf {
     /// Lets the kernel know which mmap calls are of interest now.
     fn change_mappers(&mut self) {
         if self.stream.take_changed() {
-            self.mappers.follow(self.stream.tasks.keys().copied());
+            let newest = procfs::task::last_number().unwrap_or(0);
+            self.mappers.follow(self.stream.tasks.keys().copied(), newest);
         }
         if let Some(filter) = self.mappers.change(monotonic_ns()) {
             // Without it, what a program maps is known all the same, but not where in its source.

@@ -2,7 +2,7 @@
 //!
 //! The follower asks the same questions in the same order when it sees the same events. So a recording is the sequence
 //! of both, and its replay needs neither keys nor a clock. Names are put to places when the report is written; they come
-//! last. A file is [`format`]: a heading, then chunks that stand for themselves, so that what was cut off or damaged at
+//! last. A file is [`mod@format`]: a heading, then chunks that stand for themselves, so that what was cut off or damaged at
 //! the end costs no more than the end.
 
 pub mod format;
