@@ -126,12 +126,7 @@ impl Perf {
         self.sorter.begin_round(now);
         let Perf { rings, batch, newborn, stream, kept, .. } = self;
         // The memory of a process that has threads, or a new image, is held as soon as possible: it may end at once.
-<<<<<<< HEAD
-        let mut executed: Vec<(Pid, u64)> = Vec::new();
-        let mut threaded: Vec<(Pid, Tid)> = Vec::new();
-=======
         let (mut executed, mut threaded) = (Vec::new(), Vec::new());
->>>>>>> perf
         rings.drain(|record| batch.push(record));
         // A child's records may be in a ring that was read before its parent's.
         newborn.retain(|pid| !stream.knows(*pid));
