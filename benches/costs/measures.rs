@@ -160,7 +160,7 @@ fn write_log(path: &std::path::Path) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Nanoseconds for each event.
+/// Nanoseconds of processor time for each event.
 fn model_events(_: &Programs) -> Table {
     const EVENTS: u64 = 2_000_000;
     let mut table = Table::new("ns per event", "in order");
