@@ -27,7 +27,7 @@ fn main() -> io::Result<()> {
             }
             0..=3 => match buffers[task].pop() {
                 // As many are mapped as are unmapped in the long run.
-                Some((at, bytes)) if round % 3 == 0 && buffers[task].len() < BUFFERS => {
+                Some((at, bytes)) if round.is_multiple_of(3) && buffers[task].len() < BUFFERS => {
                     log.call(task, &format!("mprotect({at:#x}, 4096, PROT_NONE"), "0")?;
                     buffers[task].push((at, bytes));
                 }
@@ -49,7 +49,7 @@ fn main() -> io::Result<()> {
             8 => log.call(task, "read(12, 0x7fab28001000, 4096", "-1 EAGAIN (Resource temporarily unavailable)")?,
             _ => log.call(task, "clock_gettime(CLOCK_MONOTONIC, {tv_sec=113, tv_nsec=1}", "0")?,
         }
-        if round % 10_000 == 0 {
+        if round.is_multiple_of(10_000) {
             log.thread(task, next, 50_000 + round as u64 / 10_000)?;
             next += STACK;
         }
