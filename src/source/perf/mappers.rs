@@ -28,6 +28,8 @@ pub struct Mappers {
     dull: Vec<u64>,
     /// The followed tasks, unless there are too many to name.
     tasks: Vec<Tid>,
+    /// The number of the newest task when these were.
+    newest: i32,
     /// There are too many lengths to name those of no interest.
     crowded: bool,
     changed: bool,
@@ -35,11 +37,13 @@ pub struct Mappers {
 }
 
 impl Mappers {
-    /// The followed tasks: of others nothing is copied.
-    pub fn follow(&mut self, tasks: impl Iterator<Item = Tid>) {
-        let tasks: Vec<Tid> = tasks.take(MOST_TASKS + 1).collect();
+    /// The followed tasks, and the number that the kernel has given last to a new one: of others nothing is copied, but of
+    /// those to come, which may be followed ones.
+    pub fn follow(&mut self, tasks: impl Iterator<Item = Tid>, newest: i32) {
+        let mut tasks: Vec<Tid> = tasks.take(MOST_TASKS + 1).collect();
+        tasks.sort_unstable();
         if tasks != self.tasks {
-            (self.tasks, self.changed) = (tasks, true);
+            (self.tasks, self.newest, self.changed) = (tasks, newest, true);
         }
     }
 
@@ -93,8 +97,9 @@ impl Mappers {
         } else {
             self.dull.iter().map(|len| format!("len != {len}")).collect()
         };
-        let tasks: Vec<String> = self.tasks.iter().map(|tid| format!("common_pid == {tid}")).collect();
-        let tasks = (1..=MOST_TASKS).contains(&tasks.len()).then(|| format!("({})", tasks.join(" || ")));
+        let newer = format!("common_pid > {}", self.newest);
+        let tasks: Vec<String> = self.tasks.iter().map(|tid| format!("common_pid == {tid}")).chain([newer]).collect();
+        let tasks = (2..=MOST_TASKS + 1).contains(&tasks.len()).then(|| format!("({})", tasks.join(" || ")));
         Some(tasks.into_iter().chain([KIND.to_owned()]).chain(sizes).collect::<Vec<_>>().join(" && "))
     }
 }
@@ -131,12 +136,12 @@ mod tests {
     #[test]
     fn tasks_are_named() {
         let mut mappers = Mappers::default();
-        mappers.follow([Tid(7), Tid(9)].into_iter());
-        let two = format!("(common_pid == 7 || common_pid == 9) && {KIND}");
+        mappers.follow([Tid(9), Tid(7)].into_iter(), 12);
+        let two = format!("(common_pid == 7 || common_pid == 9 || common_pid > 12) && {KIND}");
         assert_eq!(mappers.change(CHANGE_EVERY), Some(Some(two)));
-        mappers.follow([Tid(7), Tid(9)].into_iter());
+        mappers.follow([Tid(7), Tid(9)].into_iter(), 13);
         assert_eq!(mappers.change(2 * CHANGE_EVERY), None);
-        mappers.follow((1..100).map(Tid));
+        mappers.follow((1..100).map(Tid), 100);
         assert_eq!(mappers.change(2 * CHANGE_EVERY), Some(Some(KIND.to_owned())));
     }
 

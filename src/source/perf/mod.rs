@@ -27,7 +27,7 @@ use super::control::Control;
 use super::{Next, Source, Stand};
 use crate::diagnose::finding::Note;
 use crate::event::{Event, EventKind, Exit, Vma};
-use crate::procfs::memory::HeldMemory;
+use crate::procfs::{self, memory::HeldMemory};
 use crate::report::Engine;
 use crate::sys::perf::{monotonic_ns, wait_readable};
 use crate::units::{Addr, Pid, Range, Tid, Time};
@@ -231,7 +231,8 @@ impl Perf {
     /// Lets the kernel know which mmap calls are of interest now.
     fn change_mappers(&mut self) {
         if self.stream.take_changed() {
-            self.mappers.follow(self.stream.tasks.keys().copied());
+            let newest = procfs::task::last_number().unwrap_or(0);
+            self.mappers.follow(self.stream.tasks.keys().copied(), newest);
         }
         if let Some(filter) = self.mappers.change(monotonic_ns()) {
             // Without it, what a program maps is known all the same, but not where in its source.

@@ -229,7 +229,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn no_registers() -> user_regs_struct {
+pub(super) fn no_registers() -> user_regs_struct {
     user_regs_struct {
         r15: 0,
         r14: 0,
@@ -258,5 +258,83 @@ fn no_registers() -> user_regs_struct {
         es: 0,
         fs: 0,
         gs: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::ptrace::decode::Followed;
+
+    /// A record as the kernel writes it: header, words.
+    fn bytes(kind: u32, misc: u16, words: &[u64]) -> Vec<u8> {
+        let size = (HEADER_BYTES + 8 * words.len()) as u16;
+        let header = [&kind.to_ne_bytes()[..], &misc.to_ne_bytes(), &size.to_ne_bytes()].concat();
+        header.into_iter().chain(words.iter().flat_map(|word| word.to_ne_bytes())).collect()
+    }
+
+    /// Two numbers of four bytes.
+    fn pair(low: i32, high: i32) -> u64 {
+        u64::from(low as u32) | u64::from(high as u32) << 32
+    }
+
+    fn layouts() -> Layouts {
+        let munmap = Some(Point::Exit(Followed::Munmap));
+        let clone = Some(Point::Enter(Followed::Clone));
+        Layouts::from([
+            (1, Layout { point: munmap, sample_type: COMMON | REGS_USER, registers: ARGUMENTS }),
+            (2, Layout { point: clone, sample_type: COMMON | REGS_USER | STACK_USER, registers: ALL_REGISTERS }),
+            (3, Layout { point: Some(Point::Signal), sample_type: COMMON | RAW, registers: 0 }),
+        ])
+    }
+
+    fn decoded(kind: u32, misc: u16, words: &[u64]) -> Option<Record> {
+        decode(&bytes(kind, misc, words), &layouts())
+    }
+
+    /// The registers of a call come in the order of their numbers, and are those that the decoder of calls reads.
+    #[test]
+    fn a_call_with_its_registers() {
+        let record = decoded(9, 0, &[1, pair(7, 8), 55, 2, 100, 103, 104, 105, 108, 109, 110]).unwrap();
+        assert_eq!((record.at, record.pid, record.tid), (55, Pid(7), Tid(8)));
+        let What::Call(Point::Exit(Followed::Munmap), registers) = record.what else { panic!("{record:?}") };
+        let of = registers.as_user();
+        assert_eq!([of.rax, of.rdx, of.rsi, of.rdi, of.r8, of.r9, of.r10], [100, 103, 104, 105, 108, 109, 110]);
+    }
+
+    /// Of the room for a stack only so much counts as was filled.
+    #[test]
+    fn a_stack_that_was_shorter_than_its_room() {
+        let registers: Vec<u64> = (1000..1017).collect();
+        let words = [&[2, pair(7, 8), 55, 2][..], &registers, &[16, 0x1111, 0x2222, 8]].concat();
+        let What::CallWithStack(_, snapshot) = decoded(9, 0, &words).unwrap().what else { panic!("a stack") };
+        assert_eq!(*snapshot.stack, 0x1111u64.to_ne_bytes());
+        let of = snapshot.registers;
+        assert_eq!([of.rax, of.rbx, of.rsp, of.rip, of.r8, of.r15], [1000, 1001, 1007, 1008, 1009, 1016]);
+    }
+
+    /// Births, ends, execve and losses have their time in what is appended to them.
+    #[test]
+    fn records_that_are_no_samples() {
+        let born = decoded(7, 0, &[pair(7, 7), pair(9, 8), 1, pair(7, 8), 55, 1]).unwrap();
+        let what = What::Fork { child: Tid(9), child_pid: Pid(7) };
+        assert_eq!(born, Record { at: 55, tid: Tid(8), pid: Pid(7), what });
+        let ended = decoded(4, 0, &[pair(7, 1), pair(8, 1), 1, pair(7, 8), 56, 1]).unwrap();
+        assert_eq!(ended, Record { at: 56, tid: Tid(8), pid: Pid(7), what: What::Exited });
+        let renamed = [pair(7, 7), 0x6d_6f_63, pair(7, 7), 57, 1];
+        assert_eq!(decoded(3, 1 << 13, &renamed).unwrap().what, What::Executed);
+        assert_eq!(decoded(3, 0, &renamed), None, "a new name alone is of no interest");
+        assert_eq!(decoded(2, 0, &[1, 12, pair(0, 0), 58, 1]).unwrap().what, What::Lost(12));
+    }
+
+    /// What is cut off, or of an event that is not ours, is passed over.
+    #[test]
+    fn damaged_records() {
+        let whole = bytes(9, 0, &[1, pair(7, 8), 55, 2, 100, 103, 104, 105, 108, 109, 110]);
+        for length in 0..whole.len() {
+            assert_eq!(decode(&whole[..length], &layouts()), None);
+        }
+        assert_eq!(decoded(9, 0, &[99, pair(7, 8), 55, 2]), None);
+        assert_eq!(decoded(77, 0, &[1, 2, 3]), None);
     }
 }

@@ -479,40 +479,4 @@ fn is_fatal(signal: i32) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn stream() -> Stream {
-        let mut stream = Stream::new(Pid(1), 0);
-        let space = stream.new_space();
-        for tid in [1, 2, 3] {
-            stream.add(Tid(tid), Pid(1), space);
-        }
-        stream
-    }
-
-    fn exited(tid: i32) -> Record {
-        Record { at: 5, tid: Tid(tid), pid: Pid(1), what: What::Exited }
-    }
-
-    fn told(stream: &mut Stream) -> Vec<EventKind> {
-        std::iter::from_fn(|| stream.pop()).map(|(event, _)| event.kind).collect()
-    }
-
-    /// A thread that ends without a call of exit ends because all do; but not where that call may have been lost. What was
-    /// heard of after the loss had not called it by then.
-    #[test]
-    fn an_end_whose_call_may_be_lost_is_the_threads_own() {
-        let killed = EventKind::Ended(Exit::Signal(libc::SIGKILL));
-        let mut whole = stream();
-        whole.take(exited(2));
-        assert_eq!(told(&mut whole), std::slice::from_ref(&killed));
-        let mut lossy = stream();
-        lossy.lost();
-        lossy.take(Record { what: What::Signal(libc::SIGURG), ..exited(3) });
-        for tid in [2, 3, 1] {
-            lossy.take(exited(tid));
-        }
-        assert_eq!(told(&mut lossy), [EventKind::Ended(Exit::Code(0)), killed.clone(), killed]);
-    }
-}
+mod tests;
