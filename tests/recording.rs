@@ -160,7 +160,7 @@ fn what_replay_takes() {
     let ended = Process::start_as_it_is(command.stdin(file)).end().expect_code(9);
     assert!(ended.output().starts_with("vmtrace: unjoined"), "{}", ended.output());
     let refused = |arguments: &[&str]| run(&mut vmtrace(arguments)).expect_code(125).errors();
-    assert!(refused(&["replay", "/nonexistent"]).contains("cannot open /nonexistent: No such file"));
+    assert!(refused(&["replay", "/nonexistent"]).contains("/nonexistent: No such file"));
     assert!(refused(&["--record=/nonexistent/a", "--", "true"]).contains("cannot record to /nonexistent/a"));
     assert!(refused(&["--record=/dev/full", "--", "true"]).contains("cannot record: No space left"));
 }

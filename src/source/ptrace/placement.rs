@@ -31,8 +31,11 @@ const WINDOW_OF_INTEREST: Duration = Duration::from_millis(50);
 /// How often the guard looks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// A try has so many windows to be faster in, and what is slower for so many in a row is slower.
+const PATIENCE: u32 = 6;
+
 /// How long nothing is tried after a try that failed: at first, and at most.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(64);
 
 /// Where the tracer runs.
@@ -55,8 +58,8 @@ enum State {
     Free(Option<Duration>),
     /// On this processor since so many windows; what one had taken before.
     Trying { cpu: usize, windows: u32, before: Duration },
-    /// On this processor, which is faster; what a window takes.
-    Settled { cpu: usize, takes: Duration },
+    /// On this processor, which is faster; what a window takes, and how many in a row have taken much longer.
+    Settled { cpu: usize, takes: Duration, slow: u32 },
 }
 
 /// Frees the tracer where it starves.
@@ -121,21 +124,30 @@ impl Placement {
                 }
             }
             // In the first window everybody finds his place.
-            State::Trying { cpu, windows: 0, before } => self.state = State::Trying { cpu, windows: 1, before },
-            State::Trying { cpu, before, .. } if took * 10 < before * 9 => {
-                self.state = State::Settled { cpu, takes: took };
+            State::Trying { cpu, before, windows } if windows > 0 && took * 10 < before * 9 => {
+                self.state = State::Settled { cpu, takes: took, slow: 0 };
                 self.pause = FIRST_PAUSE;
             }
+            State::Trying { cpu, before, windows } if windows < PATIENCE => {
+                self.state = State::Trying { cpu, windows: windows + 1, before };
+            }
             State::Trying { .. } => self.give_up(now),
-            State::Settled { cpu, takes } if took * 2 > takes * 3 => match task::last_cpu(tid) {
-                Some(other) if other != cpu => {
-                    // The target has moved.
-                    self.settle(other);
-                    self.state = State::Trying { cpu: other, windows: 0, before: took };
+            State::Settled { cpu, takes, slow } if took * 2 > takes * 3 => {
+                // One long window is somebody else's work, or a target that has moved.
+                if slow >= PATIENCE {
+                    return self.give_up(now);
                 }
-                _ => self.give_up(now),
-            },
-            State::Settled { cpu, takes } => self.state = State::Settled { cpu, takes: takes.min(took) },
+                let target = task::last_cpu(tid).unwrap_or(cpu);
+                if target != cpu {
+                    self.settle(target);
+                }
+                if self.state != State::Fixed {
+                    self.state = State::Settled { cpu: target, takes, slow: slow + 1 };
+                }
+            }
+            State::Settled { cpu, takes, .. } => {
+                self.state = State::Settled { cpu, takes: (takes * 7 + took) / 8, slow: 0 };
+            }
         }
     }
 

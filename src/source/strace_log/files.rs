@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use super::join::UNNAMED;
 use super::leader::{PID_MAX, leader};
 use super::text::Cursor;
+use nix::errno::Errno;
+
 use crate::units::Tid;
 
 /// The files of a log.
@@ -34,7 +36,7 @@ impl Files {
         if !path.exists() {
             let set = set_of(path)?;
             return match set.len() {
-                0 => Err(io::Error::from(io::ErrorKind::NotFound)),
+                0 => Err(io::Error::from(Errno::ENOENT)),
                 _ => Ok(Files::Each(set)),
             };
         }
@@ -125,7 +127,7 @@ fn says_whose(path: &Path) -> io::Result<bool> {
 pub fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
     let file = File::open(path)?;
     if file.metadata()?.is_dir() {
-        return Err(io::Error::from(io::ErrorKind::IsADirectory));
+        return Err(io::Error::from(Errno::EISDIR));
     }
     plain(file)
 }
