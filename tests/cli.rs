@@ -137,11 +137,11 @@ fn the_report_of_a_launch_is_on_stderr() {
     assert_eq!(reports(&ended.errors()).len(), 1, "{}", ended.errors());
 }
 
-/// In attach mode the report goes to stdout, and stderr stays empty. By ptrace: perf does not come to an end here yet.
+/// In attach mode the report goes to stdout, and stderr stays empty.
 #[test]
 fn the_report_of_an_attach_is_on_stdout() {
     let target = start("crowd", &["2", "1"]);
-    let ended = run(&mut vmtrace(["--engine=ptrace", "-p", &target.pid().to_string(), "--for=100ms"])).expect_code(0);
+    let ended = run(&mut vmtrace(["-p", &target.pid().to_string(), "--for=100ms"])).expect_code(0);
     assert_eq!(ended.errors(), "");
     assert!(ended.output().starts_with(&format!("vmtrace: crowd (pid {})", target.pid())), "{}", ended.output());
     target.end().expect_code(0);
