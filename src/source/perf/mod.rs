@@ -49,6 +49,10 @@ const IDLE: Duration = Duration::from_millis(20);
 /// While there is much to tell, the rings are read this often, in nanoseconds.
 const ROUND_EVERY: u64 = 2_000_000;
 
+/// No more is taken out of the rings while so much waits to be told, in bytes: who is too slow for the target loses records,
+/// which is said, and does not fall behind for ever.
+const MOST_PENDING: usize = 16 << 20;
+
 /// All followed tasks, by perf events.
 #[derive(Debug)]
 pub struct Perf {
@@ -193,7 +197,10 @@ impl Perf {
         if let Some((_, image)) = &self.image {
             return horizon > image.read_until && self.execute();
         }
-        let limit = self.closing.as_ref().map_or(horizon, |closing| closing.read_until.min(horizon));
+        let closed = self.closing.as_ref().map(|closing| closing.read_until);
+        // What has happened since a question was asked waits for the answer, however much of it there is.
+        let asked = self.asked_at.map(|at| at + 1);
+        let limit = [closed, asked].into_iter().flatten().fold(horizon, u64::min);
         let next = self.sorter.next_at().filter(|at| *at < limit);
         if let Some(look) = self.looks.front()
             && next.is_none_or(|at| at > look.read_from)
@@ -270,7 +277,8 @@ impl Source for Perf {
             }
             self.current = None;
             self.release_ended();
-            if monotonic_ns().saturating_sub(self.last_round) > ROUND_EVERY {
+            let is_due = monotonic_ns().saturating_sub(self.last_round) > ROUND_EVERY;
+            if is_due && self.sorter.pending_bytes() < MOST_PENDING {
                 self.round();
             }
             if control.pending() && self.asked_at.is_none() {

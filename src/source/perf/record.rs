@@ -35,6 +35,17 @@ pub struct Record {
     pub what: What,
 }
 
+impl Record {
+    /// How much memory it takes.
+    pub fn bytes(&self) -> usize {
+        let copied = match &self.what {
+            What::CallWithStack(_, snapshot) => size_of::<Snapshot>() + snapshot.stack.len(),
+            _ => 0,
+        };
+        size_of::<Record>() + copied
+    }
+}
+
 /// What a record tells.
 #[derive(Clone, PartialEq, Debug)]
 pub enum What {

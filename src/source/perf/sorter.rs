@@ -12,6 +12,8 @@ const SLACK_NS: u64 = 1_000_000;
 #[derive(Debug, Default)]
 pub struct Sorter {
     pending: VecDeque<Record>,
+    /// Their size in memory.
+    bytes: usize,
     /// How many of them are in order, from the front.
     sorted: usize,
     /// When the latest two rounds began.
@@ -30,6 +32,7 @@ impl Sorter {
     /// Takes a record of this round.
     pub fn push(&mut self, record: Record) {
         self.late += u64::from(record.at < self.given);
+        self.bytes += record.bytes();
         self.pending.push_back(record);
     }
 
@@ -46,6 +49,7 @@ impl Sorter {
         }
         self.sorted -= 1;
         let record = self.pending.pop_front()?;
+        self.bytes -= record.bytes();
         self.given = self.given.max(record.at);
         Some(record)
     }
@@ -60,6 +64,11 @@ impl Sorter {
     pub fn pending(&mut self) -> impl Iterator<Item = &Record> {
         self.sort();
         self.pending.iter()
+    }
+
+    /// How much memory those take that have not been given.
+    pub fn pending_bytes(&self) -> usize {
+        self.bytes
     }
 
     /// How many came too late to be put in their place.
