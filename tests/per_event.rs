@@ -1,4 +1,4 @@
-//! What one followed call costs, counted, not timed: two stops, and in the long run no allocation. A program of its own,
+//! What one followed call costs, counted, not timed: two stops, two reads, and in the long run no allocation. A program of its own,
 //! since the follower forks and so has to be alone in its process.
 
 use std::alloc::System;
@@ -12,6 +12,7 @@ use vmtrace::source::control::{Control, Manners};
 use vmtrace::source::ptrace::Ptrace;
 use vmtrace::source::ptrace::launch::Leash;
 use vmtrace::source::{Follow, Source};
+use vmtrace::sys;
 use vmtrace::target::live::Live;
 use vmtrace::target::{Target, Told};
 
@@ -42,11 +43,13 @@ fn two_stops_and_no_allocation_for_each_call() {
     let source = Ptrace::launch(&program, Leash::Filter, Follow::Memory, &SigSet::empty()).expect("it can be launched");
     let (mut target, control, mut model) = (Live::new(source), Control::new(Manners::Launched), Model::new());
     follow(&mut target, &control, &mut model, WARM_UP);
-    let (stops, allocations) = (target.source.stops(), Region::new(ALLOCATOR));
+    let (stops, reads, allocations) = (target.source.stops(), sys::reads(), Region::new(ALLOCATOR));
     follow(&mut target, &control, &mut model, COUNTED);
-    let (stops, change) = (target.source.stops() - stops, allocations.change());
+    let (stops, reads, change) = (target.source.stops() - stops, sys::reads() - reads, allocations.change());
     // The last event is told before the stop in which its successor begins.
     assert_eq!(stops, 2 * COUNTED as u64, "a call stops at its entry and at its exit");
+    // At the entry the filter's message, which tells what the task must be made to wait for; the registers at the exit.
+    assert_eq!(reads, 2 * COUNTED as u64, "a call is read once at each stop");
     let allocated = change.allocations + change.reallocations;
     // Where the tracer runs is looked up a few times.
     assert!(allocated < COUNTED / 100, "{allocated} allocations for {COUNTED} calls: {change:?}");
