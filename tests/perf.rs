@@ -267,3 +267,17 @@ fn without_the_privilege() {
     assert!(errors.starts_with("vmtrace: ptrace: ") && errors.contains("--engine ptrace"), "{errors}");
     own.send(Signal::SIGKILL);
 }
+
+/// What the kernel shows at the end is compared with the model when all that came before has been told, and not at a change
+/// on the way there.
+#[test]
+fn the_last_comparison_comes_last() {
+    let _alone = alone();
+    let target = start("crowd", &["2", "1"]);
+    for _ in 0..5 {
+        let report = last_report(attach(target.pid(), &["--engine=perf", "--verify=1", "--for=50ms"]));
+        expect_unharmed(&report);
+        report.expect_verified("a storm of threads", "");
+    }
+    target.end().expect_code(0);
+}

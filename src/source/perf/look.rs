@@ -64,11 +64,10 @@ impl Image {
 /// The end of following, while processes live on.
 #[derive(Debug)]
 pub(super) struct Closing {
-    read_from: u64,
     pub(super) read_until: u64,
     pub(super) pictures: HashMap<SpaceNo, Picture>,
-    /// What is unsure in them has been found out.
-    complete: bool,
+    /// All that had happened before has been told, and what is unsure in them been found out.
+    pub(super) complete: bool,
 }
 
 /// An address space at the end.
@@ -226,14 +225,13 @@ impl Perf {
     pub(super) fn begin_closing(&mut self) {
         let one_of_each: HashMap<SpaceNo, (Tid, Pid)> =
             self.stream.tasks.iter().map(|(tid, task)| (task.space, (*tid, task.pid))).collect();
-        let read_from = monotonic_ns();
         let pictures = one_of_each
             .into_iter()
             .take(MOST_CLOSED)
             .map(|(space, (tid, pid))| (space, Picture { maps: self.maps_of(space, tid, pid), unsure: Vec::new() }))
             .filter(|(_, picture)| !picture.maps.is_empty())
             .collect();
-        self.closing = Some(Closing { read_from, read_until: monotonic_ns(), pictures, complete: false });
+        self.closing = Some(Closing { read_until: monotonic_ns(), pictures, complete: false });
     }
 
     /// Whether all that had happened before the last reading has been told. To be asked when there is nothing to tell.
@@ -253,7 +251,6 @@ impl Perf {
             picture.unsure.extend(meanwhile);
             picture.unsure.extend(self.stream.under_way(*space));
         }
-        let _ = closing.read_from;
         true
     }
 }

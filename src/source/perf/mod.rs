@@ -340,7 +340,9 @@ impl Source for Perf {
 
     fn maps(&mut self, tid: Tid) -> Option<Box<[Vma]>> {
         let (_, space) = self.stream.place_of(tid)?;
-        Some(self.closing.as_ref()?.pictures.get(&space)?.maps.clone())
+        // Before that, what the picture shows is ahead of what has been told.
+        let closing = self.closing.as_ref().filter(|closing| closing.complete)?;
+        Some(closing.pictures.get(&space)?.maps.clone())
     }
 
     fn unsure(&self, tid: Tid) -> &[Range] {
