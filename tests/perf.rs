@@ -275,7 +275,11 @@ fn the_last_comparison_comes_last() {
     let _alone = alone();
     let target = start("crowd", &["2", "1"]);
     for _ in 0..5 {
-        let report = last_report(attach(target.pid(), &["--engine=perf", "--verify=1", "--for=50ms"]));
+        let pid = target.pid().to_string();
+        let options = ["--engine=perf", "--format=json", "--verify=1", "--for=50ms", "-p", &pid];
+        let ended = run(&mut vmtrace(options)).expect_code(0);
+        assert_eq!(ended.errors(), "", "vmtrace has something to complain about");
+        let report = reports(&ended.output()).pop().expect("a report");
         expect_unharmed(&report);
         report.expect_verified("a storm of threads", "");
     }
