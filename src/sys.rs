@@ -65,7 +65,10 @@ pub fn read_memory(tid: Tid, addr: Addr, buffer: &mut [u8]) -> Result<(), Errno>
     let remote = RemoteIoVec { base: addr.0 as usize, len: buffer.len() };
     let wanted = buffer.len();
     let local = &mut [std::io::IoSliceMut::new(buffer)];
-    let read = process_vm_readv(nix::unistd::Pid::from_raw(tid.0), local, &[remote])?;
+    let read = match process_vm_readv(nix::unistd::Pid::from_raw(tid.0), local, &[remote]) {
+        Err(errno) if is_missing(errno) => read_memory_file(tid, addr, buffer)?,
+        read => read?,
+    };
     if read == wanted { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
@@ -84,7 +87,23 @@ pub fn read_memory_up_to(tid: Tid, addr: Addr, buffer: &mut [u8]) -> Result<usiz
         base = next;
     }
     let local = &mut [std::io::IoSliceMut::new(buffer)];
-    process_vm_readv(nix::unistd::Pid::from_raw(tid.0), local, &remote)
+    match process_vm_readv(nix::unistd::Pid::from_raw(tid.0), local, &remote) {
+        Err(errno) if is_missing(errno) => read_memory_file(tid, addr, buffer),
+        read => read,
+    }
+}
+
+/// Whether there is no process_vm_readv here: a kernel without CONFIG_CROSS_MEMORY_ATTACH, or the filter of a container.
+fn is_missing(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOSYS | Errno::EPERM)
+}
+
+/// The same through /proc/TID/mem, which stops short of what cannot be read.
+fn read_memory_file(tid: Tid, addr: Addr, buffer: &mut [u8]) -> Result<usize, Errno> {
+    use std::os::unix::fs::FileExt;
+    let told = |error: std::io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+    let memory = std::fs::File::open(format!("/proc/{tid}/mem")).map_err(told)?;
+    memory.read_at(buffer, addr.0).map_err(told)
 }
 
 /// A signal that was waited for.

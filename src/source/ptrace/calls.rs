@@ -1,5 +1,7 @@
 //! From a stop in a system call to an event: the entry, where a call may have to wait, and the exit, where it is read.
 
+use nix::errno::Errno;
+
 use super::decode::{self, Abi, Followed};
 use super::{After, Inside, Phase, Ptrace, gone};
 use crate::abi::clone::UNTRACED;
@@ -14,13 +16,19 @@ impl Ptrace {
         if self.filtered && known.is_some() {
             return self.exit(tid);
         }
-        match gone(sys::syscall_info(tid)) {
+        let info = sys::syscall_info(tid);
+        if info == Err(Errno::EIO) && !self.filtered {
+            return self.cannot_tell_calls(tid);
+        }
+        match gone(info) {
             Some(SyscallStop::Entry { arch, nr }) => match Abi::of_audit_arch(arch) {
                 Some(abi) => self.entry(tid, abi, nr),
                 None => self.restart(tid, 0),
             },
             Some(SyscallStop::Exit) if known.is_some() => self.exit(tid),
             Some(_) => self.restart(tid, 0),
+            // A task that a filter stops runs on: it is in no call that matters.
+            None if self.filtered => self.restart(tid, 0),
             None => {}
         }
     }

@@ -27,6 +27,13 @@ impl Abi {
             _ => None,
         }
     }
+
+    /// The table of the program that stands in a call: the other one's code may use it too, which the registers do not show.
+    pub fn of_code_segment(registers: &Registers) -> Abi {
+        /// `__USER32_CS` of arch/x86/include/asm/segment.h.
+        const USER32: u64 = 0x23;
+        if registers.cs == USER32 { Abi::I386 } else { Abi::X86_64 }
+    }
 }
 
 /// A call that is followed, as it is in its table.

@@ -279,6 +279,19 @@ impl Ptrace {
         }
     }
 
+    /// Without PTRACE_GET_SYSCALL_INFO (Linux 5.3) the entry of a call and the exit of one cannot be told apart in a process
+    /// that was in the middle of its life: what is left is to follow the lifecycles of its threads.
+    fn cannot_tell_calls(&mut self, tid: Tid) {
+        if self.follow == Follow::Memory {
+            let text = "this kernel does not tell the entry of a system call from its exit (Linux 5.3 and later do): thread \
+                        lifecycles alone are followed; --engine perf follows mapping calls too";
+            self.warnings.push_back(text.to_owned());
+            self.fallen_back = Some(text.to_owned());
+            self.fall_back();
+        }
+        self.restart(tid, 0);
+    }
+
     /// Follows thread lifecycles alone from here on. Those that run to their next call stop there once more.
     fn fall_back(&mut self) {
         (self.follow, self.overhead) = (Follow::Threads, None);
@@ -430,9 +443,14 @@ impl Ptrace {
 
     /// The followed call that a task is in which has stopped for an event, by its registers alone.
     fn call_at_event(&self, tid: Tid) -> Option<(Abi, Followed, Registers)> {
-        let SyscallStop::Other { arch } = gone(sys::syscall_info(tid))? else { return None };
         let registers = gone(sys::registers(tid))?;
-        let abi = Abi::of_audit_arch(arch)?;
+        let abi = match sys::syscall_info(tid) {
+            Err(Errno::EIO) => Abi::of_code_segment(&registers),
+            info => match gone(info)? {
+                SyscallStop::Other { arch } => Abi::of_audit_arch(arch)?,
+                _ => return None,
+            },
+        };
         Some((abi, decode::followed(abi, registers.orig_rax)?, registers))
     }
 

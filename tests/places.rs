@@ -1,0 +1,138 @@
+//! Kernels and containers that lack something: each thing that may be missing has its way round, or its message.
+//!
+//! What is missing is taken away from vmtrace by a seccomp filter (testprogs/without.c): a simulation, since a kernel that
+//! lacks it is not at hand.
+
+mod common;
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use common::process::{Process, command, run};
+use common::testprogs::{start, testprog};
+use common::vmtrace::{Report, VMTRACE, reports};
+use common::{proc, wait_for};
+
+/// What an old kernel, or one that was built without it, may lack.
+const THINGS: &[&str] =
+    &["syscall_info", "procmap_query", "pagemap_scan", "perf", "kcmp", "process_vm_readv", "userfaultfd", "openat2"];
+
+/// vmtrace without a thing; with all of them where none is named.
+fn vmtrace_without(thing: Option<&str>, arguments: &[&str]) -> Command {
+    let words = ["--", VMTRACE].into_iter().chain(arguments.iter().copied());
+    command(testprog("without"), thing.into_iter().chain(words))
+}
+
+/// What matters of a report: each finding's kind, reason, size and origin.
+fn findings(report: &Report) -> Vec<[Value; 6]> {
+    let keys = ["kind", "reason", "regions", "bytes", "resident_bytes", "thread_function"];
+    let of = |finding: &Value| keys.map(|key| finding[key].clone());
+    report.findings().iter().map(of).collect()
+}
+
+#[track_caller]
+fn launched(thing: Option<&str>, options: &[&str]) -> Report {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+    let path = file.path().to_str().expect("a path of text");
+    let program = testprog("raw_clone_together");
+    let arguments = [&["--format=json", "--verify=1", "-o", path], options, &["--", program]].concat();
+    let ended = run(&mut vmtrace_without(thing, &arguments)).expect_code(0);
+    assert_eq!(ended.errors(), "", "without {thing:?}");
+    let text = std::fs::read_to_string(file.path()).expect("the report is a text file");
+    reports(&text).pop().unwrap_or_else(|| panic!("no report without {thing:?}"))
+}
+
+/// A launched program's leak is found, whatever is missing.
+#[test]
+fn launching() {
+    let whole = findings(&launched(None, &[]));
+    assert!(!whole.is_empty(), "there is something to be found");
+    for thing in THINGS {
+        let report = launched(Some(thing), &[]);
+        report.expect_verified(thing, "");
+        assert_eq!(findings(&report), whole, "without {thing}");
+    }
+}
+
+/// The same by thread lifecycles alone, which needs less.
+#[test]
+fn thread_lifecycles_alone() {
+    let options = ["--follow=threads"];
+    let whole = findings(&launched_by_threads(None, &options));
+    assert!(!whole.is_empty(), "there is something to be found");
+    for thing in THINGS {
+        assert_eq!(findings(&launched_by_threads(Some(thing), &options)), whole, "without {thing}");
+    }
+}
+
+#[track_caller]
+fn launched_by_threads(thing: Option<&str>, options: &[&str]) -> Report {
+    let program = testprog("raw_clone_together");
+    let arguments = [&["--format=json"], options, &["--", program]].concat();
+    let ended = run(&mut vmtrace_without(thing, &arguments)).expect_code(0);
+    reports(&ended.errors()).pop().unwrap_or_else(|| panic!("no report without {thing:?}: {}", ended.errors()))
+}
+
+/// vmtrace without a thing, attached by ptrace to a process that leaks one stack a second or so, until it has seen two.
+#[track_caller]
+fn attached(thing: &str) -> (Report, String) {
+    let target = start("attach_loop", &["2", "3", "300"]);
+    let pid = target.pid().to_string();
+    let options = ["--engine=ptrace", "--max-overhead=100", "--format=json", "-p", &pid];
+    let vmtrace = Process::start(&mut vmtrace_without(Some(thing), &options));
+    wait_for("vmtrace has attached", || {
+        assert!(!vmtrace.has_ended(), "without {thing}: {vmtrace:?}");
+        proc::is_traced_by(target.pid(), vmtrace.pid())
+    });
+    target.end().expect_code(0);
+    let ended = vmtrace.end().expect_code(0);
+    (reports(&ended.output()).pop().expect("a report"), ended.errors())
+}
+
+/// An attach finds what is left behind, whatever is missing.
+#[test]
+fn attaching() {
+    for thing in THINGS.iter().filter(|thing| **thing != "syscall_info") {
+        let (report, errors) = attached(thing);
+        assert_eq!(errors, "", "without {thing}");
+        assert_eq!(report.at("/findings/0/reason"), "unjoined", "without {thing}");
+        assert_eq!(report.at("/target/follow"), "memory", "without {thing}");
+    }
+}
+
+/// Where the entry of a call cannot be told from its exit, thread lifecycles alone are followed, and that is said.
+#[test]
+fn calls_that_cannot_be_told_apart() {
+    let (report, errors) = attached("syscall_info");
+    assert!(errors.contains("Linux 5.3") && errors.lines().count() == 1, "{errors}");
+    assert!(report.at("/notes").to_string().contains("Linux 5.3"), "{:#}", report.at("/notes"));
+    assert_eq!(report.at("/findings/0/reason"), "unjoined");
+}
+
+/// Without perf events an attach takes ptrace of its own accord, and by name is refused in one line.
+#[test]
+fn attaching_without_perf_events() {
+    let target = start("crowd", &["3", "1"]);
+    let pid = target.pid().to_string();
+    let by_itself = ["--format=json", "--max-overhead=100", "--for=200ms", "-p", &pid];
+    let ended = run(&mut vmtrace_without(Some("perf"), &by_itself)).expect_code(0);
+    assert_eq!(reports(&ended.output()).pop().expect("a report").at("/target/engine"), "ptrace");
+    let ended = run(&mut vmtrace_without(Some("perf"), &["--engine=perf", "-p", &pid])).expect_code(125);
+    let errors = ended.errors();
+    assert!(errors.contains("--engine ptrace") && errors.lines().count() == 1, "{errors}");
+    target.end().expect_code(0);
+}
+
+/// In a container whose filter forbids ptrace, it is said which capability that takes.
+#[test]
+fn a_container_without_ptrace() {
+    let target = start("crowd", &["3", "1"]);
+    let pid = target.pid().to_string();
+    for words in [&["--engine=ptrace", "-p", &pid][..], &["--", testprog("joined")]] {
+        let ended = run(&mut vmtrace_without(Some("ptrace"), words)).expect_code(125);
+        let errors = ended.errors();
+        assert!(errors.contains("SYS_PTRACE") && errors.lines().count() == 1, "{errors}");
+    }
+    target.end().expect_code(0);
+}
