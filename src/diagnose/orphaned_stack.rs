@@ -28,6 +28,7 @@
 //! | its last owner has ended | a live task has it: a birth was missed, and it is no leak |
 //! | glibc's own, as the owner's MADV_DONTNEED shows | it is on none of them, and nobody can be moving it: another copy of the library made it, or its descriptor is damaged |
 
+mod notes;
 #[cfg(test)]
 mod tests;
 
@@ -36,9 +37,9 @@ use std::collections::{HashMap, HashSet};
 use indexmap::IndexMap;
 
 use super::finding::{
-    Confidence, Diagnosis, Evidence, EvidenceCall, Finding, Member, Note, NoteKind, Origin, Reason, Recurrence, Rule,
+    Confidence, Diagnosis, Evidence, EvidenceCall, Finding, Member, Origin, Reason, Recurrence, Rule,
 };
-use super::{GRACE, Library, Moment, Phase, bytes_for_people, pieces_of, stack_cache_note};
+use super::{GRACE, Library, Moment, Phase, pieces_of};
 use crate::event::{Call, ThreadLibrary};
 use crate::model::Calls;
 use crate::model::mapping::{Ended, Maker, Mapping, MappingId, Stack};
@@ -194,10 +195,10 @@ pub fn diagnose(space: &AddressSpace, moment: Moment, library: Library<'_>) -> D
         add_forgotten(space, lists, functions, moment, &mut findings);
     }
     let notes = [
-        unproven_note(space, &unproven, library),
-        cached_note(space, library),
-        pool_note(space, &pool),
-        disputed_note(space, &disputed),
+        notes::unproven(space, &unproven, library),
+        notes::cached(space, library),
+        notes::pool(space, &pool),
+        notes::disputed(space, &disputed),
     ];
     Diagnosis { findings, notes: notes.into_iter().flatten().collect() }
 }
@@ -544,68 +545,5 @@ fn member(idle: &Idle, pieces: &[Range]) -> Option<Member> {
         born_at: owner.born.map(|born| born.at),
         exited_at: Some(idle.ended.at),
         evidence: made.into_iter().chain(guarded).chain(born).chain([ended]).collect(),
-    })
-}
-
-fn unproven_note(space: &AddressSpace, unproven: &[Idle], library: Library<'_>) -> Option<Note> {
-    let why = match library {
-        Library::Unavailable(why) => format!(" ({why})"),
-        Library::Lists { .. } | Library::NotAsked => String::new(),
-    };
-    note(space, NoteKind::UnprovenStacks, unproven, |count, size| match space.calls {
-        Calls::Told => format!(
-            "{count} of ended threads, {size}: kept by the thread library for reuse, or never joined; system calls \
-             alone do not tell which{why}"
-        ),
-        Calls::Untold => format!(
-            "{count} of ended threads, {size}: left, kept for reuse, or used for something else by now; thread \
-             lifecycles alone do not tell which{why}"
-        ),
-    })
-}
-
-/// What the thread library has in its cache, be it of threads that we have seen or of earlier ones.
-fn cached_note(space: &AddressSpace, library: Library<'_>) -> Option<Note> {
-    let Library::Lists { lists, .. } = library else { return None };
-    let cached = lists.threads.iter().filter(|thread| thread.list == List::Cached);
-    stack_cache_note(space.pid, cached.filter_map(|thread| Some(thread.stack?.range.bytes())))
-}
-
-fn disputed_note(space: &AddressSpace, disputed: &[Idle]) -> Option<Note> {
-    note(space, NoteKind::EvidenceConflict, disputed, |count, size| {
-        format!(
-            "{count} of ended threads, {size}, by the system calls; but by the thread library's lists a live thread has \
-             them, or the library does not know them"
-        )
-    })
-}
-
-fn pool_note(space: &AddressSpace, pool: &[Idle]) -> Option<Note> {
-    note(space, NoteKind::StackPool, pool, |count, size| match space.calls {
-        Calls::Told => format!("{count} that the program keeps and gives to one thread after another, {size}"),
-        Calls::Untold => {
-            format!("{count} that the program has given to one thread after another, kept or mapped anew, {size}")
-        }
-    })
-}
-
-fn note(
-    space: &AddressSpace,
-    kind: NoteKind,
-    stacks: &[Idle],
-    text: impl FnOnce(&str, &str) -> String,
-) -> Option<Note> {
-    let bytes = stacks.iter().map(|idle| idle.mapping.bytes).sum();
-    let count = match stacks.len() {
-        0 => return None,
-        1 => "1 idle stack".to_owned(),
-        more => format!("{more} idle stacks"),
-    };
-    Some(Note {
-        kind,
-        pid: Some(space.pid),
-        regions: stacks.len() as u64,
-        virtual_bytes: bytes,
-        text: text(&count, &bytes_for_people(bytes)),
     })
 }

@@ -29,6 +29,9 @@ fn main() {
     let end = begin + Duration::from_secs_f64(minutes * 60.0);
     println!("seed {seed}");
     for round in 0.. {
+        if round > 0 {
+            println!("round {round}, {:.1} minutes", begin.elapsed().as_secs_f64() / 60.0);
+        }
         for (name, run) in rounds::KINDS {
             if round > 0 && Instant::now() >= end {
                 println!("{:.1} minutes, {round} rounds of each kind\n\n{tally}", begin.elapsed().as_secs_f64() / 60.0);
