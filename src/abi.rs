@@ -60,5 +60,14 @@ pub mod clone {
     pub const DETACHED: u64 = 0x40_0000;
 }
 
+/// prctl(2) that changes the bounds in an address space's description, and what it changes.
+#[allow(missing_docs)]
+pub mod set_mm {
+    pub const PR_SET_MM: i32 = 35;
+    pub const START_BRK: u64 = 6;
+    pub const BRK: u64 = 7;
+    pub const MAP: u64 = 14;
+}
+
 /// Persona of personality(2): PROT_READ implies PROT_EXEC.
 pub const READ_IMPLIES_EXEC: u32 = 0x40_0000;

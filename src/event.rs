@@ -107,7 +107,8 @@ pub struct Syscall {
     /// What it returned.
     #[serde(with = "returned")]
     pub result: Result<u64, Errno>,
-    /// What the kernel's maps say it mapped, for calls whose arguments do not tell (shmat, io_setup).
+    /// What the kernel's maps say it mapped, for calls whose arguments do not tell: shmat, io_setup, and mmap of files
+    /// that may have pages of a size of their own, or drivers that do as they like.
     pub mapped: Option<Vma>,
 }
 
@@ -134,6 +135,11 @@ pub enum Call {
     Clone(CloneArgs),
     Execve { path: Addr, argv: Addr, envp: Addr },
     Execveat { dirfd: i32, path: Addr, argv: Addr, envp: Addr, flags: u32 },
+    /// With PR_SET_MM alone.
+    Prctl { option: i32, arg2: u64, arg3: u64, arg4: u64, arg5: u64 },
+    ProcessMadvise { pidfd: i32, iovec: Addr, vlen: u64, advice: i32, flags: u32 },
+    Mseal { addr: Addr, len: u64, flags: u64 },
+    IoUringSetup { entries: u32, params: Addr },
 }
 
 impl Call {
@@ -144,10 +150,13 @@ impl Call {
     pub fn changes_mappings(&self) -> bool {
         use crate::abi::madv;
         match self {
-            Call::Madvise { advice, .. } => {
+            Call::Madvise { advice, .. } | Call::ProcessMadvise { advice, .. } => {
                 matches!(*advice, madv::DONTFORK | madv::DOFORK | madv::GUARD_INSTALL | madv::GUARD_REMOVE)
             }
-            Call::Personality { .. } | Call::Execve { .. } | Call::Execveat { .. } => false,
+            Call::Personality { .. }
+            | Call::Execve { .. }
+            | Call::Execveat { .. }
+            | Call::IoUringSetup { .. } => false,
             // A fork copies the mappings, so it must not overlap with a change either.
             Call::Clone(args) => !args.shares_memory(),
             _ => true,

@@ -256,7 +256,9 @@ impl<'a> Follower<'a> {
         self.verify.checks += 1;
         let pid = space.pid;
         let unsure = self.target.unsure(tid);
-        if let Err(mismatch) = space.compare_but(&maps, &unsure) {
+        let compared = space.compare_but(&maps, &unsure);
+        self.verify.tolerated.add(std::mem::take(&mut space.tolerated));
+        if let Err(mismatch) = compared {
             space.adopt(&maps);
             self.differs(pid, &mismatch);
         }

@@ -78,6 +78,25 @@ pub const CLONE: Names = &[
 /// What clone3(2) alone can be given.
 pub const CLONE3: Names = &[(0x80, "CLONE_NEWTIME"), (1 << 32, "CLONE_CLEAR_SIGHAND"), (1 << 33, "CLONE_INTO_CGROUP")];
 
+/// What prctl(2) sets with PR_SET_MM: values, no bits.
+pub const SET_MM: Names = &[
+    (1, "PR_SET_MM_START_CODE"),
+    (2, "PR_SET_MM_END_CODE"),
+    (3, "PR_SET_MM_START_DATA"),
+    (4, "PR_SET_MM_END_DATA"),
+    (5, "PR_SET_MM_START_STACK"),
+    (6, "PR_SET_MM_START_BRK"),
+    (7, "PR_SET_MM_BRK"),
+    (8, "PR_SET_MM_ARG_START"),
+    (9, "PR_SET_MM_ARG_END"),
+    (10, "PR_SET_MM_ENV_START"),
+    (11, "PR_SET_MM_ENV_END"),
+    (12, "PR_SET_MM_AUXV"),
+    (13, "PR_SET_MM_EXE_FILE"),
+    (14, "PR_SET_MM_MAP"),
+    (15, "PR_SET_MM_MAP_SIZE"),
+];
+
 /// Bits of personality(2).
 pub const PERSONALITY: Names = &[
     (0x2_0000, "UNAME26"),

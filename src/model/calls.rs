@@ -4,8 +4,8 @@ use syscalls::Errno;
 
 use super::mapping::{Kind, Made, Mapping};
 use super::space::{AddressSpace, Area, Backing, Marks, Refusal};
-use crate::abi::{madv, map, mremap, prot};
-use crate::event::{Call, Prot, Sharing, Syscall};
+use crate::abi::{madv, map, mremap, prot, set_mm};
+use crate::event::{Call, Prot, Sharing, Syscall, Vma};
 use crate::units::{Addr, CallStackId, Range, Tid, Time, page_down, page_up};
 
 /// The model cannot tell what a call did; a look at the kernel's maps can.
@@ -47,14 +47,23 @@ impl AddressSpace {
                 let addr = Addr(result);
                 let huge = if flags & map::HUGETLB != 0 { huge_page_bytes(flags) } else { 1 };
                 let len = len.checked_next_multiple_of(huge).ok_or(Unclear)?;
-                let range = Range::of_len(addr, len).ok_or(Unclear)?;
+                let asked = Range::of_len(addr, len).ok_or(Unclear)?;
+                let line = syscall.mapped.as_ref().filter(|vma| vma.range.contains(addr));
+                let range = line.map_or(asked, |line| self.as_mapped(asked, line));
+                if line.is_some_and(is_of_a_driver) {
+                    self.has_unseen = true;
+                }
                 let sharing = if flags & map::TYPE & map::SHARED != 0 { Sharing::Shared } else { Sharing::Private };
                 let anonymous = flags & map::ANONYMOUS != 0;
                 let backing = match (anonymous, sharing) {
                     (true, Sharing::Private) if flags & map::HUGETLB == 0 => Backing::Anonymous,
                     (true, Sharing::Shared) if flags & map::HUGETLB == 0 => Backing::file(0, addr),
-                    // Anonymous huge pages have a file of the kernel's, and keep the offset.
-                    _ => Backing::file(offset, addr),
+                    // A driver may have chosen another offset than was asked for.
+                    _ => match line {
+                        Some(line) => line.backing(),
+                        // Anonymous huge pages have a file of the kernel's, and keep the offset.
+                        None => Backing::file(offset, addr),
+                    },
                 };
                 let kind = if anonymous { Kind::Anonymous } else { Kind::File };
                 let prot = caller.prot(Prot::from_bits(prot));
@@ -79,7 +88,11 @@ impl AddressSpace {
                 self.apply_mremap(old, old_len, new_len, flags, made)?;
             }
             Call::Madvise { addr, len, advice } => {
-                self.apply_madvise(addr, len, advice);
+                let had_holes = self.apply_madvise(addr, len, advice);
+                // The kernel had none: a stack may have grown without a call.
+                if had_holes && syscall.call.changes_mappings() && !self.is_partial {
+                    return Err(Unclear);
+                }
                 if advice == madv::GUARD_INSTALL {
                     self.note_guard(addr, len, made);
                 }
@@ -110,7 +123,11 @@ impl AddressSpace {
                 let vma = syscall.mapped.as_ref().ok_or(Unclear)?;
                 self.map_observed(vma.range, vma, Mapping::new(Kind::AioRing, Some(made)));
             }
-            Call::IoDestroy { ctx } => self.destroy_ring(ctx),
+            Call::IoDestroy { ctx } => {
+                if !self.destroy_ring(ctx) {
+                    return Err(Unclear);
+                }
+            }
             Call::MapShadowStack { len, .. } => {
                 let range = Range::of_len(Addr(result), len).ok_or(Unclear)?;
                 self.map(range, Mapping::new(Kind::Anonymous, Some(made)), |mapping| Area {
@@ -121,9 +138,41 @@ impl AddressSpace {
                     marks: Marks::default(),
                 });
             }
-            Call::Personality { .. } | Call::Clone(_) | Call::Execve { .. } | Call::Execveat { .. } => {}
+            Call::Prctl { option, arg2, arg3, .. } => self.apply_set_mm(option, arg2, arg3),
+            // These may have been about MADV_DONTFORK: the iovec tells which pages, and an io_uring can be given madvise.
+            Call::ProcessMadvise { advice: madv::DONTFORK | madv::DOFORK, .. } | Call::IoUringSetup { .. } => {
+                self.has_unseen = true;
+            }
+            // shmdt and io_destroy succeed although they leave alone what is sealed.
+            Call::Mseal { .. } => self.has_unseen = true,
+            Call::ProcessMadvise { .. }
+            | Call::Personality { .. }
+            | Call::Clone(_)
+            | Call::Execve { .. }
+            | Call::Execveat { .. } => {}
         }
         Ok(())
+    }
+
+    /// Puts what is known of the break right after prctl(PR_SET_MM, …). No mapping changes by it.
+    fn apply_set_mm(&mut self, option: i32, what: u64, value: u64) {
+        let (set_mm::PR_SET_MM, Some(brk)) = (option, &mut self.brk) else { return };
+        match what {
+            set_mm::START_BRK => brk.start = Addr(value),
+            set_mm::BRK => brk.end = Some(Addr(value)),
+            // All at once, from the target's memory.
+            set_mm::MAP => brk.end = None,
+            _ => {}
+        }
+    }
+
+    /// The pages that mmap has mapped when `asked` was asked for, by the kernel's line: those of files of huge pages are
+    /// more. Where the line goes on because of a neighbour that is alike, the model has that already.
+    fn as_mapped(&self, asked: Range, line: &Vma) -> Range {
+        let beyond = Range::new(asked.end(), line.range.end());
+        let is_known = beyond.is_some_and(|beyond| self.areas.at(beyond.start()).is_some_and(|(_, area)| area.is_like(line)));
+        let whole = Range::new(asked.start(), line.range.end()).filter(|_| beyond.is_some() && !is_known);
+        whole.unwrap_or(asked)
     }
 
     fn apply_mprotect(&mut self, caller: Caller, addr: Addr, len: u64, bits: u32) -> Result<(), Unclear> {
@@ -179,10 +228,11 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Advice that stays with the pages applies on both sides of a hole, and ENOMEM tells of the hole only.
-    fn apply_madvise(&mut self, addr: Addr, len: u64, advice: i32) {
+    /// Advice that stays with the pages applies on both sides of a hole, and ENOMEM tells of the hole only. Whether there
+    /// is one.
+    fn apply_madvise(&mut self, addr: Addr, len: u64, advice: i32) -> bool {
         let Some(range) = Range::of_len(addr, len) else {
-            return;
+            return false;
         };
         match advice {
             madv::DONTFORK => self.advise(range, |marks| marks.dont_fork = true),
@@ -191,6 +241,7 @@ impl AddressSpace {
             madv::GUARD_REMOVE => self.advise(range, |marks| marks.guard = false),
             _ => {}
         }
+        self.areas.first_hole(range).is_some()
     }
 
     /// Remembers the call that made the guard of what is about to become a stack.
@@ -237,6 +288,16 @@ impl AddressSpace {
             }
             Call::Madvise { addr, len, advice } if errno == Errno::ENOMEM => {
                 self.apply_madvise(addr, len, advice);
+                // One of the holes may be none: a stack may have grown there, and is not to be copied by fork now.
+                let grows = |area: Option<&Area>| area.is_some_and(|area| area.marks.grows_down);
+                let rest = Range::new(addr, Addr(!(crate::units::PAGE - 1)));
+                let first = rest.and_then(|rest| self.areas.overlapping(rest).next()).map(|(_, area)| area);
+                self.has_unseen |= matches!(advice, madv::DONTFORK | madv::DOFORK) && grows(first);
+                Ok(())
+            }
+            // Some of it may have been advised, or sealed, before the rest was refused.
+            Call::ProcessMadvise { advice: madv::DONTFORK | madv::DOFORK, .. } | Call::Mseal { .. } => {
+                self.has_unseen = true;
                 Ok(())
             }
             Call::Mmap { addr, len, flags, .. } => {
@@ -306,10 +367,21 @@ impl Call {
                 CloneCall::Fork => "fork",
                 CloneCall::Vfork => "vfork",
             },
+            Call::Prctl { .. } => "prctl",
+            Call::ProcessMadvise { .. } => "process_madvise",
+            Call::Mseal { .. } => "mseal",
+            Call::IoUringSetup { .. } => "io_uring_setup",
             Call::Execve { .. } => "execve",
             Call::Execveat { .. } => "execveat",
         }
     }
+}
+
+/// Whether a driver lies behind a line of maps: it may keep it from being copied by fork (VM_DONTCOPY), as perf's rings
+/// do, and an io_uring can be given calls that nobody sees being made.
+fn is_of_a_driver(line: &Vma) -> bool {
+    let is_memory = [&b"/dev/zero"[..], b"/dev/shm/", b"/dev/hugepages/"].iter().any(|name| line.name.starts_with(name));
+    line.name.starts_with(b"anon_inode:") || line.name.starts_with(b"/dev/") && !is_memory
 }
 
 /// Whether mmap with these flags takes the place of what lies there.

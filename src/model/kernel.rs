@@ -2,13 +2,13 @@
 //!
 //! Borders between lines of maps depend on page faults, mlock and advice that no system call log shows, so both sides
 //! are merged as far as they go before they are compared: same rights, same sharing, and for files an offset that
-//! runs on. What is tolerated has a name here, and nothing else is.
+//! runs on. What is tolerated has a name in `tolerance.rs`, and nothing else is.
 
 use std::fmt;
 
 use super::Calls;
-use super::mapping::Mapping;
 use super::space::{AddressSpace, Area, Backing};
+use super::tolerance::not_modelled;
 use crate::event::{Prot, Sharing, Vma};
 use crate::units::{Addr, Range};
 
@@ -64,20 +64,16 @@ impl fmt::Display for Mismatch {
 }
 
 /// Whether a line of maps is part of the model.
-///
-/// Left out: the vsyscall page, which is in no address space of its own (`get_gate_vma`), and `[uprobes]`, which the
-/// kernel maps into any process for a probe (`xol_add_vma`) and never takes out again.
 pub fn is_modelled(vma: &Vma) -> bool {
-    const VSYSCALL: u64 = 0xffff_ffff_ff60_0000;
-    vma.range.start().0 < VSYSCALL && &*vma.name != b"[uprobes]"
+    not_modelled(vma).is_none()
 }
 
 impl AddressSpace {
     /// Compares the whole address space with the kernel's, and says where they first differ.
     ///
-    /// Growth of stacks by page faults, which no call shows, is taken over first.
+    /// What no call shows is taken over first, as far as [`Tolerance`](super::tolerance::Tolerance) has evidence for it.
     pub fn compare(&mut self, maps: &[Vma]) -> Result<(), Mismatch> {
-        self.grow_stacks(maps);
+        self.take_over_untold(maps);
         let model = merged(self.areas.iter().map(|(range, area)| area.segment(range)));
         let kernel = merged(maps.iter().filter(|vma| is_modelled(vma)).map(Segment::from));
         match first_difference(&model, &kernel) {
@@ -91,7 +87,7 @@ impl AddressSpace {
         if unsure.is_empty() {
             return self.compare(maps);
         }
-        self.grow_stacks(maps);
+        self.take_over_untold(maps);
         let model = without(self.areas.iter().map(|(range, area)| area.segment(range)), unsure);
         let kernel = without(maps.iter().filter(|vma| is_modelled(vma)).map(Segment::from), unsure);
         match first_difference(&merged(model.into_iter()), &merged(kernel.into_iter())) {
@@ -103,7 +99,7 @@ impl AddressSpace {
     /// Makes the model what the kernel says, keeping what is known of mappings that it still has.
     pub fn adopt(&mut self, maps: &[Vma]) {
         self.has_unseen = true;
-        self.grow_stacks(maps);
+        self.take_over_untold(maps);
         let mut position = Addr(0);
         for vma in maps.iter().filter(|vma| is_modelled(vma)) {
             if let Some(gap) = Range::new(position, vma.range.start()) {
@@ -139,40 +135,18 @@ impl AddressSpace {
             let Some(missing) = Range::new(hole, next.unwrap_or(vma.range.end())) else {
                 break;
             };
+            let grew = self.areas.at(missing.end()).is_some_and(|(_, area)| area.marks.grows_down);
             self.map_seen(missing, vma);
+            if grew {
+                self.advise(missing, |marks| marks.grows_down = true);
+            }
         }
         self.areas.update(vma.range, |area| Area { prot, ..area });
-    }
-
-    /// Takes over where the kernel has extended a stack downwards on a page fault (`expand_downwards`).
-    fn grow_stacks(&mut self, maps: &[Vma]) {
-        let remembered = std::mem::take(&mut self.growth);
-        for vma in maps {
-            if self.areas.at(vma.range.start()).is_some() {
-                continue;
-            }
-            if remembered.iter().any(|(above, area)| *above == vma.range.end() && area.is_like(vma)) {
-                self.map_seen(vma.range, vma);
-                continue;
-            }
-            let Some((first, area)) = self.areas.overlapping(vma.range).next().map(|(range, area)| (range, *area))
-            else {
-                continue;
-            };
-            let alike = area.marks.grows_down && area.is_like(vma);
-            if let (true, Some(growth)) = (alike, Range::new(vma.range.start(), first.start())) {
-                self.areas.set(growth, Area { marks: area.marks.unguarded(), ..area });
-                let mapping: Option<&mut Mapping> = self.mappings.get_mut(area.mapping);
-                if let Some(mapping) = mapping {
-                    mapping.bytes += growth.bytes();
-                }
-            }
-        }
     }
 }
 
 impl Area {
-    fn is_like(&self, vma: &Vma) -> bool {
+    pub(super) fn is_like(&self, vma: &Vma) -> bool {
         self.prot == vma.prot && self.sharing == vma.sharing
     }
 

@@ -11,6 +11,7 @@ pub mod regions;
 pub mod sites;
 pub mod space;
 pub mod stacks;
+pub mod tolerance;
 pub mod waiting;
 
 #[cfg(test)]

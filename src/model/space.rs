@@ -9,6 +9,7 @@ use super::Calls;
 use super::mapping::{Kind, Made, Mapping, MappingId};
 use super::page_map::PageMap;
 use super::sites::{FreedSizes, Sites};
+use super::tolerance::Tolerated;
 use super::waiting::Waiting;
 use crate::event::{Call, Limits, Prot, Sharing, Vma};
 use crate::units::{Addr, Pid, Range, page_up};
@@ -131,6 +132,8 @@ pub struct AddressSpace {
     pub is_partial: bool,
     /// How often a call has mapped where something lay that nothing was told to be unmapped.
     pub untold_unmaps: u64,
+    /// What had to be taken over from the kernel's maps so far, in comparisons and looks.
+    pub tolerated: Tolerated,
     /// Live tasks.
     pub tasks: u32,
     /// Whether its process is over as far as verdicts go; what happens now is only its end.
@@ -156,6 +159,7 @@ impl AddressSpace {
             has_unseen: false,
             is_partial: false,
             untold_unmaps: 0,
+            tolerated: Tolerated::default(),
             tasks: 0,
             finished: false,
         };
@@ -176,6 +180,7 @@ impl AddressSpace {
             waiting: Waiting::default(),
             refusals: Vec::new(),
             untold_unmaps: 0,
+            tolerated: Tolerated::default(),
             ..self.clone()
         };
         for mapping in copy.mappings.values_mut() {
@@ -203,6 +208,8 @@ impl AddressSpace {
                 return stack;
             }
             self.unmap(range);
+        } else {
+            self.disturb(range);
         }
         let id = self.mappings.insert(Mapping { bytes: range.bytes(), made_bytes: range.bytes(), ..mapping });
         self.areas.set(range, area(id));
@@ -239,8 +246,8 @@ impl AddressSpace {
 
     /// munmap(2).
     pub fn unmap(&mut self, range: Range) {
+        self.disturb(range);
         for (piece, area) in self.areas.cut(range) {
-            self.may_have_grown(piece.start(), area);
             self.lose(area.mapping, piece.bytes());
         }
     }
@@ -263,23 +270,11 @@ impl AddressSpace {
         }
     }
 
-    /// Remembers where pages may lie that page faults have added below a mapping that grows down.
-    fn may_have_grown(&mut self, above: Addr, area: Area) {
-        const MOST: usize = 64;
-        if area.marks.grows_down && self.growth.len() < MOST {
-            self.growth.push((above, area));
-        }
-    }
-
     /// mprotect(2), as far as the first hole, which is returned.
     pub fn protect(&mut self, range: Range, prot: Prot) -> Option<Addr> {
         let hole = self.areas.first_hole(range);
         if let Some(range) = Range::new(range.start(), hole.unwrap_or(range.end())) {
-            if let Some((piece, &area)) = self.areas.at(range.start())
-                && piece.start() == range.start()
-            {
-                self.may_have_grown(piece.start(), area);
-            }
+            self.disturb(range);
             self.areas.update(range, |area| Area { prot, ..area });
         }
         hole
@@ -287,6 +282,7 @@ impl AddressSpace {
 
     /// madvise(2), for advice that stays: everywhere, holes or not.
     pub fn advise(&mut self, range: Range, mark: impl Fn(&mut Marks)) {
+        self.disturb(range);
         self.areas.update(range, |mut area| {
             mark(&mut area.marks);
             area
@@ -313,6 +309,7 @@ impl AddressSpace {
         if let Some(tail) = from.start().checked_add(kept).and_then(|start| Range::new(start, from.end())) {
             self.unmap(tail);
         }
+        self.disturb(from);
         let source = Range::of_len(from.start(), kept).filter(|_| from.start() != to.start());
         let pieces: Vec<(Range, Area)> = source.map(|source| self.areas.cut(source).collect()).unwrap_or_default();
         for (piece, area) in pieces {
@@ -429,17 +426,25 @@ impl AddressSpace {
         is_clear
     }
 
-    /// io_destroy(2) of the ring at `ctx`.
-    pub fn destroy_ring(&mut self, ctx: Addr) {
-        let Some((_, area)) = self.areas.at(ctx) else {
-            return;
-        };
-        let ring = area.mapping;
-        if self.mappings.get(ring).is_none_or(|mapping| mapping.kind != Kind::AioRing) {
-            return;
-        }
-        for piece in self.pieces_of(ring) {
-            self.unmap(piece);
+    /// io_destroy(2) of the ring at `ctx`. False where it cannot be told what that has unmapped.
+    ///
+    /// The kernel unmaps the pages where the ring was mapped, or moved, whatever lies there now (fs/aio.c, kill_ioctx),
+    /// and finds the ring by a word in it: what replaced it may hold the right one.
+    pub fn destroy_ring(&mut self, ctx: Addr) -> bool {
+        let ring = self.areas.at(ctx).map(|(_, area)| area.mapping);
+        let whole = ring.and_then(|ring| {
+            let mapping = self.mappings.get(ring).filter(|mapping| mapping.kind == Kind::AioRing)?;
+            let range = Range::of_len(ctx, mapping.made_bytes)?;
+            let is_whole = mapping.made.is_some() && !mapping.trimmed && self.areas.first_hole(range).is_none();
+            let is_alone = self.areas.overlapping(range).all(|(_, area)| area.mapping == ring);
+            (is_whole && is_alone).then_some(range)
+        });
+        match whole {
+            Some(range) if !self.has_unseen => {
+                self.unmap(range);
+                true
+            }
+            _ => false,
         }
     }
 

@@ -9,6 +9,8 @@ mod makers;
 mod ownership;
 mod regions;
 mod reuse;
+mod tolerance;
+mod untold;
 
 use std::time::Duration;
 

@@ -29,6 +29,11 @@ pub fn around(tid: Tid, addr: Addr) -> Option<(Option<Vma>, Vma)> {
     Some((below.and_then(|below| Vma::try_from(below).ok()), line))
 }
 
+/// The line that holds `addr`, if there is one.
+pub fn line_at(tid: Tid, addr: Addr) -> Option<Vma> {
+    around(tid, addr).map(|(_, line)| line)
+}
+
 fn around_in(maps: &[Vma], addr: Addr) -> Option<(Option<Vma>, Vma)> {
     let at = maps.iter().position(|vma| vma.range.contains(addr))?;
     let below = at.checked_sub(1).and_then(|below| maps.get(below));

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::diagnose::breakdown::Share;
 use crate::diagnose::finding::{Confidence, Finding, Note};
 use crate::event::Exit;
+use crate::model::tolerance::Tolerated;
 use crate::source::Follow;
 use crate::units::{Pid, Time};
 
@@ -186,4 +187,6 @@ pub struct Verify {
     pub checks: u64,
     /// How often they differed.
     pub mismatches: u64,
+    /// What the kernel had done without a system call, by its name, and how often it was seen.
+    pub tolerated: Tolerated,
 }

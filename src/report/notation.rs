@@ -108,6 +108,18 @@ impl Returned<'_> {
                 flags::shadow_stack(f, flags)?;
                 f.write_str(")")
             }
+            Call::Prctl { option, arg2, arg3, arg4, arg5 } => {
+                f.write_str("prctl(")?;
+                flags::prctl(f, option, arg2)?;
+                write!(f, ", {}, {}, {})", Hex(arg3), Hex(arg4), Hex(arg5))
+            }
+            Call::ProcessMadvise { pidfd, iovec, vlen, advice, flags } => {
+                write!(f, "process_madvise({pidfd}, {}, {vlen}, ", Pointer(iovec))?;
+                flags::advice(f, advice)?;
+                write!(f, ", {})", Hex(flags.into()))
+            }
+            Call::Mseal { addr, len, flags } => write!(f, "mseal({}, {len}, {})", Pointer(addr), Hex(flags)),
+            Call::IoUringSetup { entries, params } => write!(f, "io_uring_setup({entries}, {})", Pointer(params)),
             Call::Personality { persona } => {
                 f.write_str("personality(")?;
                 flags::persona(f, persona)?;

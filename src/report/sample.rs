@@ -46,7 +46,7 @@ pub(super) fn clean() -> Report {
             max_map_count: Some(65_530),
         },
         breakdown: vec![],
-        verify: Some(Verify { checks: 41, mismatches: 0 }),
+        verify: Some(Verify { checks: 41, ..Verify::default() }),
         findings: vec![],
         notes: vec![],
         min_confidence: Confidence::Probable,

@@ -84,6 +84,7 @@ fn huge_pages_are_rounded_up() {
 #[test]
 fn rings_come_and_go() {
     let mut trace = Trace::new();
+    trace.exec(MAIN, MAIN);
     let ring = Vma { inode: 7, ..line(range(0x8000, 3 * PAGE), READ_WRITE, "/[aio] (deleted)") };
     let call = Call::IoSetup { nr_events: 128, ctxp: Addr(0) };
     trace.happen(MAIN, EventKind::Syscall(Syscall { call, result: Ok(0), mapped: Some(ring) }));

@@ -165,6 +165,26 @@ fn break_shared_memory_and_rings() {
             Err(Errno::ENOSYS),
             "map_shadow_stack(NULL, 4096, SHADOW_STACK_SET_TOKEN) = -1 ENOSYS (Function not implemented)",
         ),
+        (
+            Call::Prctl { option: 35, arg2: 7, arg3: 0x55d0_0000, arg4: 0, arg5: 0 },
+            Ok(0),
+            "prctl(PR_SET_MM, PR_SET_MM_BRK, 0x55d00000, 0, 0) = 0",
+        ),
+        (
+            Call::ProcessMadvise { pidfd: 3, iovec: Addr(0x7ffc_45a2_d938), vlen: 1, advice: 10, flags: 0 },
+            Ok(4096),
+            "process_madvise(3, 0x7ffc45a2d938, 1, MADV_DONTFORK, 0) = 4096",
+        ),
+        (
+            Call::Mseal { addr: Addr(0x7f68_9181_c000), len: 4096, flags: 0 },
+            Err(Errno::ENOMEM),
+            "mseal(0x7f689181c000, 4096, 0) = -1 ENOMEM (Cannot allocate memory)",
+        ),
+        (
+            Call::IoUringSetup { entries: 8, params: Addr(0x7ffc_45a2_d938) },
+            Ok(4),
+            "io_uring_setup(8, 0x7ffc45a2d938) = 4",
+        ),
     ];
     for (call, result, expected) in cases {
         assert_eq!(line(call, result), expected);

@@ -5,6 +5,7 @@ use nix::errno::Errno;
 use super::decode::{self, Abi, Followed};
 use super::{After, Inside, Phase, Ptrace, gone};
 use crate::abi::clone::UNTRACED;
+use crate::abi::map;
 use crate::event::{Call, EventKind, ExitScope, Exiting, Syscall};
 use crate::procfs;
 use crate::sys::{self, SyscallStop};
@@ -52,10 +53,15 @@ impl Ptrace {
                 exec = self.call_at(tid, abi, followed).map(|decoded| decoded.call);
                 false
             }
-            Followed::Vfork | Followed::Personality => false,
+            Followed::Vfork | Followed::Personality | Followed::IoUringSetup => false,
             // It ends all siblings: none may be halfway through a change when the last look is taken.
             Followed::ExitGroup | Followed::Fork => true,
-            Followed::Madvise | Followed::Clone | Followed::Clone3 | Followed::Ipc => {
+            Followed::Madvise
+            | Followed::ProcessMadvise
+            | Followed::Prctl
+            | Followed::Clone
+            | Followed::Clone3
+            | Followed::Ipc => {
                 self.call_at(tid, abi, followed).is_some_and(|decoded| decoded.call.changes_mappings())
             }
             _ => true,
@@ -115,6 +121,11 @@ impl Ptrace {
         let mut result = decode::result(abi, &registers);
         let mut mapped = None;
         if let Ok(returned) = result
+            && is_untold_mmap(&decoded.call, returned)
+        {
+            mapped = procfs::maps::line_at(tid, Addr(returned));
+        }
+        if let Ok(returned) = result
             && matches!(decoded.call, Call::Shmat { .. } | Call::IoSetup { .. })
         {
             let addr = match decoded.result_at {
@@ -128,6 +139,15 @@ impl Ptrace {
         }
         self.tell(tid, EventKind::Syscall(Syscall { call: decoded.call, result, mapped }));
     }
+}
+
+/// Whether mmap's arguments do not tell all that it has done: files of huge pages are mapped in these, and drivers may
+/// choose the offset, and whether a fork copies the mapping.
+fn is_untold_mmap(call: &Call, returned: u64) -> bool {
+    const SMALLEST_HUGE_PAGE: u64 = 2 << 20;
+    let Call::Mmap { len, flags, .. } = *call else { return false };
+    let may_be_huge = returned.is_multiple_of(SMALLEST_HUGE_PAGE) && !len.is_multiple_of(SMALLEST_HUGE_PAGE);
+    flags & map::ANONYMOUS == 0 && (flags & map::SHARED != 0 || may_be_huge)
 }
 
 /// Keeps CLONE_UNTRACED from the kernel while clone runs; true if it was there to be withheld.

@@ -5,6 +5,7 @@
 use nix::libc::user_regs_struct as Registers;
 use syscalls::{Errno, x86, x86_64};
 
+use crate::abi::set_mm::PR_SET_MM;
 use crate::event::{Call, CloneArgs, CloneCall};
 use crate::sys;
 use crate::units::{Addr, PAGE, Tid};
@@ -68,6 +69,11 @@ pub enum Followed {
     Execveat,
     Exit,
     ExitGroup,
+    /// With PR_SET_MM alone.
+    Prctl,
+    ProcessMadvise,
+    Mseal,
+    IoUringSetup,
 }
 
 /// The followed calls of x86-64.
@@ -96,6 +102,10 @@ pub const X86_64: &[(x86_64::Sysno, Followed)] = {
         (Sysno::pkey_mprotect, Followed::PkeyMprotect),
         (Sysno::clone3, Followed::Clone3),
         (Sysno::map_shadow_stack, Followed::MapShadowStack),
+        (Sysno::prctl, Followed::Prctl),
+        (Sysno::process_madvise, Followed::ProcessMadvise),
+        (Sysno::mseal, Followed::Mseal),
+        (Sysno::io_uring_setup, Followed::IoUringSetup),
     ]
 };
 
@@ -127,6 +137,10 @@ pub const I386: &[(x86::Sysno, Followed)] = {
         (Sysno::shmdt, Followed::Shmdt),
         (Sysno::clone3, Followed::Clone3),
         (Sysno::map_shadow_stack, Followed::MapShadowStack),
+        (Sysno::prctl, Followed::Prctl),
+        (Sysno::process_madvise, Followed::ProcessMadvise),
+        (Sysno::mseal, Followed::Mseal),
+        (Sysno::io_uring_setup, Followed::IoUringSetup),
     ]
 };
 
@@ -183,7 +197,8 @@ pub struct Decoded {
     pub result_at: Option<Addr>,
 }
 
-/// The call in the registers. None where it is none of those (ipc does other things too), or memory cannot be read.
+/// The call in the registers. None where it is none of those (ipc and prctl do other things too), or memory cannot be
+/// read.
 pub fn call(tid: Tid, abi: Abi, followed: Followed, registers: &Registers) -> Option<Decoded> {
     let arguments = arguments(abi, registers);
     let [a, b, c, d, e, f] = arguments;
@@ -233,6 +248,19 @@ pub fn call(tid: Tid, abi: Abi, followed: Followed, registers: &Registers) -> Op
         Followed::Execveat => {
             Call::Execveat { dirfd: a as i32, path: Addr(b), argv: Addr(c), envp: Addr(d), flags: e as u32 }
         }
+        Followed::Prctl => {
+            let call = Call::Prctl { option: a as i32, arg2: b, arg3: c, arg4: d, arg5: e };
+            return (a as i32 == PR_SET_MM).then_some(Decoded { call, result_at });
+        }
+        Followed::ProcessMadvise => Call::ProcessMadvise {
+            pidfd: a as i32,
+            iovec: Addr(b),
+            vlen: c,
+            advice: d as i32,
+            flags: e as u32,
+        },
+        Followed::Mseal => Call::Mseal { addr, len, flags: c },
+        Followed::IoUringSetup => Call::IoUringSetup { entries: a as u32, params: Addr(b) },
         Followed::Exit | Followed::ExitGroup => return None,
     };
     Some(Decoded { call, result_at })

@@ -8,7 +8,10 @@ use nix::libc::{
     sock_filter,
 };
 
-use super::decode::{Abi, I386, X86_64};
+use syscalls::{x86, x86_64};
+
+use super::decode::{Abi, Followed, I386, X86_64};
+use crate::abi::set_mm::PR_SET_MM;
 
 /// linux/audit.h
 pub const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
@@ -25,30 +28,40 @@ const BPF_A: u32 = 0x10;
 /// Offsets into seccomp_data.
 const NR: u32 = 0;
 const ARCH: u32 = 4;
+/// Its lower half, which is all that prctl looks at.
+const FIRST_ARGUMENT: u32 = 16;
 
 /// The program.
 pub fn program() -> Vec<sock_filter> {
-    let numbers_64: Vec<u32> = X86_64.iter().map(|(sysno, _)| sysno.id() as u32).collect();
-    let numbers_32: Vec<u32> = I386.iter().map(|(sysno, _)| sysno.id() as u32).collect();
+    let is_other = |followed: Followed| followed != Followed::Prctl;
+    let numbers_64: Vec<u32> =
+        X86_64.iter().filter(|(_, call)| is_other(*call)).map(|(sysno, _)| sysno.id() as u32).collect();
+    let numbers_32: Vec<u32> =
+        I386.iter().filter(|(_, call)| is_other(*call)).map(|(sysno, _)| sysno.id() as u32).collect();
     let mut program = vec![load(ARCH)];
-    // i386's part comes behind that of x86-64: two loads and tests, its numbers, and the two exits.
-    program.push(jump(BPF_JEQ, AUDIT_ARCH_I386, (numbers_64.len() + 7) as u8, 0));
+    // i386's part comes behind that of x86-64: two loads and tests, its numbers, and what `table` puts behind these.
+    program.push(jump(BPF_JEQ, AUDIT_ARCH_I386, (numbers_64.len() + 11) as u8, 0));
     program.push(jump(BPF_JEQ, AUDIT_ARCH_X86_64, 1, 0));
     program.push(allow());
     program.push(load(NR));
-    program.push(jump(BPF_JGE, X32_BIT, numbers_64.len() as u8, 0));
-    table(&mut program, &numbers_64, 0);
+    program.push(jump(BPF_JGE, X32_BIT, numbers_64.len() as u8 + 3, 0));
+    table(&mut program, &numbers_64, x86_64::Sysno::prctl.id() as u32, 0);
     program.push(load(NR));
-    table(&mut program, &numbers_32, I386_MARK);
+    table(&mut program, &numbers_32, x86::Sysno::prctl.id() as u32, I386_MARK);
     program
 }
 
-/// Numbers that stop, and the two exits: allowed, and traced with the number as message.
-fn table(program: &mut Vec<sock_filter>, numbers: &[u32], mark: u32) {
+/// Numbers that stop, prctl, which stops for PR_SET_MM alone, and the two exits: allowed, and traced with the number as
+/// message.
+fn table(program: &mut Vec<sock_filter>, numbers: &[u32], prctl: u32, mark: u32) {
     for (index, number) in numbers.iter().enumerate() {
-        program.push(jump(BPF_JEQ, *number, (numbers.len() - index) as u8, 0));
+        program.push(jump(BPF_JEQ, *number, (numbers.len() - index) as u8 + 4, 0));
     }
+    program.push(jump(BPF_JEQ, prctl, 0, 2));
+    program.push(load(FIRST_ARGUMENT));
+    program.push(jump(BPF_JEQ, PR_SET_MM as u32, 1, 0));
     program.push(allow());
+    program.push(load(NR));
     program.push(statement(BPF_ALU | BPF_OR | BPF_K, libc::SECCOMP_RET_TRACE | mark));
     program.push(statement(BPF_RET | BPF_A, 0));
 }
@@ -81,11 +94,11 @@ fn jump(test: u32, k: u32, if_true: u8, if_false: u8) -> sock_filter {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decode::{Followed, followed};
+    use super::super::decode::followed;
     use super::*;
 
     /// A few lines of BPF, enough to run the filter.
-    fn run(program: &[sock_filter], arch: u32, nr: u32) -> u32 {
+    fn run(program: &[sock_filter], arch: u32, nr: u32, first_argument: u32) -> u32 {
         let (mut pc, mut accumulator) = (0, 0);
         loop {
             let instruction = program[pc];
@@ -93,7 +106,11 @@ mod tests {
             let code = u32::from(instruction.code);
             let take = |condition: bool| usize::from(if condition { instruction.jt } else { instruction.jf });
             if code == BPF_LD | BPF_W | BPF_ABS {
-                accumulator = if instruction.k == NR { nr } else { arch };
+                accumulator = match instruction.k {
+                    NR => nr,
+                    ARCH => arch,
+                    _ => first_argument,
+                };
             } else if code == BPF_JMP | BPF_JEQ | BPF_K {
                 pc += take(accumulator == instruction.k);
             } else if code == BPF_JMP | BPF_JGE | BPF_K {
@@ -115,7 +132,10 @@ mod tests {
         let program = program();
         for (arch, abi) in [(AUDIT_ARCH_X86_64, Abi::X86_64), (AUDIT_ARCH_I386, Abi::I386)] {
             for nr in 0..1000 {
-                let verdict = run(&program, arch, nr);
+                let verdict = run(&program, arch, nr, PR_SET_MM as u32);
+                if followed(abi, nr.into()) == Some(Followed::Prctl) {
+                    assert_eq!(run(&program, arch, nr, 15), libc::SECCOMP_RET_ALLOW, "PR_SET_NAME");
+                }
                 if followed(abi, nr.into()).is_some() {
                     assert_eq!(verdict & 0xffff_0000, libc::SECCOMP_RET_TRACE, "{abi:?} {nr}");
                     assert_eq!(from_message(u64::from(verdict & 0xffff)), (abi, nr.into()));
@@ -130,8 +150,8 @@ mod tests {
     #[test]
     fn x32_and_foreign_machines_run_free() {
         let program = program();
-        assert_eq!(run(&program, AUDIT_ARCH_X86_64, X32_BIT | 9), libc::SECCOMP_RET_ALLOW);
-        assert_eq!(run(&program, 0xc000_00b7, 9), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(run(&program, AUDIT_ARCH_X86_64, X32_BIT | 9, 0), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(run(&program, 0xc000_00b7, 9, 0), libc::SECCOMP_RET_ALLOW);
     }
 
     /// The tables mean what their names say.

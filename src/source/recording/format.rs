@@ -26,7 +26,7 @@ use crate::units::{CallStackId, CodeId, Pid, Range, Tid};
 pub const MAGIC: &[u8; 18] = b"vmtrace recording\n";
 
 /// The version of the format. Another one is not read.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Larger headings are damaged ones, in bytes: a command line may be long.
 pub const LARGEST_HEADING: u32 = 4 << 20;

@@ -1,0 +1,152 @@
+//! What is tolerated, and that it is tolerated no further than its evidence reaches.
+
+use super::*;
+use crate::model::tolerance::Tolerated;
+
+const GROWS: u32 = PLAIN | map::GROWSDOWN;
+
+/// A mapping of two pages at 0x10000, which may grow down, and what has to be agreed with.
+fn compared(flags: u32, maps: &[Vma]) -> (bool, Tolerated) {
+    let mut trace = Trace::new();
+    trace.mmap_at(MAIN, Addr(0x10_000), 2 * PAGE, RW, flags);
+    compare(&mut trace, maps)
+}
+
+fn compare(trace: &mut Trace, maps: &[Vma]) -> (bool, Tolerated) {
+    let id = trace.model.space_of(MAIN).unwrap();
+    let space = trace.model.space_mut(id).unwrap();
+    (space.compare(maps).is_ok(), space.tolerated)
+}
+
+fn at(start: u64, pages: u64, prot: Prot) -> Vma {
+    line(range(start, pages * PAGE), prot, "")
+}
+
+/// Stacks grow downwards, with their own rights, from where they begin; nothing else does.
+#[test]
+fn growth_of_stacks() {
+    let known = at(0x10_000, 2, READ_WRITE);
+    let grown = [at(0xc_000, 6, READ_WRITE)];
+    let (agrees, tolerated) = compared(GROWS, &grown);
+    assert!(agrees);
+    assert_eq!(tolerated, Tolerated { stack_growth: 1, ..Tolerated::default() });
+    let shared = Vma { sharing: Sharing::Shared, ..at(0xf_000, 1, READ_WRITE) };
+    let wrong: [(&str, u32, Vec<Vma>); 6] = [
+        ("what does not grow", PLAIN, grown.to_vec()),
+        ("upwards", GROWS, vec![at(0x10_000, 3, READ_WRITE)]),
+        ("not adjoining", GROWS, vec![at(0xe_000, 1, READ_WRITE), known.clone()]),
+        ("with other rights", GROWS, vec![at(0xf_000, 1, Prot::READ), known.clone()]),
+        ("with another sharing", GROWS, vec![shared, known.clone()]),
+        ("growth alone", GROWS, vec![at(0xf_000, 1, READ_WRITE)]),
+    ];
+    for (what, flags, maps) in wrong {
+        assert_eq!(compared(flags, &maps), (false, Tolerated::default()), "{what}");
+    }
+}
+
+/// What has grown and was cut by a call stays below the cut, and only there.
+#[test]
+fn growth_below_a_cut() {
+    let known = at(0x10_000, 2, READ_WRITE);
+    let cases = [
+        (vec![at(0xb_000, 2, READ_WRITE), at(0xe_000, 4, READ_WRITE)], true),
+        (vec![at(0xb_000, 1, READ_WRITE), at(0xe_000, 4, READ_WRITE)], false),
+        (vec![at(0xb_000, 2, Prot::READ), known.clone()], false),
+        (vec![known], true),
+    ];
+    for (maps, agrees) in cases {
+        let mut trace = Trace::new();
+        trace.mmap_at(MAIN, Addr(0x10_000), 2 * PAGE, RW, GROWS);
+        trace.munmap(range(0xd_000, PAGE));
+        assert_eq!(compare(&mut trace, &maps).0, agrees, "{maps:?}");
+    }
+}
+
+/// What has grown below a cut grows on.
+#[test]
+fn growth_goes_on_below_a_cut() {
+    let mut trace = Trace::new();
+    trace.mmap_at(MAIN, Addr(0x10_000), 2 * PAGE, RW, GROWS);
+    trace.munmap(range(0xd_000, PAGE));
+    assert!(compare(&mut trace, &[at(0xb_000, 2, READ_WRITE), at(0xe_000, 4, READ_WRITE)]).0);
+    assert!(compare(&mut trace, &[at(0x9_000, 4, READ_WRITE), at(0xe_000, 4, READ_WRITE)]).0);
+}
+
+/// A call that succeeds over pages that have grown unseen is for the kernel to tell.
+#[test]
+fn advice_over_growth_is_unclear() {
+    let advise = |result| {
+        let mut trace = Trace::new();
+        trace.exec(MAIN, MAIN);
+        trace.mmap_at(MAIN, Addr(0x10_000), 2 * PAGE, RW, GROWS);
+        let call = Call::Madvise { addr: Addr(0xf_000), len: 2 * PAGE, advice: madv::DONTFORK };
+        let unclear = trace.call(MAIN, call, result).unclear.is_some();
+        (unclear, trace.space().has_unseen)
+    };
+    assert_eq!(advise(Ok(0)), (true, false));
+    // There is a hole for certain, but where it is the model cannot know.
+    assert_eq!(advise(Err(Errno::ENOMEM)), (false, true));
+}
+
+/// The gate page is tolerated where it lies, and nowhere else.
+#[test]
+fn the_gate_page() {
+    let known = at(0x10_000, 2, READ_WRITE);
+    let gate = |start: u64, pages: u64| line(range(start, pages * PAGE), Prot::EXEC, "[vsyscall]");
+    for (vma, agrees) in [
+        (gate(0xffff_ffff_ff60_0000, 1), true),
+        (gate(0xffff_ffff_ff60_0000, 2), false),
+        (gate(0xffff_ffff_ff60_1000, 1), false),
+        (gate(0x7fff_0000_0000, 1), false),
+    ] {
+        let (found, tolerated) = compared(PLAIN, &[known.clone(), vma]);
+        assert_eq!((found, tolerated.gate_page), (agrees, u64::from(agrees)));
+    }
+}
+
+/// Pages for probes are tolerated by the kernel's own names, one private page that cannot be written to.
+#[test]
+fn pages_for_probes() {
+    let known = at(0x10_000, 2, READ_WRITE);
+    let page = line(range(0x20_000, PAGE), Prot::EXEC, "[uprobes]");
+    let trampoline = line(range(0x20_000, PAGE), Prot::READ.with(Prot::EXEC), "[uprobes-trampoline]");
+    let cases = [
+        (page.clone(), true),
+        (trampoline, true),
+        (Vma { prot: READ_WRITE, ..page.clone() }, false),
+        (Vma { sharing: Sharing::Shared, ..page.clone() }, false),
+        (Vma { inode: 9, ..page.clone() }, false),
+        (Vma { range: range(0x20_000, 2 * PAGE), ..page.clone() }, false),
+        (Vma { name: (*b"/tmp/[uprobes]").into(), ..page.clone() }, false),
+        (Vma { name: (*b"[anon:uprobes]").into(), ..page }, false),
+    ];
+    for (vma, agrees) in cases {
+        let (found, tolerated) = compared(PLAIN, &[known.clone(), vma.clone()]);
+        assert_eq!((found, tolerated.uprobes), (agrees, u64::from(agrees)), "{vma:?}");
+    }
+}
+
+/// The offset of private pages of /dev/zero is the kernel's affair; of any other file it is not.
+#[test]
+fn offsets_of_the_zero_device() {
+    let mapped = |flags| {
+        let mut trace = Trace::new();
+        let call = Call::Mmap { addr: Addr(0), len: PAGE, prot: RW, flags, fd: 3, offset: 0 };
+        trace.call(MAIN, call, Ok(0x10_000));
+        trace
+    };
+    let zero = Vma { inode: 5, device: 6, offset: 0x8_000, ..line(range(0x10_000, PAGE), READ_WRITE, "/dev/zero") };
+    let deleted = Vma { name: (*b"/dev/zero (deleted)").into(), ..zero.clone() };
+    let file = Vma { name: (*b"/tmp/zero").into(), ..zero.clone() };
+    let shared = Vma { sharing: Sharing::Shared, ..zero.clone() };
+    let other = Vma { prot: Prot::READ, ..zero.clone() };
+    let cases =
+        [(&zero, map::PRIVATE, true), (&deleted, map::PRIVATE, false), (&file, map::PRIVATE, false), (&shared, map::SHARED, false), (&other, map::PRIVATE, false)];
+    for (vma, flags, agrees) in cases {
+        let (found, _) = compare(&mut mapped(flags), std::slice::from_ref(vma));
+        assert_eq!(found, agrees, "{vma:?}");
+    }
+    let mut anonymous = Trace::new();
+    anonymous.mmap_at(MAIN, Addr(0x10_000), PAGE, RW, PLAIN);
+    assert!(!compare(&mut anonymous, &[zero]).0, "anonymous pages have no file");
+}
