@@ -11,6 +11,7 @@ pub mod gaps;
 pub mod join;
 pub mod leader;
 pub mod line;
+pub mod plain;
 pub mod read;
 pub mod reconcile;
 pub mod text;
