@@ -49,7 +49,7 @@ pub fn leader(cursor: &mut Cursor<'_>) -> Result<Leader, Damage> {
 }
 
 /// The number of a task and a time of day at the beginning of a line, and their length, as nearly every line has them.
-#[inline]
+#[inline(always)]
 pub fn usual(line: &[u8]) -> Option<(Leader, usize)> {
     let (word, _) = line.split_first_chunk()?;
     let word = u64::from_le_bytes(*word) ^ ZEROES;

@@ -319,4 +319,16 @@ mod tests {
         assert_eq!(rest("{a=[1, {b}]} => {c}"), " => {c}");
         assert_eq!(rest(r#""unclosed, "#), "");
     }
+
+    /// Comments that are not closed are looked for once. (With one search for each, this would take hours.)
+    #[test]
+    fn comments_without_an_end() {
+        let text = " /*".repeat(4 << 20);
+        let mut cursor = Cursor::new(text.as_bytes());
+        cursor.skip_argument();
+        assert!(cursor.rest().is_empty());
+        let mut cursor = Cursor::new(b"{1 /* , */, 2} /* ), */ /*, 3");
+        cursor.skip_argument();
+        assert_eq!(cursor.rest(), b", 3");
+    }
 }

@@ -133,17 +133,6 @@ proptest! {
     }
 }
 
-/// What the fuzzer has found, and what it began with.
-#[test]
-fn the_corpus() {
-    let corpus = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/strace_log")).unwrap();
-    let files: Vec<_> = corpus.map(|entry| entry.unwrap().path()).collect();
-    assert!(files.len() >= 8, "{files:?}");
-    for file in files {
-        digest(&std::fs::read(file).unwrap());
-    }
-}
-
 /// Addresses, lengths and flags of every size, and the ones that matter more often.
 fn any_number() -> impl Strategy<Value = u64> {
     prop_oneof![Just(0), Just(u64::MAX), any::<u64>(), any::<u32>().prop_map(u64::from), 0..100_000_u64]
