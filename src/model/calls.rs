@@ -251,7 +251,10 @@ impl AddressSpace {
         };
         let whole = page_up(len) >= mapping.made_bytes;
         if mapping.stack.is_none() && mapping.kind == Kind::Anonymous && !whole {
-            mapping.guarded = Some(Box::new(made));
+            match &mut mapping.guarded {
+                Some(before) => **before = made,
+                none => *none = Some(Box::new(made)),
+            }
         }
     }
 

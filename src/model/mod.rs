@@ -112,6 +112,13 @@ impl Model {
     /// That is the call of exit_group, the call of exit by the last task, death by a signal, or execve (of its call it
     /// is not known yet whether it does). Tasks that merely share the address space (vfork's child, raw clones) end without it.
     pub fn ends(&self, event: &Event) -> Option<SpaceId> {
+        // By far the most events are calls, which end nothing.
+        let is_of_all = match &event.kind {
+            EventKind::Exiting(exiting) => exiting.scope == ExitScope::Group,
+            EventKind::Ended(exit) => matches!(exit, Exit::Signal(_)),
+            EventKind::GroupEnding { .. } | EventKind::Executing | EventKind::Superseded | EventKind::Exec(_) => true,
+            _ => return None,
+        };
         let caller = match &event.kind {
             // The leader, whose number the event has, may have ended long before.
             EventKind::Exec(exec) if self.tasks.contains_key(&exec.former) => exec.former,
@@ -122,14 +129,8 @@ impl Model {
         if space.finished {
             return None;
         }
-        let whole_group = match &event.kind {
-            EventKind::Exiting(exiting) => exiting.scope == ExitScope::Group,
-            EventKind::Ended(exit) => matches!(exit, Exit::Signal(_)),
-            EventKind::GroupEnding { .. } | EventKind::Executing | EventKind::Superseded | EventKind::Exec(_) => true,
-            _ => return None,
-        };
         let last = space.tasks == 1;
-        let ends = last || whole_group && (space.pid == task.pid || self.group_is_alone(task));
+        let ends = last || is_of_all && (space.pid == task.pid || self.group_is_alone(task));
         ends.then_some(task.space)
     }
 

@@ -41,68 +41,57 @@ pub enum Name {
 
 impl Name {
     /// The followed call of this name.
+    #[inline]
     pub fn of(name: &[u8]) -> Option<Name> {
-        /// A name as a number, so that comparing it with all of them takes no time.
-        const fn key(name: &[u8]) -> u128 {
-            let mut key = 0;
-            let mut at = 0;
-            while at < name.len() {
-                key = key << 8 | name[at] as u128;
-                at += 1;
-            }
-            key
-        }
-        let names: &[(u128, Name)] = match name.len() {
-            3 => const { &[(key(b"brk"), Name::Brk)] },
-            4 => const { &[(key(b"mmap"), Name::Mmap), (key(b"exit"), Name::Exit), (key(b"fork"), Name::Fork)] },
-            5 => {
-                const {
-                    &[
-                        (key(b"clone"), Name::Clone),
-                        (key(b"mmap2"), Name::Mmap),
-                        (key(b"vfork"), Name::Vfork),
-                        (key(b"shmat"), Name::Shmat),
-                        (key(b"shmdt"), Name::Shmdt),
-                        (key(b"_exit"), Name::Exit),
-                    ]
-                }
-            }
-            6 => {
-                const {
-                    &[
-                        (key(b"munmap"), Name::Munmap),
-                        (key(b"clone3"), Name::Clone3),
-                        (key(b"mremap"), Name::Mremap),
-                        (key(b"execve"), Name::Execve),
-                    ]
-                }
-            }
-            7 => const { &[(key(b"madvise"), Name::Madvise)] },
-            8 => {
-                const {
-                    &[
-                        (key(b"mprotect"), Name::Mprotect),
-                        (key(b"old_mmap"), Name::Mmap),
-                        (key(b"io_setup"), Name::IoSetup),
-                        (key(b"execveat"), Name::Execveat),
-                    ]
-                }
-            }
-            10 => const { &[(key(b"exit_group"), Name::ExitGroup), (key(b"io_destroy"), Name::IoDestroy)] },
-            11 => const { &[(key(b"personality"), Name::Personality)] },
-            13 => const { &[(key(b"pkey_mprotect"), Name::PkeyMprotect)] },
-            16 => {
-                const {
-                    &[
-                        (key(b"remap_file_pages"), Name::RemapFilePages),
-                        (key(b"map_shadow_stack"), Name::MapShadowStack),
-                    ]
-                }
-            }
-            _ => return None,
-        };
-        let name = key(name);
-        names.iter().find(|(key, _)| *key == name).map(|(_, name)| *name)
+        // By its length first: what is left to be compared are one or two words.
+        Some(match name.len() {
+            3 => match name {
+                b"brk" => Name::Brk,
+                _ => return None,
+            },
+            4 => match name {
+                b"mmap" => Name::Mmap,
+                b"exit" => Name::Exit,
+                b"fork" => Name::Fork,
+                _ => return None,
+            },
+            5 => match name {
+                b"clone" => Name::Clone,
+                b"mmap2" => Name::Mmap,
+                b"vfork" => Name::Vfork,
+                b"shmat" => Name::Shmat,
+                b"shmdt" => Name::Shmdt,
+                b"_exit" => Name::Exit,
+                _ => return None,
+            },
+            6 => match name {
+                b"munmap" => Name::Munmap,
+                b"clone3" => Name::Clone3,
+                b"mremap" => Name::Mremap,
+                b"execve" => Name::Execve,
+                _ => return None,
+            },
+            7 => match name {
+                b"madvise" => Name::Madvise,
+                _ => return None,
+            },
+            8 => match name {
+                b"mprotect" => Name::Mprotect,
+                b"old_mmap" => Name::Mmap,
+                b"io_setup" => Name::IoSetup,
+                b"execveat" => Name::Execveat,
+                _ => return None,
+            },
+            _ => match name {
+                b"exit_group" => Name::ExitGroup,
+                b"io_destroy" => Name::IoDestroy,
+                b"personality" => Name::Personality,
+                b"pkey_mprotect" => Name::PkeyMprotect,
+                b"remap_file_pages" => Name::RemapFilePages,
+                b"map_shadow_stack" => Name::MapShadowStack,
+                _ => return None,
+            },
+        })
     }
 
     /// Whether a success makes a task.
@@ -136,6 +125,7 @@ pub struct Outcome {
 ///
 /// # Errors
 /// Where they are not what this call has.
+#[inline]
 pub fn arguments(name: Name, cursor: &mut Cursor<'_>) -> Result<Called, Damage> {
     cursor.skip_blanks();
     let called = match name {
@@ -152,6 +142,7 @@ pub fn arguments(name: Name, cursor: &mut Cursor<'_>) -> Result<Called, Damage> 
     Ok(called)
 }
 
+#[inline]
 fn call(name: Name, cursor: &mut Cursor<'_>) -> Result<Call, Damage> {
     Ok(match name {
         Name::Mmap => mmap(cursor)?,
@@ -221,6 +212,7 @@ fn forked(call: CloneCall, flags: u64) -> CloneArgs {
     CloneArgs { flags, exit_signal: libc::SIGCHLD as u32, ..clone::none(call) }
 }
 
+#[inline]
 fn mmap(cursor: &mut Cursor<'_>) -> Result<Call, Damage> {
     // Old strace on i386 shows the block of arguments: `old_mmap({0, 4096, …})`.
     let in_a_block = cursor.eat(b"{");
@@ -254,15 +246,18 @@ fn end_of_arguments(text: &[u8]) -> usize {
     text.len()
 }
 
+#[inline]
 fn addr(cursor: &mut Cursor<'_>) -> Result<Addr, Damage> {
     cursor.number().map(Addr)
 }
 
+#[inline]
 fn next(cursor: &mut Cursor<'_>) -> Result<u64, Damage> {
     cursor.comma()?;
     cursor.number()
 }
 
+#[inline]
 fn next_prot(cursor: &mut Cursor<'_>) -> Result<u32, Damage> {
     cursor.comma()?;
     words::prot(cursor)
@@ -281,11 +276,13 @@ fn skip_arguments(cursor: &mut Cursor<'_>, most: usize) {
 ///
 /// # Errors
 /// There is no result, or none that is written in a known way.
+#[inline]
 pub fn outcome(cursor: &mut Cursor<'_>) -> Result<Outcome, Damage> {
     cursor.skip_blanks();
     cursor.expect(b"=", "= and the result")?;
     cursor.skip_blanks();
     let result = match cursor.peek() {
+        Some(b'0'..=b'9') => Some(Ok(cursor.number()?)),
         Some(b'?') => {
             cursor.skip(1);
             cursor.skip_blanks();
@@ -346,7 +343,11 @@ fn errno_of(name: &[u8]) -> Errno {
 }
 
 /// The duration at the end of the line (`-T`), in nanoseconds.
+#[inline]
 pub fn took(rest: &[u8]) -> Option<u64> {
+    if !rest.ends_with(b">") {
+        return None;
+    }
     let start = memchr::memrchr(b'<', rest)?;
     let mut cursor = Cursor::new(&rest[start + 1..]);
     let took = leader::duration(&mut cursor)?;

@@ -8,6 +8,8 @@
 //! | i386 | `tls={entry_number=12, base_addr=0x…, …}` |
 //! | raw | `clone(0x3d0f00, 0x…, 0x…, 0x…, 0x…)`, and of clone3 the address of its arguments |
 
+use memchr::memchr;
+
 use super::text::{Cursor, Damage};
 use super::words;
 use crate::event::{CloneArgs, CloneCall};
@@ -140,7 +142,11 @@ fn thread_local_storage(cursor: &mut Cursor<'_>) -> Result<Addr, Damage> {
     if cursor.peek() != Some(b'{') {
         return cursor.number().map(Addr);
     }
-    let mut inside = cursor.clone();
-    let before = inside.until(b"base_addr=");
-    if before.is_some_and(|before| !before.contains(&b'}')) { inside.number().map(Addr) } else { Ok(Addr(0)) }
+    // No further than the closing bracket: there may be any number of them.
+    let rest = cursor.rest();
+    let mut inside = Cursor::new(&rest[..memchr(b'}', rest).unwrap_or(rest.len())]);
+    if inside.until(b"base_addr=").is_none() {
+        return Ok(Addr(0));
+    }
+    inside.number().map(Addr).map_err(|damage| Damage { at: cursor.at() + damage.at, ..damage })
 }

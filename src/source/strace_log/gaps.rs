@@ -97,6 +97,7 @@ pub struct Kin {
 
 impl Seen {
     /// The task of a line: as the line has it, or its file.
+    #[inline]
     pub fn task(&mut self, said: Option<Tid>, file: Tid) -> Tid {
         let tid = said.unwrap_or(file);
         self.numbered += u64::from(tid != UNNAMED);
@@ -123,10 +124,15 @@ impl Seen {
     }
 
     /// A call that is not followed; `at` is where its arguments begin in the line.
+    #[inline]
     pub fn other_call(&mut self, name: &[u8], line: &[u8], at: usize) {
-        if self.everyday_calls.len() >= UNFILTERED {
-            return;
+        if self.is_filtered() {
+            self.judge(name, line, at);
         }
+    }
+
+    #[cold]
+    fn judge(&mut self, name: &[u8], line: &[u8], at: usize) {
         if !self.is_log {
             let rest = &line[at..];
             let is_whole = rest.ends_with(b" ...>") || memmem::find(rest, b" = ").is_some();
@@ -144,6 +150,7 @@ impl Seen {
     }
 
     /// A followed call stands in the log, with its arguments where they are shown.
+    #[inline]
     pub fn called(&mut self, name: Name, call: Option<&Call>, at: Time) {
         match name {
             Name::Mmap => self.mapped += 1,
@@ -189,7 +196,8 @@ impl Seen {
     }
 
     /// Whether the log has been filtered, or may have been.
-    fn is_filtered(&self) -> bool {
+    #[inline]
+    pub fn is_filtered(&self) -> bool {
         self.everyday_calls.len() < UNFILTERED
     }
 

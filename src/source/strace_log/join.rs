@@ -1,12 +1,15 @@
 //! From lines to items: the two halves of a call that strace broke off are put together, and what does not matter is
 //! left out. Plain data in, plain data out.
 
+use std::time::Duration;
+
 use syscalls::Errno;
 
 use super::call::{self, Called, Name, Outcome};
 use super::gaps::Seen;
-use super::leader::{Leader, leader};
+use super::leader::{Leader, unusual, usual};
 use super::line::{Body, body, interrupted};
+use super::plain::Plain;
 use super::text::{Cursor, Damage};
 use super::times::Times;
 use crate::event::{Call, CloneCall, Exit};
@@ -14,6 +17,9 @@ use crate::units::{NumberMap, Tid, Time};
 
 /// The task of lines that do not say whose they are.
 pub const UNNAMED: Tid = Tid(0);
+
+/// Texts of calls that are kept for those of later ones, at most.
+const SPARE: usize = 64;
 
 /// Something that a log says.
 #[derive(Clone, PartialEq, Debug)]
@@ -63,8 +69,12 @@ pub struct Joiner {
     tasks: NumberMap<Tid, Task>,
     /// How many tasks have ended: after each, all that still do something are shown again.
     ends: u32,
+    /// What need not be looked at again: tasks that were shown after the last end, and calls that are not followed.
+    plain: Plain,
     /// A line that a message of strace's own has cut in two.
     interrupted: Option<Vec<u8>>,
+    /// Room for the texts of calls that will be broken off.
+    spare: Vec<Vec<u8>>,
     /// A table of counts has begun, and nothing else follows.
     in_table: bool,
 }
@@ -80,29 +90,59 @@ struct Task {
 
 impl Joiner {
     /// Takes the next line, without its newline. `of` is the task whose file it is from, for lines that do not say.
+    #[inline]
     pub fn line(&mut self, text: &[u8], of: Tid, out: &mut Vec<Item>) {
         self.seen.lines += 1;
+        let usual = usual(text);
+        if let Some(usual) = &usual
+            && self.is_plain(usual, text)
+        {
+            return;
+        }
         let text = text.strip_suffix(b"\r").unwrap_or(text);
+        if (self.interrupted.is_some() || text.ends_with(b" attached")) && self.interruption(text, of, out) {
+            return;
+        }
+        self.whole_line(usual, text, of, out);
+    }
+
+    /// Whether this is a line that tells nothing new but its time, which is taken.
+    #[inline]
+    fn is_plain(&mut self, usual: &(Leader, usize), text: &[u8]) -> bool {
+        let (Leader { tid: Some(tid), stamp }, behind) = *usual else { return false };
+        let is_plain = self.plain.is_known(&text[behind..])
+            && self.plain.was_shown(tid)
+            && !self.seen.is_filtered()
+            // It may be the first half of what a message has cut in two, or the second.
+            && !matches!(text.last(), Some(b'd' | b'\r'))
+            && self.interrupted.is_none();
+        if is_plain {
+            self.times.take(stamp);
+            self.seen.task(Some(tid), tid);
+        }
+        is_plain
+    }
+
+    /// A line that a message has cut in two, or may go on one. True where that is all.
+    #[cold]
+    fn interruption(&mut self, text: &[u8], of: Tid, out: &mut Vec<Item>) -> bool {
         if let Some(before) = self.interrupted.take() {
             let goes_on = [&b" =>"[..], b",", b" <unfinished", b")", b"}"].iter().any(|start| text.starts_with(start));
             let (whole, is_rest) = if goes_on { ([&before, text].concat(), true) } else { (before, false) };
             let unfinished = [&whole[..], b" <unfinished ...>"].concat();
-            self.whole_line(if is_rest { &whole } else { &unfinished }, of, out);
+            let whole = if is_rest { &whole } else { &unfinished };
+            self.whole_line(usual(whole), whole, of, out);
             if is_rest {
-                return;
+                return true;
             }
         }
-        if text.ends_with(b" attached")
-            && let Some(before) = interrupted(text)
-        {
-            self.interrupted = Some(before.to_vec());
-            return;
-        }
-        self.whole_line(text, of, out);
+        self.interrupted = interrupted(text).map(<[u8]>::to_vec);
+        self.interrupted.is_some()
     }
 
-    fn whole_line(&mut self, text: &[u8], of: Tid, out: &mut Vec<Item>) {
-        if let Err(damage) = self.try_line(text, of, out)
+    /// A line of which `leader` is what stands before the call, and its length, where it is usual.
+    fn whole_line(&mut self, leader: Option<(Leader, usize)>, text: &[u8], of: Tid, out: &mut Vec<Item>) {
+        if let Err(damage) = self.try_line(leader, text, of, out)
             && !text.is_empty()
             && !self.in_table
         {
@@ -110,41 +150,55 @@ impl Joiner {
         }
     }
 
-    fn try_line(&mut self, text: &[u8], of: Tid, out: &mut Vec<Item>) -> Result<(), Damage> {
+    fn try_line(
+        &mut self,
+        usual: Option<(Leader, usize)>,
+        text: &[u8],
+        of: Tid,
+        out: &mut Vec<Item>,
+    ) -> Result<(), Damage> {
         let mut cursor = Cursor::new(text);
-        let Leader { tid, stamp } = leader(&mut cursor)?;
+        let Leader { tid, stamp } = match usual {
+            Some((leader, behind)) => {
+                cursor.skip(behind);
+                leader
+            }
+            None => unusual(&mut cursor)?,
+        };
         let body = body(&mut cursor)?;
-        let at = self.times.read(stamp);
+        self.times.take(stamp);
         let tid = self.seen.task(tid, of);
+        if let Body::Call(name) = body
+            && Name::of(name).is_none()
+        {
+            self.other_call(name, tid, &cursor, text, out);
+            return Ok(());
+        }
+        let at = self.times.now();
         let mut tell = |what| out.push(Item { at, tid, what });
         match body {
-            Body::Call(name) => match Name::of(name) {
-                Some(name) => return self.call(name, at, tid, &mut cursor, text, out),
-                None => {
-                    self.seen.other_call(name, text, cursor.at());
-                    if tid == UNNAMED
-                        && let Some(number) = own_number(name, cursor.rest())
-                    {
-                        out.push(Item { at, tid, what: What::Number(number) });
-                    }
-                    self.show(at, tid, out);
+            Body::Call(name) => {
+                if let Some(name) = Name::of(name) {
+                    return self.call(name, at, tid, &mut cursor, text, out);
                 }
-            },
+            }
             Body::Resumed(name) => match Name::of(name) {
                 Some(name) => return self.resumed(name, at, tid, cursor.rest(), out),
                 None => {
                     self.seen.is_log = true;
-                    self.show(at, tid, out);
+                    self.show(tid, out);
                 }
             },
             Body::Ended(exit) => {
                 self.seen.ended();
                 self.ends += 1;
+                self.plain.show_again();
                 self.tasks.remove(&tid);
                 tell(What::Ended(exit));
             }
             Body::Superseded(by) => {
                 tell(What::Superseded(by));
+                self.plain.show_again();
                 if let Some(task) = self.tasks.remove(&by) {
                     self.tasks.insert(tid, task);
                 }
@@ -159,17 +213,40 @@ impl Joiner {
         Ok(())
     }
 
+    /// A call that is not followed, from behind its opening bracket.
+    #[inline]
+    fn other_call(&mut self, name: &[u8], tid: Tid, cursor: &Cursor<'_>, line: &[u8], out: &mut Vec<Item>) {
+        self.seen.other_call(name, line, cursor.at());
+        self.plain.know(&line[cursor.at() - name.len() - 1..]);
+        if tid == UNNAMED
+            && let Some(number) = own_number(name, cursor.rest())
+        {
+            out.push(Item { at: self.times.now(), tid, what: What::Number(number) });
+        }
+        self.show(tid, out);
+    }
+
     /// Tells of a task of which nothing was told yet, or not since another one ended.
-    fn show(&mut self, at: Time, tid: Tid, out: &mut Vec<Item>) {
+    #[inline]
+    fn show(&mut self, tid: Tid, out: &mut Vec<Item>) {
+        if !self.plain.was_shown(tid) {
+            self.show_again(tid, out);
+        }
+    }
+
+    #[cold]
+    fn show_again(&mut self, tid: Tid, out: &mut Vec<Item>) {
+        self.plain.shown(tid);
         let now = self.ends + 1;
         let task = self.tasks.entry(tid).or_default();
         if task.shown != now {
             task.shown = now;
-            out.push(Item { at, tid, what: What::Shown });
+            out.push(Item { at: self.times.now(), tid, what: What::Shown });
         }
     }
 
     /// A followed call, from behind its opening bracket.
+    #[inline]
     fn call(
         &mut self,
         name: Name,
@@ -191,7 +268,10 @@ impl Joiner {
         let outcome = call::outcome(cursor)?;
         let call = if let Called::Call(call) = &called { Some(call) } else { None };
         self.seen.called(name, call, at);
-        let at = Time(at.0.saturating_add(std::time::Duration::from_nanos(outcome.took.unwrap_or(0))));
+        let at = match outcome.took {
+            Some(took) => Time(at.0.saturating_add(Duration::from_nanos(took))),
+            None => at,
+        };
         if let Called::Exit(code) = called {
             out.push(Item { at, tid, what: What::Exiting(name, code) });
         }
@@ -212,7 +292,11 @@ impl Joiner {
         let call = if let What::Entered(_, call) = &what { call.as_ref() } else { None };
         self.seen.called(name, call, at);
         out.push(Item { at, tid, what });
-        self.tasks.entry(tid).or_default().begun = Some((name, text.to_vec()));
+        let mut kept = self.spare.pop().unwrap_or_default();
+        kept.extend_from_slice(text);
+        if let Some((_, never_resumed)) = self.tasks.entry(tid).or_default().begun.replace((name, kept)) {
+            self.keep(never_resumed);
+        }
     }
 
     /// `<... mmap resumed>` and what follows.
@@ -220,24 +304,33 @@ impl Joiner {
         self.seen.is_log = true;
         let (tid, begun) = self.take_begun(name, tid);
         let begins_here = begun.is_none();
-        let mut text = begun.unwrap_or_default();
+        let mut text = begun.or_else(|| self.spare.pop()).unwrap_or_default();
         // Blanks stand between the halves in strace 4.x, and none in 5 and 6.
         text.extend_from_slice(rest);
         let mut cursor = Cursor::new(&text);
         let read = call::arguments(name, &mut cursor).and_then(|called| Ok((called, call::outcome(&mut cursor)?)));
         match read {
             Ok((called, outcome)) => self.returned(name, at, tid, called, outcome, &text, out),
-            Err(_) if begins_here => {
-                // It was called before the log begins, or its first half is missing.
-                self.seen.headless += 1;
-                out.push(Item { at, tid, what: What::Lost(name) });
-            }
-            Err(damage) => {
-                out.push(Item { at, tid, what: What::Lost(name) });
-                return Err(damage);
-            }
+            Err(_) => out.push(Item { at, tid, what: What::Lost(name) }),
+        }
+        self.keep(text);
+        match read {
+            // It was called before the log begins, or its first half is missing.
+            Err(_) if begins_here => self.seen.headless += 1,
+            Err(damage) => return Err(damage),
+            Ok(_) => {}
         }
         Ok(())
+    }
+
+    /// Keeps the room of a text that is done with.
+    fn keep(&mut self, mut text: Vec<u8>) {
+        /// A longer one is not worth its room.
+        const LONG: usize = 4096;
+        if self.spare.len() < SPARE && text.capacity() <= LONG {
+            text.clear();
+            self.spare.push(text);
+        }
     }
 
     /// The first half of a call, and whose it is: where lines have a task's number only while there are several tasks, one
@@ -262,6 +355,7 @@ impl Joiner {
 
     /// A call has ended, one way or the other; `inside` is its text from behind the opening bracket.
     #[allow(clippy::too_many_arguments)]
+    #[inline]
     fn returned(
         &mut self,
         name: Name,

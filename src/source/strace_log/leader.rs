@@ -37,7 +37,59 @@ const SECOND: u64 = 1_000_000_000;
 ///
 /// # Errors
 /// It breaks off, or is none of the notations.
+#[inline]
 pub fn leader(cursor: &mut Cursor<'_>) -> Result<Leader, Damage> {
+    match usual(cursor.rest()) {
+        Some((leader, length)) => {
+            cursor.skip(length);
+            Ok(leader)
+        }
+        None => unusual(cursor),
+    }
+}
+
+/// The number of a task and a time of day at the beginning of a line, and their length, as nearly every line has them.
+#[inline(always)]
+pub fn usual(line: &[u8]) -> Option<(Leader, usize)> {
+    let (word, _) = line.split_first_chunk()?;
+    let word = u64::from_le_bytes(*word) ^ ZEROES;
+    let digits = (not_digits(word).trailing_zeros() / 8) as usize;
+    // None, or more than fit into the word.
+    if digits.wrapping_sub(1) >= 7 {
+        return None;
+    }
+    let tid = eight_digits(word << (64 - 8 * digits));
+    let rest = line[digits..].strip_prefix(b" ")?;
+    let blanks = digits + 1 + rest.iter().take_while(|byte| **byte == b' ').count();
+    let (stamp, length) = usual_stamp(&line[blanks..])?;
+    let behind = blanks + length;
+    let is_all = (1..=PID_MAX).contains(&tid) && line.get(behind) != Some(&b'[');
+    is_all.then_some((Leader { tid: Some(Tid(tid as i32)), stamp: Some(stamp) }, behind))
+}
+
+/// `0` in each byte: what is left of digits is their values.
+const ZEROES: u64 = 0x3030_3030_3030_3030;
+
+/// The highest bit of a byte, or one of the next three, is set in each that is no digit's value.
+#[inline]
+fn not_digits(word: u64) -> u64 {
+    // No carry out of a byte whose high half is zero, and those before the first that has more are not reached by any.
+    (word | word.wrapping_add(0x0606_0606_0606_0606)) & 0xf0f0_f0f0_f0f0_f0f0
+}
+
+/// The values of eight digits, the first one in the lowest byte, as one number.
+#[inline]
+fn eight_digits(word: u64) -> u64 {
+    let pairs = (word * 10 + (word >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    (fours * 10_000 + (fours >> 32)) & 0xffff_ffff
+}
+
+/// As [`leader`] does, where it is not [`usual`].
+///
+/// # Errors
+/// It breaks off, or is none of the notations.
+pub fn unusual(cursor: &mut Cursor<'_>) -> Result<Leader, Damage> {
     let mut leader = Leader::default();
     if cursor.eat(b"[pid ") {
         cursor.skip_blanks();
@@ -82,10 +134,16 @@ fn tid(cursor: &mut Cursor<'_>) -> Result<Tid, Damage> {
 
 /// A time, and what `-r` adds to it in brackets.
 fn stamp(cursor: &mut Cursor<'_>) -> Result<Option<Stamp>, Damage> {
-    if let Some((stamp, length)) = usual_stamp(cursor.rest()) {
-        cursor.skip(length);
-        return Ok(Some(stamp));
+    match usual_stamp(cursor.rest()) {
+        Some((stamp, length)) => {
+            cursor.skip(length);
+            Ok(Some(stamp))
+        }
+        None => unusual_stamp(cursor),
     }
+}
+
+fn unusual_stamp(cursor: &mut Cursor<'_>) -> Result<Option<Stamp>, Damage> {
     if !starts_with_number(cursor.rest()) {
         return Ok(None);
     }
@@ -116,23 +174,28 @@ fn stamp(cursor: &mut Cursor<'_>) -> Result<Option<Stamp>, Damage> {
 }
 
 /// `23:01:00 ` or `23:01:00.000137 ` at the beginning of a text, and its length: nearly every line has one of them.
+#[inline]
 fn usual_stamp(text: &[u8]) -> Option<(Stamp, usize)> {
-    let number = |digits: &[u8]| {
-        digits.iter().try_fold(0_u64, |number, digit| {
-            let digit = digit.wrapping_sub(b'0');
-            (digit <= 9).then_some(number * 10 + u64::from(digit))
-        })
-    };
-    let &[h1, h2, b':', m1, m2, b':', s1, s2, behind, ref rest @ ..] = text else { return None };
-    let (hours, minutes, seconds) = (number(&[h1, h2])?, number(&[m1, m2])?, number(&[s1, s2])?);
+    // Digits are their values, and colons zeroes.
+    const COLONS: u64 = 0x0a << 16 | 0x0a << 40;
+    const EVERY_THIRD: u64 = 0x0f << 16 | 0x0f << 40;
+    let (time, rest) = text.split_first_chunk()?;
+    let time = u64::from_le_bytes(*time) ^ ZEROES ^ COLONS;
+    if not_digits(time) | time & EVERY_THIRD != 0 {
+        return None;
+    }
+    let pairs = time * 10 + (time >> 8);
+    let (hours, minutes, seconds) = (pairs & 0xff, pairs >> 24 & 0xff, pairs >> 48 & 0xff);
     if hours > 23 || minutes > 59 || seconds > 60 {
         return None;
     }
     let whole = (hours * 3600 + minutes * 60 + seconds) * SECOND;
-    match (behind, rest) {
-        (b' ', [next, ..]) if *next != b'(' => Some((Stamp::OfDay(whole), 9)),
-        (b'.', [a, b, c, d, e, f, b' ', next, ..]) if *next != b'(' => {
-            Some((Stamp::OfDay(whole + number(&[*a, *b, *c, *d, *e, *f])? * 1000), 16))
+    match rest {
+        [b' ', next, ..] if *next != b'(' => Some((Stamp::OfDay(whole), 9)),
+        [b'.', _, _, _, _, _, _, b' ', next, ..] if *next != b'(' => {
+            let (fraction, _) = rest.split_first_chunk()?;
+            let fraction = (u64::from_le_bytes(*fraction) ^ ZEROES) >> 8 & 0xffff_ffff_ffff;
+            (not_digits(fraction) == 0).then(|| (Stamp::OfDay(whole + eight_digits(fraction << 16) * 1000), 16))
         }
         _ => None,
     }
@@ -197,6 +260,41 @@ mod tests {
         for (text, tid, stamp) in cases {
             assert_eq!(read(&format!("{text}brk(NULL) = 0")), (*tid, *stamp, "brk(NULL) = 0".to_owned()), "{text}");
         }
+    }
+
+    /// What is read in one go is what is read byte by byte: of a line, and of all that differ from it in one byte.
+    #[test]
+    fn at_once() {
+        let lines = [
+            "31152 23:59:60.999999 brk(",
+            "7  00:00:00.000001 brk(",
+            "4194304 10:20:30.405060 [   9] brk(",
+            "31152 23:01:00 brk(",
+            "19:08:07.060504 brk(",
+            "19:08:07 (+     0.000178) brk(",
+            "12345678 23:01:00 brk(",
+        ];
+        let mut read_at_once = 0;
+        for line in lines {
+            for (at, byte) in (0..line.len()).flat_map(|at| (0..=u8::MAX).map(move |byte| (at, byte))) {
+                let mut line = line.as_bytes().to_vec();
+                line[at] = byte;
+                let mut cursor = Cursor::new(&line);
+                if let Some((leader, length)) = usual(&line) {
+                    read_at_once += 1;
+                    assert_eq!((unusual(&mut cursor), cursor.at()), (Ok(leader), length), "{}", line.escape_ascii());
+                }
+                for start in [0, 6] {
+                    let mut cursor = Cursor::new(&line[start..]);
+                    if let Some((stamp, length)) = usual_stamp(&line[start..]) {
+                        read_at_once += 1;
+                        let slowly = unusual_stamp(&mut cursor);
+                        assert_eq!((slowly, cursor.at()), (Ok(Some(stamp)), length), "{}", line.escape_ascii());
+                    }
+                }
+            }
+        }
+        assert!(read_at_once > 1000, "{read_at_once}");
     }
 
     /// The mode line has brackets too, and keeps them.

@@ -28,7 +28,20 @@ pub enum Body<'a> {
 ///
 /// # Errors
 /// It is none of what strace writes.
+#[inline]
 pub fn body<'a>(cursor: &mut Cursor<'a>) -> Result<Body<'a>, Damage> {
+    if cursor.peek().is_some_and(|first| first.is_ascii_lowercase()) {
+        let mut ahead = cursor.clone();
+        let name = ahead.name();
+        if ahead.eat(b"(") {
+            *cursor = ahead;
+            return Ok(Body::Call(name));
+        }
+    }
+    unusual(cursor)
+}
+
+fn unusual<'a>(cursor: &mut Cursor<'a>) -> Result<Body<'a>, Damage> {
     let damage = cursor.damage("a call: its name and (");
     let Some(first) = cursor.peek() else { return Err(damage) };
     match first {

@@ -1,9 +1,10 @@
 //! A log of `strace -f`: of any age, with any options.
 //!
-//! What happens to its bytes, in order, is the list of files: [`files`] finds and unpacks them, [`mod@read`] takes lines,
+//! What happens to its bytes, in order, is the list of files: [`files`] finds and unpacks them, [`blocks`] reads ahead, [`mod@read`] takes lines,
 //! [`leader`] and [`line`](mod@line) read them, [`call`] the calls, [`join`] puts broken calls together, [`reconcile`] puts all in an
 //! order that the model may believe, and [`gaps`] says what the log lacks.
 
+pub mod blocks;
 pub mod call;
 pub mod clone;
 pub mod files;
@@ -11,6 +12,7 @@ pub mod gaps;
 pub mod join;
 pub mod leader;
 pub mod line;
+pub mod plain;
 pub mod read;
 pub mod reconcile;
 pub mod text;

@@ -1,4 +1,4 @@
-//! Reads the files of a log, in a thread of its own, so that reading and the model share two processors.
+//! Reads the lines of a log, in a thread of its own, so that reading and the model share two processors.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -9,6 +9,7 @@ use std::thread;
 
 use memchr::memchr;
 
+use super::blocks::{Blocks, LONGEST};
 use super::call;
 use super::files::{self, Files};
 use super::gaps::Seen;
@@ -19,17 +20,14 @@ use super::times::Times;
 use crate::event::Call;
 use crate::units::Tid;
 
-/// Bytes that are read at once.
-const CHUNK: usize = 1 << 20;
-
-/// A longer line is no line of strace's, and is cut.
-const LONGEST: usize = 16 << 20;
+/// Bytes that are read of one of many files at once.
+const CHUNK: usize = 64 << 10;
 
 /// Messages that wait for the model.
 const AHEAD: usize = 64;
 
 /// So many bytes are read before a text that has not one line of strace's is taken for something else.
-const ENOUGH: u64 = CHUNK as u64;
+const ENOUGH: u64 = 1 << 20;
 
 /// What the reader has to tell.
 #[derive(Debug)]
@@ -105,28 +103,27 @@ impl Reader {
     }
 
     fn read_one(&mut self, bytes: Box<dyn Read + Send>, tid: Tid) -> Result<(), Stopped> {
-        let mut lines = Lines::new(bytes, CHUNK);
-        loop {
-            let more = lines.fill()?;
+        let mut blocks = Blocks::of(bytes)?;
+        while let Some(block) = blocks.next()? {
+            let text = block.text();
             let mut used = 0;
-            let text = &lines.buffer[..lines.filled];
             for newline in memchr::memchr_iter(b'\n', text) {
                 self.joiner.line(&text[used..newline], tid, &mut self.items);
                 used = newline + 1;
                 self.send_items(false)?;
             }
-            self.bytes += used as u64;
-            if !more && used < text.len() {
+            if used < text.len() {
                 self.joiner.line(&text[used..], tid, &mut self.items);
-                used = text.len();
             }
-            lines.consumed(used);
+            self.bytes += text.len() as u64;
+            blocks.done(block);
             self.send_items(true)?;
             let is_something_else = !self.joiner.seen.is_log && self.bytes > ENOUGH;
-            if !more || is_something_else {
-                return Ok(());
+            if is_something_else {
+                break;
             }
         }
+        Ok(())
     }
 
     /// By time; where there are no times in common, each task's lines follow those that made it.
@@ -270,7 +267,7 @@ struct OneTask {
 impl OneTask {
     fn open(tid: Tid, path: &std::path::Path) -> io::Result<OneTask> {
         let of_file = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        let lines = Lines::new(files::open(path).map_err(of_file)?, CHUNK / 16);
+        let lines = Lines::new(files::open(path).map_err(of_file)?, CHUNK);
         Ok(OneTask { tid, lines, start: 0, end: 0, next: 0, times: Times::default(), time: None })
     }
 

@@ -177,6 +177,13 @@ impl Reconciler {
     }
 
     fn step(&mut self, mut item: Item) {
+        if self.is_simple(&item) {
+            if let What::Returned(call, result) = item.what {
+                self.now = self.now.max(item.at);
+                self.tell(item.at, item.tid, EventKind::Syscall(Syscall { call, result, mapped: None }));
+            }
+            return;
+        }
         item.tid = self.named(item.tid);
         if let Some((on, items)) = &mut self.waiting
             && *on != item.tid
@@ -220,6 +227,20 @@ impl Reconciler {
                 self.formers.insert(tid, by);
             }
         }
+    }
+
+    /// Whether this is the whole of a call by a known task, with nothing under way that it could be in an order with.
+    /// Nearly all items are that.
+    fn is_simple(&self, item: &Item) -> bool {
+        let is_whole = match &item.what {
+            What::Returned(call, _) => !matches!(call, Call::Clone(_) | Call::Execve { .. } | Call::Execveat { .. }),
+            _ => false,
+        };
+        is_whole
+            && self.waiting.is_none()
+            && self.unmaps_under_way.is_empty()
+            && self.ends.is_empty()
+            && self.tasks.get(&item.tid).is_some_and(|task| task.inside.is_none() && !task.is_unseen_child)
     }
 
     /// The task of lines without a number: there are such while there is but one task.

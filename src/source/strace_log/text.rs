@@ -13,87 +13,125 @@ pub struct Damage {
 }
 
 /// A place in a line, which moves on as it is read.
+///
+/// Millions of lines are read with it, so what it does for each byte is done by the compiler in the reader of the line: small
+/// functions are inlined, and what stands here is looked at by its first byte first.
 #[derive(Clone, Debug)]
 pub struct Cursor<'a> {
-    text: &'a [u8],
-    at: usize,
+    rest: &'a [u8],
+    /// Bytes of the whole line.
+    length: usize,
 }
+
+/// The value of each byte as a hexadecimal digit, or more than 15.
+const DIGITS: [u8; 256] = {
+    let mut table = [0xff; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = match byte as u8 {
+            digit @ b'0'..=b'9' => digit - b'0',
+            digit @ b'a'..=b'f' => digit - b'a' + 10,
+            digit @ b'A'..=b'F' => digit - b'A' + 10,
+            _ => 0xff,
+        };
+        byte += 1;
+    }
+    table
+};
 
 impl<'a> Cursor<'a> {
     /// The beginning of a line.
+    #[inline]
     pub fn new(text: &'a [u8]) -> Cursor<'a> {
-        Cursor { text, at: 0 }
+        Cursor { rest: text, length: text.len() }
     }
 
     /// What is still to be read.
+    #[inline]
     pub fn rest(&self) -> &'a [u8] {
-        &self.text[self.at..]
+        self.rest
     }
 
     /// Bytes before the place.
+    #[inline]
     pub fn at(&self) -> usize {
-        self.at
+        self.length - self.rest.len()
     }
 
     /// The next byte.
+    #[inline]
     pub fn peek(&self) -> Option<u8> {
-        self.text.get(self.at).copied()
+        self.rest.first().copied()
     }
 
     /// Moves on over so many bytes, at most to the end.
+    #[inline]
     pub fn skip(&mut self, bytes: usize) {
-        self.at = (self.at + bytes).min(self.text.len());
+        self.rest = self.rest.get(bytes..).unwrap_or_default();
     }
 
     /// Moves on over blanks.
+    #[inline]
     pub fn skip_blanks(&mut self) {
-        while self.peek() == Some(b' ') {
-            self.at += 1;
+        while let [b' ', rest @ ..] = self.rest {
+            self.rest = rest;
         }
     }
 
     /// Whether `what` stands here; moves on over it if so.
+    #[inline]
     pub fn eat(&mut self, what: &[u8]) -> bool {
-        let is_here = self.rest().starts_with(what);
-        if is_here {
-            self.at += what.len();
+        match self.rest.strip_prefix(what) {
+            Some(rest) => {
+                self.rest = rest;
+                true
+            }
+            None => false,
         }
-        is_here
     }
 
     /// Moves on behind the next `what`, and gives what stands before it; none where there is none.
     pub fn until(&mut self, what: &[u8]) -> Option<&'a [u8]> {
-        let rest = self.rest();
+        let rest = self.rest;
         let length = match what {
             [one] => memchr(*one, rest)?,
             _ => memmem::find(rest, what)?,
         };
-        self.at += length + what.len();
+        self.skip(length + what.len());
         Some(&rest[..length])
     }
 
     /// The damage that `expected` is not here.
+    #[inline]
     pub fn damage(&self, expected: &'static str) -> Damage {
-        Damage { at: self.at, expected }
+        Damage { at: self.at(), expected }
     }
 
     /// Moves on over `what`.
     ///
     /// # Errors
     /// Something else stands here.
+    #[inline]
     pub fn expect(&mut self, what: &[u8], expected: &'static str) -> Result<(), Damage> {
         if self.eat(what) { Ok(()) } else { Err(self.damage(expected)) }
     }
 
     /// Decimal digits as a number, which saturates; none where there is no digit.
+    #[inline]
     pub fn digits(&mut self) -> Option<u64> {
-        let start = self.at;
+        /// So many digits are less than 2^64.
+        const FIT: usize = 19;
+        let start = self.rest;
         let mut number: u64 = 0;
-        while let Some(digit) = self.peek().filter(u8::is_ascii_digit) {
-            number = number.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
-            self.at += 1;
+        while let [digit @ b'0'..=b'9', rest @ ..] = self.rest {
+            number = number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+            self.rest = rest;
         }
-        (self.at > start).then_some(number)
+        match start.len() - self.rest.len() {
+            0 => None,
+            1..=FIT => Some(number),
+            length => Some(saturated(&start[..length])),
+        }
     }
 
     /// A number as strace writes it: `NULL`, `0x7f00`, `42`, `-1`, `010` in octal, and a comment behind it where there is one.
@@ -101,61 +139,73 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// No number stands here, or one of more than 64 bits.
+    #[inline]
     pub fn number(&mut self) -> Result<u64, Damage> {
-        let number = match self.peek() {
-            Some(b'N') if self.eat(b"NULL") => 0,
-            Some(b'0') if self.eat(b"0x") => self.hex()?,
-            Some(b'0') => self.octal()?,
-            Some(b'-') => {
-                self.at += 1;
-                let number = self.digits().ok_or(self.damage("a number"))?;
-                number.wrapping_neg()
+        let number = match self.rest {
+            [b'0', b'x', rest @ ..] => {
+                self.rest = rest;
+                self.hex()?
             }
-            _ => self.digits().ok_or(self.damage("a number"))?,
+            [b'1'..=b'9', ..] => self.digits().unwrap_or_default(),
+            _ => self.unusual_number()?,
         };
         self.skip_comment();
         Ok(number)
     }
 
-    /// Hexadecimal digits, without the prefix.
-    fn hex(&mut self) -> Result<u64, Damage> {
-        let start = self.at;
-        let mut number: u64 = 0;
-        while let Some(byte) = self.peek() {
-            let digit = match byte {
-                b'0'..=b'9' => byte - b'0',
-                b'a'..=b'f' => byte - b'a' + 10,
-                b'A'..=b'F' => byte - b'A' + 10,
-                _ => break,
-            };
-            number = number << 4 | u64::from(digit);
-            self.at += 1;
+    fn unusual_number(&mut self) -> Result<u64, Damage> {
+        match self.rest {
+            [b'N', b'U', b'L', b'L', rest @ ..] => {
+                self.rest = rest;
+                Ok(0)
+            }
+            [b'0', ..] => self.octal(),
+            [b'-', rest @ ..] => {
+                self.rest = rest;
+                let number = self.digits().ok_or(self.damage("a number"))?;
+                Ok(number.wrapping_neg())
+            }
+            _ => Err(self.damage("a number")),
         }
-        let digits = self.at - start;
+    }
+
+    /// Hexadecimal digits, without the prefix.
+    #[inline]
+    fn hex(&mut self) -> Result<u64, Damage> {
+        let start = self.at();
+        let mut number: u64 = 0;
+        while let [byte, rest @ ..] = self.rest {
+            let digit = DIGITS[usize::from(*byte)];
+            if digit > 0xf {
+                break;
+            }
+            number = number << 4 | u64::from(digit);
+            self.rest = rest;
+        }
+        let digits = self.at() - start;
         if digits == 0 || digits > 16 { Err(Damage { at: start, expected: "a number" }) } else { Ok(number) }
     }
 
     fn octal(&mut self) -> Result<u64, Damage> {
-        let start = self.at;
+        let start = self.at();
         let mut number: u64 = 0;
-        while let Some(digit @ b'0'..=b'7') = self.peek() {
+        while let [digit @ b'0'..=b'7', rest @ ..] = self.rest {
             number = number << 3 | u64::from(digit - b'0');
-            self.at += 1;
+            self.rest = rest;
         }
-        if self.at - start > 22 { Err(Damage { at: start, expected: "a number" }) } else { Ok(number) }
+        if self.at() - start > 22 { Err(Damage { at: start, expected: "a number" }) } else { Ok(number) }
     }
 
     /// Moves on over ` /* MAP_??? */`.
+    #[inline]
     pub fn skip_comment(&mut self) {
-        if self.rest().starts_with(b" /*") {
-            let before = self.at;
-            if self.until(b"*/").is_none() {
-                self.at = before;
-            }
+        if let [b' ', b'/', b'*', ..] = self.rest {
+            self.until(b"*/");
         }
     }
 
     /// A name: letters, digits and underscores; empty where none is here.
+    #[inline]
     pub fn name(&mut self) -> &'a [u8] {
         const IN_NAMES: [bool; 256] = {
             let mut table = [false; 256];
@@ -166,16 +216,17 @@ impl<'a> Cursor<'a> {
             }
             table
         };
-        let rest = self.rest();
-        let length = rest.iter().position(|byte| !IN_NAMES[usize::from(*byte)]).unwrap_or(rest.len());
-        self.at += length;
-        &rest[..length]
+        let length = self.rest.iter().position(|byte| !IN_NAMES[usize::from(*byte)]).unwrap_or(self.rest.len());
+        let (name, rest) = self.rest.split_at(length);
+        self.rest = rest;
+        name
     }
 
     /// Moves on over `, `.
     ///
     /// # Errors
     /// No further argument stands here.
+    #[inline]
     pub fn comma(&mut self) -> Result<(), Damage> {
         self.expect(b",", "a comma and another argument")?;
         self.skip_blanks();
@@ -185,10 +236,12 @@ impl<'a> Cursor<'a> {
     /// Moves on over one argument of any kind, up to the `,` or the closing bracket behind it.
     pub fn skip_argument(&mut self) {
         let mut depth = 0_usize;
+        // Where one comment is not closed no later one is: it is not looked for again.
+        let mut comments = true;
         while let Some(byte) = self.peek() {
             match byte {
                 b'"' => {
-                    self.at += 1;
+                    self.skip(1);
                     self.skip_string();
                     continue;
                 }
@@ -196,17 +249,16 @@ impl<'a> Cursor<'a> {
                 b')' | b']' | b'}' if depth == 0 => return,
                 b')' | b']' | b'}' => depth -= 1,
                 b',' if depth == 0 => return,
-                b' ' if self.rest().starts_with(b" /*") => {
-                    let before = self.at;
-                    self.skip_comment();
-                    if self.at > before {
+                b' ' if comments && self.rest.starts_with(b" /*") => {
+                    comments = self.until(b"*/").is_some();
+                    if comments {
                         continue;
                     }
                 }
-                b' ' if depth == 0 && self.rest().starts_with(b" =>") => return,
+                b' ' if depth == 0 && self.rest.starts_with(b" =>") => return,
                 _ => {}
             }
-            self.at += 1;
+            self.skip(1);
         }
     }
 
@@ -219,6 +271,13 @@ impl<'a> Cursor<'a> {
             }
         }
     }
+}
+
+/// Too many digits for 64 bits, unless they begin with zeroes.
+#[cold]
+fn saturated(digits: &[u8]) -> u64 {
+    let add = |number: u64, digit: &u8| number.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+    digits.iter().fold(0, add)
 }
 
 #[cfg(test)]
@@ -235,6 +294,9 @@ mod tests {
         assert_eq!(number("-1"), Some(u64::MAX));
         assert_eq!(number("010"), Some(8));
         assert_eq!(number("0"), Some(0));
+        assert_eq!(number("9999999999999999999"), Some(9_999_999_999_999_999_999));
+        assert_eq!(["18446744073709551615", "18446744073709551616"].map(number), [Some(u64::MAX); 2]);
+        assert_eq!(Cursor::new(b"00000000000000000000042").digits(), Some(42));
         assert_eq!(number("0xffffffffffffffff"), Some(u64::MAX));
         assert_eq!(number("0x1ffffffffffffffff"), None);
         assert_eq!(["", "x", "0x", "-", "[1]"].map(number), [None; 5]);
@@ -256,5 +318,17 @@ mod tests {
         assert_eq!(rest("0x1 /* 2, vars */) = 0"), ") = 0");
         assert_eq!(rest("{a=[1, {b}]} => {c}"), " => {c}");
         assert_eq!(rest(r#""unclosed, "#), "");
+    }
+
+    /// Comments that are not closed are looked for once. (With one search for each, this would take hours.)
+    #[test]
+    fn comments_without_an_end() {
+        let text = " /*".repeat(4 << 20);
+        let mut cursor = Cursor::new(text.as_bytes());
+        cursor.skip_argument();
+        assert!(cursor.rest().is_empty());
+        let mut cursor = Cursor::new(b"{1 /* , */, 2} /* ), */ /*, 3");
+        cursor.skip_argument();
+        assert_eq!(cursor.rest(), b", 3");
     }
 }

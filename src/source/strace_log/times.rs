@@ -38,13 +38,12 @@ pub struct Times {
 impl Times {
     /// The time of a line.
     pub fn read(&mut self, stamp: Option<Stamp>) -> Time {
-        if let Some(stamp) = stamp {
-            self.take(stamp);
-        }
+        self.take(stamp);
         self.now()
     }
 
     /// The time of the last line that had one.
+    #[inline]
     pub fn now(&self) -> Time {
         Time(Duration::from_nanos(self.last - self.start))
     }
@@ -64,7 +63,10 @@ impl Times {
         matches!(self.kind, Kind::OfDay | Kind::Unix).then_some(self.last)
     }
 
-    fn take(&mut self, stamp: Stamp) {
+    /// Takes the time of a line.
+    #[inline]
+    pub fn take(&mut self, stamp: Option<Stamp>) {
+        let Some(stamp) = stamp else { return };
         let (kind, time) = match stamp {
             Stamp::OfDay(time) => (Kind::OfDay, time.saturating_add(self.days.saturating_mul(DAY))),
             Stamp::Unix(time) => (Kind::Unix, time),

@@ -21,24 +21,33 @@ const EXECUTION_DOMAINS: Names = &[(0, "PER_LINUX"), (8, "PER_LINUX32")];
 const CLONE_MORE: Names = &[(0x40_0000, "CLONE_DETACHED"), (0x200_0000, "CLONE_STOPPED")];
 
 /// The `prot` argument of mmap(2) and mprotect(2).
+#[inline]
 pub fn prot(cursor: &mut Cursor<'_>) -> Result<u32, Damage> {
-    const USUAL: &[(&[u8], u32)] = &[(b"PROT_READ|PROT_WRITE", 3), (b"PROT_NONE", 0), (b"PROT_READ", 1)];
-    if let Some(usual) = usual(cursor, USUAL) {
-        return Ok(usual);
+    let rest = cursor.rest();
+    if let Some(behind) = rest.strip_prefix(b"PROT_READ|PROT_WRITE")
+        && let Some(prot) = usual(cursor, behind, 3)
+    {
+        return Ok(prot);
+    }
+    if let Some(behind) = rest.strip_prefix(b"PROT_NONE")
+        && let Some(prot) = usual(cursor, behind, 0)
+    {
+        return Ok(prot);
     }
     low(word(cursor, &[PROT, PROT_NONE]))
 }
 
 /// The `flags` argument of mmap(2).
+#[inline]
 pub fn map(cursor: &mut Cursor<'_>) -> Result<u32, Damage> {
-    const USUAL: &[(&[u8], u32)] = &[
-        (b"MAP_PRIVATE|MAP_ANONYMOUS", 0x22),
-        (b"MAP_PRIVATE|MAP_ANONYMOUS|MAP_STACK", 0x2_0022),
-        (b"MAP_PRIVATE|MAP_ANONYMOUS|MAP_NORESERVE", 0x4022),
-        (b"MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS", 0x32),
-    ];
-    if let Some(usual) = usual(cursor, USUAL) {
-        return Ok(usual);
+    if let Some(behind) = cursor.rest().strip_prefix(b"MAP_PRIVATE|MAP_ANONYMOUS") {
+        let more: (&[u8], u32) = match behind {
+            [b'|', b'M', b'A', b'P', b'_', b'S', b'T', b'A', b'C', b'K', behind @ ..] => (behind, 0x2_0022),
+            _ => (behind, 0x22),
+        };
+        if let Some(flags) = usual(cursor, more.0, more.1) {
+            return Ok(flags);
+        }
     }
     low(word(cursor, &[MAP_TYPES, MAP]))
 }
@@ -78,14 +87,14 @@ pub fn shadow_stack(cursor: &mut Cursor<'_>) -> Result<u32, Damage> {
     low(word(cursor, &[SHADOW_STACK]))
 }
 
-/// A word that most calls have, read in one go.
-fn usual(cursor: &mut Cursor<'_>, words: &[(&[u8], u32)]) -> Option<u32> {
-    let rest = cursor.rest();
-    let end = rest.iter().position(|byte| matches!(byte, b',' | b')' | b' '))?;
-    let (word, value) = words.iter().find(|(word, _)| *word == &rest[..end])?;
-    cursor.skip(word.len());
-    cursor.skip_comment();
-    Some(*value)
+/// A word that most calls have, read in one go, if it ends here.
+#[inline]
+fn usual(cursor: &mut Cursor<'_>, behind: &[u8], word: u32) -> Option<u32> {
+    let is_whole = matches!(behind, [] | [b',' | b')', ..]);
+    is_whole.then(|| {
+        cursor.skip(cursor.rest().len() - behind.len());
+        word
+    })
 }
 
 fn low(word: Result<u64, Damage>) -> Result<u32, Damage> {

@@ -5,10 +5,11 @@ use syscalls::Errno;
 
 use super::super::call::{Called, Name, arguments, outcome};
 use super::super::digest;
+use super::super::gaps::Kin;
 use super::super::text::Cursor;
 use crate::event::{Call, CloneArgs, CloneCall};
 use crate::report::notation::returned;
-use crate::units::Addr;
+use crate::units::{Addr, Pid};
 
 /// Pieces that logs are made of, put together in ways that no strace would.
 const PIECES: &[&str] = &[
@@ -68,6 +69,28 @@ const PIECES: &[&str] = &[
     "0xffffffffffffffff",
 ];
 
+/// Lines of which most are like others.
+const LINES: &[&str] = &[
+    "futex(0x7fab3c0000d8, FUTEX_WAKE_PRIVATE, 1) = 1",
+    "futex(0x7fab3c0000d8, FUTEX_WAKE_PRIVATE, 1",
+    "futex[0x7fab3c0000d8, FUTEX_WAKE_PRIVATE, 1) = 1",
+    "fu-ex(0x7fab3c0000d8, FUTEX_WAKE_PRIVATE, 1) = 1",
+    "epoll_wait(7, [{events=EPOLLIN}], 512, 1000) = 1",
+    "read(12, 0x7fab28001000, 4096) = -1 EAGAIN (Resource temporarily unavailable)",
+    "read(12, \"strace: Process 9 attached",
+    "getppid() = 1",
+    "munmap(0x7f0000001000, 8192) = 0",
+    "munmap(0x7f0000001000, 8192 <unfinished ...>",
+    "<... munmap resumed>) = 0",
+    "<... read resumed>) = 0",
+    "mmap(NULL, 8192, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS|MAP_STACK, -1, 0) = 0x7f0000001000",
+    "exit(0) = ?",
+    "+++ exited with 0 +++",
+    "+++ superseded by execve in pid 8 +++",
+    "",
+    " = 0",
+];
+
 proptest! {
     #[test]
     fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
@@ -79,6 +102,25 @@ proptest! {
         digest(pieces.iter().map(|piece| PIECES[*piece]).collect::<String>().as_bytes());
     }
 
+    /// Lines that are known at a glance say what others do: those that begin with `[pid 7]` are never known so.
+    #[test]
+    fn at_a_glance(lines in prop::collection::vec((7..10_u8, 0..3_u8, 0..LINES.len()), 0..60)) {
+        let log = |is_usual: bool| {
+            let everyday = ["read", "write", "futex"].map(|name| (7, 0, format!("{name}(1, 0x7f0000001000, 4096) = 0")));
+            let lines = lines.iter().map(|(tid, second, line)| (*tid, *second, LINES[*line].to_owned()));
+            let line = |(tid, second, text): (u8, u8, String)| match is_usual {
+                true => format!("{tid} 10:00:0{second}.000000 {text}\n"),
+                false => format!("[pid     {tid}] 10:00:0{second}.000000 {text}\n"),
+            };
+            super::read(&everyday.into_iter().chain(lines).map(line).collect::<String>())
+        };
+        let (usual, unusual) = (log(true), log(false));
+        prop_assert_eq!(&usual.items, &unusual.items);
+        prop_assert_eq!((usual.end, usual.seen.lines), (unusual.end, unusual.seen.lines));
+        let notes = |read: super::Read| read.seen.notes(read.kind, Kin::default(), Pid(7));
+        prop_assert_eq!(notes(usual), notes(unusual));
+    }
+
     /// What the notation writes of a call is read as that call.
     #[test]
     fn there_and_back((call, result) in (any_call(), any_result())) {
@@ -88,17 +130,6 @@ proptest! {
         let called = arguments(Name::of(name.as_bytes()).unwrap(), &mut cursor);
         prop_assert_eq!(called, Ok(Called::Call(call)), "{}", line);
         prop_assert_eq!(outcome(&mut cursor).map(|outcome| outcome.result), Ok(Some(result)), "{}", line);
-    }
-}
-
-/// What the fuzzer has found, and what it began with.
-#[test]
-fn the_corpus() {
-    let corpus = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/strace_log")).unwrap();
-    let files: Vec<_> = corpus.map(|entry| entry.unwrap().path()).collect();
-    assert!(files.len() >= 8, "{files:?}");
-    for file in files {
-        digest(&std::fs::read(file).unwrap());
     }
 }
 
