@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::abi::{clone, madv, map};
+use crate::diagnose::finding::NoteKind;
 use crate::event::{Attached, AttachedTask, Birth, CloneArgs, CloneCall, Event, EventKind, Exit, Syscall};
 use crate::model::Model;
 use crate::threadlib::{StackBlock, Stage};

@@ -112,7 +112,7 @@ fn no_thread_has_ended() {
     let mut report = clean();
     (report.target.mode, report.target.from_start) = (Mode::Launch, true);
     report.counts = Counts { threads_seen: 1, threads_live: 1, events: 1, ..report.counts };
-    report.verify = Some(Verify { checks: 1, mismatches: 0 });
+    report.verify = Some(Verify { checks: 1, ..Verify::default() });
     report.memory = Memory::default();
     insta::assert_snapshot!(text(&report), @r"
     vmtrace: app_server (pid 31108), followed for 15 min 2 s with ptrace: 1 thread, 1 event,
@@ -174,7 +174,7 @@ fn from_a_log() {
 fn doubts_come_first() {
     let mut report = documented();
     report.counts.lost = 1;
-    report.verify = Some(Verify { checks: 41, mismatches: 2 });
+    report.verify = Some(Verify { checks: 41, mismatches: 2, ..Verify::default() });
     report.findings[0].confidence = Confidence::Possible;
     insta::assert_snapshot!(text(&report), @r"
     vmtrace: app_server (pid 31108), followed for 15 min 2 s with ptrace: 24 threads, 12,391 events,
