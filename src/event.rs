@@ -118,28 +118,111 @@ pub struct Syscall {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)] // fields are the manual page's arguments, by its names
 pub enum Call {
-    Mmap { addr: Addr, len: u64, prot: u32, flags: u32, fd: i32, offset: u64 },
-    Munmap { addr: Addr, len: u64 },
-    Mprotect { addr: Addr, len: u64, prot: u32 },
-    PkeyMprotect { addr: Addr, len: u64, prot: u32, pkey: i32 },
-    Mremap { old: Addr, old_len: u64, new_len: u64, flags: u32, new: Addr },
-    Madvise { addr: Addr, len: u64, advice: i32 },
-    Brk { addr: Addr },
-    Shmat { id: i32, addr: Addr, flags: i32 },
-    Shmdt { addr: Addr },
-    RemapFilePages { addr: Addr, len: u64, prot: u32, pgoff: u64, flags: u32 },
-    IoSetup { nr_events: u32, ctxp: Addr },
-    IoDestroy { ctx: Addr },
-    MapShadowStack { addr: Addr, len: u64, flags: u32 },
-    Personality { persona: u32 },
+    Mmap {
+        addr: Addr,
+        len: u64,
+        prot: u32,
+        flags: u32,
+        fd: i32,
+        offset: u64,
+    },
+    Munmap {
+        addr: Addr,
+        len: u64,
+    },
+    Mprotect {
+        addr: Addr,
+        len: u64,
+        prot: u32,
+    },
+    PkeyMprotect {
+        addr: Addr,
+        len: u64,
+        prot: u32,
+        pkey: i32,
+    },
+    Mremap {
+        old: Addr,
+        old_len: u64,
+        new_len: u64,
+        flags: u32,
+        new: Addr,
+    },
+    Madvise {
+        addr: Addr,
+        len: u64,
+        advice: i32,
+    },
+    Brk {
+        addr: Addr,
+    },
+    Shmat {
+        id: i32,
+        addr: Addr,
+        flags: i32,
+    },
+    Shmdt {
+        addr: Addr,
+    },
+    RemapFilePages {
+        addr: Addr,
+        len: u64,
+        prot: u32,
+        pgoff: u64,
+        flags: u32,
+    },
+    IoSetup {
+        nr_events: u32,
+        ctxp: Addr,
+    },
+    IoDestroy {
+        ctx: Addr,
+    },
+    MapShadowStack {
+        addr: Addr,
+        len: u64,
+        flags: u32,
+    },
+    Personality {
+        persona: u32,
+    },
     Clone(CloneArgs),
-    Execve { path: Addr, argv: Addr, envp: Addr },
-    Execveat { dirfd: i32, path: Addr, argv: Addr, envp: Addr, flags: u32 },
+    Execve {
+        path: Addr,
+        argv: Addr,
+        envp: Addr,
+    },
+    Execveat {
+        dirfd: i32,
+        path: Addr,
+        argv: Addr,
+        envp: Addr,
+        flags: u32,
+    },
     /// With PR_SET_MM alone.
-    Prctl { option: i32, arg2: u64, arg3: u64, arg4: u64, arg5: u64 },
-    ProcessMadvise { pidfd: i32, iovec: Addr, vlen: u64, advice: i32, flags: u32 },
-    Mseal { addr: Addr, len: u64, flags: u64 },
-    IoUringSetup { entries: u32, params: Addr },
+    Prctl {
+        option: i32,
+        arg2: u64,
+        arg3: u64,
+        arg4: u64,
+        arg5: u64,
+    },
+    ProcessMadvise {
+        pidfd: i32,
+        iovec: Addr,
+        vlen: u64,
+        advice: i32,
+        flags: u32,
+    },
+    Mseal {
+        addr: Addr,
+        len: u64,
+        flags: u64,
+    },
+    IoUringSetup {
+        entries: u32,
+        params: Addr,
+    },
 }
 
 impl Call {
@@ -153,10 +236,7 @@ impl Call {
             Call::Madvise { advice, .. } | Call::ProcessMadvise { advice, .. } => {
                 matches!(*advice, madv::DONTFORK | madv::DOFORK | madv::GUARD_INSTALL | madv::GUARD_REMOVE)
             }
-            Call::Personality { .. }
-            | Call::Execve { .. }
-            | Call::Execveat { .. }
-            | Call::IoUringSetup { .. } => false,
+            Call::Personality { .. } | Call::Execve { .. } | Call::Execveat { .. } | Call::IoUringSetup { .. } => false,
             // A fork copies the mappings, so it must not overlap with a change either.
             Call::Clone(args) => !args.shares_memory(),
             _ => true,

@@ -170,7 +170,8 @@ impl AddressSpace {
     /// more. Where the line goes on because of a neighbour that is alike, the model has that already.
     fn as_mapped(&self, asked: Range, line: &Vma) -> Range {
         let beyond = Range::new(asked.end(), line.range.end());
-        let is_known = beyond.is_some_and(|beyond| self.areas.at(beyond.start()).is_some_and(|(_, area)| area.is_like(line)));
+        let is_known =
+            beyond.is_some_and(|beyond| self.areas.at(beyond.start()).is_some_and(|(_, area)| area.is_like(line)));
         let whole = Range::new(asked.start(), line.range.end()).filter(|_| beyond.is_some() && !is_known);
         whole.unwrap_or(asked)
     }
@@ -383,7 +384,8 @@ impl Call {
 /// Whether a driver lies behind a line of maps: it may keep it from being copied by fork (VM_DONTCOPY), as perf's rings
 /// do, and an io_uring can be given calls that nobody sees being made.
 fn is_of_a_driver(line: &Vma) -> bool {
-    let is_memory = [&b"/dev/zero"[..], b"/dev/shm/", b"/dev/hugepages/"].iter().any(|name| line.name.starts_with(name));
+    let is_memory =
+        [&b"/dev/zero"[..], b"/dev/shm/", b"/dev/hugepages/"].iter().any(|name| line.name.starts_with(name));
     line.name.starts_with(b"anon_inode:") || line.name.starts_with(b"/dev/") && !is_memory
 }
 

@@ -140,8 +140,13 @@ fn offsets_of_the_zero_device() {
     let file = Vma { name: (*b"/tmp/zero").into(), ..zero.clone() };
     let shared = Vma { sharing: Sharing::Shared, ..zero.clone() };
     let other = Vma { prot: Prot::READ, ..zero.clone() };
-    let cases =
-        [(&zero, map::PRIVATE, true), (&deleted, map::PRIVATE, false), (&file, map::PRIVATE, false), (&shared, map::SHARED, false), (&other, map::PRIVATE, false)];
+    let cases = [
+        (&zero, map::PRIVATE, true),
+        (&deleted, map::PRIVATE, false),
+        (&file, map::PRIVATE, false),
+        (&shared, map::SHARED, false),
+        (&other, map::PRIVATE, false),
+    ];
     for (vma, flags, agrees) in cases {
         let (found, _) = compare(&mut mapped(flags), std::slice::from_ref(vma));
         assert_eq!(found, agrees, "{vma:?}");

@@ -28,7 +28,8 @@ fn files_of_huge_pages() {
     mapped(&mut trace, call, at, file_of(at, 2 * HUGE, "/memfd:huge (deleted)"));
     assert_eq!(trace.mapping(range(at, 2 * HUGE)).bytes, 2 * HUGE);
     let mut trace = launched();
-    let above = Call::Mmap { addr: Addr(0), len: HUGE - PAGE, prot: RW, flags: map::SHARED, fd: 3, offset: HUGE + PAGE };
+    let above =
+        Call::Mmap { addr: Addr(0), len: HUGE - PAGE, prot: RW, flags: map::SHARED, fd: 3, offset: HUGE + PAGE };
     trace.call(MAIN, above, Ok(at + HUGE + PAGE));
     mapped(&mut trace, call, at, file_of(at, 2 * HUGE, "/tmp/file"));
     assert_eq!(trace.mapping(range(at, HUGE)).bytes, HUGE + PAGE);

@@ -2,7 +2,9 @@
 
 use std::fmt::{self, Formatter};
 
-use crate::abi::names::{CLONE, CLONE3, EXECVEAT, MADV, MAP, MREMAP, Names, PERSONALITY, PROT, SET_MM, SHADOW_STACK, SHM};
+use crate::abi::names::{
+    CLONE, CLONE3, EXECVEAT, MADV, MAP, MREMAP, Names, PERSONALITY, PROT, SET_MM, SHADOW_STACK, SHM,
+};
 
 /// Bits 26 to 31 of mmap's flags hold the logarithm of the size of huge pages.
 const HUGE_MASK: u64 = 0x3f << crate::abi::map::HUGE_SHIFT;
@@ -60,7 +62,11 @@ pub(super) fn shadow_stack(f: &mut Formatter<'_>, flags: u32) -> fmt::Result {
 
 /// The first two arguments of prctl(2), where the first is PR_SET_MM.
 pub(super) fn prctl(f: &mut Formatter<'_>, option: i32, what: u64) -> fmt::Result {
-    if option == crate::abi::set_mm::PR_SET_MM { f.write_str("PR_SET_MM")? } else { write!(f, "{option:#x}")? }
+    if option == crate::abi::set_mm::PR_SET_MM {
+        f.write_str("PR_SET_MM")?
+    } else {
+        write!(f, "{option:#x}")?
+    }
     match SET_MM.iter().find(|(value, _)| *value == what) {
         Some((_, name)) => write!(f, ", {name}"),
         None => write!(f, ", {what:#x} /* PR_SET_MM_??? */"),

@@ -61,9 +61,7 @@ impl Ptrace {
             | Followed::Prctl
             | Followed::Clone
             | Followed::Clone3
-            | Followed::Ipc => {
-                self.call_at(tid, abi, followed).is_some_and(|decoded| decoded.call.changes_mappings())
-            }
+            | Followed::Ipc => self.call_at(tid, abi, followed).is_some_and(|decoded| decoded.call.changes_mappings()),
             _ => true,
         };
         let untraced = self.filtered && withhold_untraced(tid, abi, followed);

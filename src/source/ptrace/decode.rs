@@ -252,13 +252,9 @@ pub fn call(tid: Tid, abi: Abi, followed: Followed, registers: &Registers) -> Op
             let call = Call::Prctl { option: a as i32, arg2: b, arg3: c, arg4: d, arg5: e };
             return (a as i32 == PR_SET_MM).then_some(Decoded { call, result_at });
         }
-        Followed::ProcessMadvise => Call::ProcessMadvise {
-            pidfd: a as i32,
-            iovec: Addr(b),
-            vlen: c,
-            advice: d as i32,
-            flags: e as u32,
-        },
+        Followed::ProcessMadvise => {
+            Call::ProcessMadvise { pidfd: a as i32, iovec: Addr(b), vlen: c, advice: d as i32, flags: e as u32 }
+        }
         Followed::Mseal => Call::Mseal { addr, len, flags: c },
         Followed::IoUringSetup => Call::IoUringSetup { entries: a as u32, params: Addr(b) },
         Followed::Exit | Followed::ExitGroup => return None,
