@@ -196,9 +196,10 @@ pub fn digest(bytes: &[u8]) {
     let mut order = Reconciler::new(main, others);
     let mut model = Model::partial();
     for item in items {
-        order.take(item);
-        while let Some(event) = order.pop() {
+        let mut next = order.pass(item);
+        while let Some(event) = next {
             model.apply(&event);
+            next = order.pop();
         }
     }
     order.finish();
@@ -262,8 +263,10 @@ impl Target for StraceLog {
                 return Ok(Told::Event(event));
             }
             if let Some(item) = self.items.next() {
-                self.order.take(item);
-                continue;
+                match self.order.pass(item) {
+                    Some(event) => return Ok(Told::Event(event)),
+                    None => continue,
+                }
             }
             if let Some(end) = &self.end {
                 // Without times nothing has only just happened: whatever the log shows as left counts as left.

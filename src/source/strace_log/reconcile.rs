@@ -115,8 +115,23 @@ impl Reconciler {
         new
     }
 
+    /// Takes the next item, and gives the next event if there is one already.
+    #[inline]
+    pub fn pass(&mut self, item: Item) -> Option<Event> {
+        if self.out.is_empty()
+            && self.is_simple(&item)
+            && let Item { at, tid, what: What::Returned(call, result) } = item
+        {
+            self.now = self.now.max(at);
+            let syscall = Syscall { call, result, mapped: None };
+            return Some(Event { at, tid, call_stack: None, kind: EventKind::Syscall(syscall) });
+        }
+        self.take(item);
+        self.pop()
+    }
+
     /// Takes the next item.
-    pub fn take(&mut self, item: Item) {
+    fn take(&mut self, item: Item) {
         self.step(item);
         while let Some(item) = self.todo.pop_front() {
             self.step(item);
@@ -177,13 +192,6 @@ impl Reconciler {
     }
 
     fn step(&mut self, mut item: Item) {
-        if self.is_simple(&item) {
-            if let What::Returned(call, result) = item.what {
-                self.now = self.now.max(item.at);
-                self.tell(item.at, item.tid, EventKind::Syscall(Syscall { call, result, mapped: None }));
-            }
-            return;
-        }
         item.tid = self.named(item.tid);
         if let Some((on, items)) = &mut self.waiting
             && *on != item.tid

@@ -35,11 +35,9 @@ fn events(log: &str) -> (Vec<Event>, Kin) {
     let read = read(log);
     let (main, others) = super::who_was_there(&read.items);
     let mut order = Reconciler::new(main, others);
-    for item in read.items {
-        order.take(item);
-    }
+    let mut events: Vec<Event> = read.items.into_iter().filter_map(|item| order.pass(item)).collect();
     order.finish();
-    let events = std::iter::from_fn(|| order.pop()).collect();
+    events.extend(std::iter::from_fn(|| order.pop()));
     (events, order.kin())
 }
 
