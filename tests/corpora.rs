@@ -20,5 +20,5 @@ fn each(target: &str, least: usize, take: impl Fn(&[u8])) {
 
 #[test]
 fn strace_logs() {
-    each("strace_log", 8, strace_log::digest);
+    each("strace_log", 50, strace_log::digest);
 }

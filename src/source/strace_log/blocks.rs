@@ -58,7 +58,7 @@ impl Blocks {
     ///
     /// # Errors
     /// They cannot be read.
-    pub fn next(&mut self) -> io::Result<Option<Block>> {
+    pub fn take(&mut self) -> io::Result<Option<Block>> {
         self.read.recv().ok().transpose()
     }
 
@@ -147,7 +147,7 @@ mod tests {
     fn blocks(text: &[u8]) -> Vec<Vec<u8>> {
         let mut blocks = Blocks::of(Box::new(Slow { text: text.to_vec(), at: 0, step: 0 })).unwrap();
         let mut read = Vec::new();
-        while let Some(block) = blocks.next().unwrap() {
+        while let Some(block) = blocks.take().unwrap() {
             read.push(block.text().to_vec());
             blocks.done(block);
         }
@@ -187,8 +187,8 @@ mod tests {
             }
         }
         let mut blocks = Blocks::of(Box::new(io::Cursor::new(b"a\nb\n".to_vec()).chain(Broken))).unwrap();
-        assert_eq!(blocks.next().unwrap().unwrap().text(), b"a\nb\n");
-        assert_eq!(blocks.next().unwrap_err().to_string(), "torn");
-        assert!(blocks.next().unwrap().is_none());
+        assert_eq!(blocks.take().unwrap().unwrap().text(), b"a\nb\n");
+        assert_eq!(blocks.take().unwrap_err().to_string(), "torn");
+        assert!(blocks.take().unwrap().is_none());
     }
 }

@@ -80,9 +80,9 @@ fn name(text: &[u8]) -> Option<(Word, usize)> {
 #[inline]
 fn up_to_bracket(word: u64) -> u64 {
     const LOW: u64 = 0x0101_0101_0101_0101;
-    let brackets = word ^ LOW * b'(' as u64;
+    let brackets = word ^ (LOW * b'(' as u64);
     // The highest bit of the first byte that is zero, and perhaps of later ones.
-    let zeroes = brackets.wrapping_sub(LOW) & !brackets & LOW << 7;
+    let zeroes = brackets.wrapping_sub(LOW) & !brackets & (LOW << 7);
     if zeroes == 0 { 0 } else { zeroes ^ zeroes.wrapping_sub(1) }
 }
 

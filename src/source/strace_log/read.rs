@@ -104,7 +104,7 @@ impl Reader {
 
     fn read_one(&mut self, bytes: Box<dyn Read + Send>, tid: Tid) -> Result<(), Stopped> {
         let mut blocks = Blocks::of(bytes)?;
-        while let Some(block) = blocks.next()? {
+        while let Some(block) = blocks.take()? {
             let text = block.text();
             let mut used = 0;
             for newline in memchr::memchr_iter(b'\n', text) {
