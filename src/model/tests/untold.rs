@@ -108,12 +108,13 @@ fn rings_that_were_changed() {
         mapped(trace, Call::IoSetup { nr_events: 128, ctxp: Addr(0) }, 0, vma);
     };
     let destroy = |trace: &mut Trace| trace.call(MAIN, Call::IoDestroy { ctx: Addr(0x8_000) }, Ok(0)).unclear.is_some();
-    let changes: [(fn(&mut Trace), bool); 5] = [
+    type Change = fn(&mut Trace);
+    let changes: [(Change, bool); 5] = [
         (|_| {}, false),
         (|trace| trace.munmap(range(0x9_000, PAGE)), true),
-        (|trace| drop(trace.mmap_at(MAIN, Addr(0x8_000), PAGE, RW, PLAIN)), true),
+        (|trace| _ = trace.mmap_at(MAIN, Addr(0x8_000), PAGE, RW, PLAIN), true),
         (|trace| trace.munmap(range(0x8_000, 3 * PAGE)), true),
-        (|trace| drop(trace.call(MAIN, Call::Mseal { addr: Addr(0x8_000), len: PAGE, flags: 0 }, Ok(0))), true),
+        (|trace| _ = trace.call(MAIN, Call::Mseal { addr: Addr(0x8_000), len: PAGE, flags: 0 }, Ok(0)), true),
     ];
     for (number, (change, unclear)) in changes.into_iter().enumerate() {
         let mut trace = launched();
