@@ -114,115 +114,31 @@ pub struct Syscall {
 
 /// A followed system call. Names and arguments are those of the manual pages.
 ///
-/// i386's mmap2 and old mmap arrive as `Mmap` with the offset in bytes, its ipc(2) as `Shmat` or `Shmdt`.
+/// Of prctl, PR_SET_MM alone. i386's mmap2 and old mmap arrive as `Mmap` with the offset in bytes, its ipc(2) as `Shmat` or `Shmdt`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)] // fields are the manual page's arguments, by its names
 pub enum Call {
-    Mmap {
-        addr: Addr,
-        len: u64,
-        prot: u32,
-        flags: u32,
-        fd: i32,
-        offset: u64,
-    },
-    Munmap {
-        addr: Addr,
-        len: u64,
-    },
-    Mprotect {
-        addr: Addr,
-        len: u64,
-        prot: u32,
-    },
-    PkeyMprotect {
-        addr: Addr,
-        len: u64,
-        prot: u32,
-        pkey: i32,
-    },
-    Mremap {
-        old: Addr,
-        old_len: u64,
-        new_len: u64,
-        flags: u32,
-        new: Addr,
-    },
-    Madvise {
-        addr: Addr,
-        len: u64,
-        advice: i32,
-    },
-    Brk {
-        addr: Addr,
-    },
-    Shmat {
-        id: i32,
-        addr: Addr,
-        flags: i32,
-    },
-    Shmdt {
-        addr: Addr,
-    },
-    RemapFilePages {
-        addr: Addr,
-        len: u64,
-        prot: u32,
-        pgoff: u64,
-        flags: u32,
-    },
-    IoSetup {
-        nr_events: u32,
-        ctxp: Addr,
-    },
-    IoDestroy {
-        ctx: Addr,
-    },
-    MapShadowStack {
-        addr: Addr,
-        len: u64,
-        flags: u32,
-    },
-    Personality {
-        persona: u32,
-    },
+    Mmap { addr: Addr, len: u64, prot: u32, flags: u32, fd: i32, offset: u64 },
+    Munmap { addr: Addr, len: u64 },
+    Mprotect { addr: Addr, len: u64, prot: u32 },
+    PkeyMprotect { addr: Addr, len: u64, prot: u32, pkey: i32 },
+    Mremap { old: Addr, old_len: u64, new_len: u64, flags: u32, new: Addr },
+    Madvise { addr: Addr, len: u64, advice: i32 },
+    Brk { addr: Addr },
+    Shmat { id: i32, addr: Addr, flags: i32 },
+    Shmdt { addr: Addr },
+    RemapFilePages { addr: Addr, len: u64, prot: u32, pgoff: u64, flags: u32 },
+    IoSetup { nr_events: u32, ctxp: Addr },
+    IoDestroy { ctx: Addr },
+    MapShadowStack { addr: Addr, len: u64, flags: u32 },
+    Personality { persona: u32 },
     Clone(CloneArgs),
-    Execve {
-        path: Addr,
-        argv: Addr,
-        envp: Addr,
-    },
-    Execveat {
-        dirfd: i32,
-        path: Addr,
-        argv: Addr,
-        envp: Addr,
-        flags: u32,
-    },
-    /// With PR_SET_MM alone.
-    Prctl {
-        option: i32,
-        arg2: u64,
-        arg3: u64,
-        arg4: u64,
-        arg5: u64,
-    },
-    ProcessMadvise {
-        pidfd: i32,
-        iovec: Addr,
-        vlen: u64,
-        advice: i32,
-        flags: u32,
-    },
-    Mseal {
-        addr: Addr,
-        len: u64,
-        flags: u64,
-    },
-    IoUringSetup {
-        entries: u32,
-        params: Addr,
-    },
+    Execve { path: Addr, argv: Addr, envp: Addr },
+    Execveat { dirfd: i32, path: Addr, argv: Addr, envp: Addr, flags: u32 },
+    Prctl { option: i32, arg2: u64, arg3: u64, arg4: u64, arg5: u64 },
+    ProcessMadvise { pidfd: i32, iovec: Addr, vlen: u64, advice: i32, flags: u32 },
+    Mseal { addr: Addr, len: u64, flags: u64 },
+    IoUringSetup { entries: u32, params: Addr },
 }
 
 impl Call {

@@ -221,7 +221,7 @@ int main(int argc, char **argv)
         run_lives(&detached);
     for (int i = 0; i < thread_count && !deaths; i++)
         join(threads[i]);
-    prctl(PR_SET_MM, PR_SET_MM_START_BRK, first_break, 0, 0);
+    set_bounds(&workers[0], first_break, first_break + RANGE_PAGES * PAGE);
     syscall(SYS_brk, first_break);
     if (advises) {
         check(close(line));

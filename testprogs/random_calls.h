@@ -269,20 +269,25 @@ static void call_ring(struct worker *self)
     }
 }
 
-/* The break, by brk(2), and by whoever may set it as it likes. */
+/* Sets the bounds in the address space's description: one needs CAP_SYS_RESOURCE, all at once do not. */
+static void set_bounds(struct worker *self, char *start_brk, char *to)
+{
+    /* struct prctl_mm_map as 64 bits have it: bounds of code, data, break, stack, arguments, environment; no file. */
+    uintptr_t place = (uintptr_t)self->range, end = place + PAGE;
+    uint64_t all[13] = {place, end, place, end, (uintptr_t)start_brk, (uintptr_t)to, place, place, end, place, end,
+                        0, (uint64_t)-1 << 32};
+    prctl(PR_SET_MM, PR_SET_MM_BRK, to, 0, 0);
+    prctl(PR_SET_MM, PR_SET_MM_MAP, all, sizeof all, 0);
+}
+
+/* The break, by brk(2), and by whoever sets it as it likes. */
 static void call_brk(struct worker *self)
 {
     char *to = first_break + below(self, RANGE_PAGES * PAGE);
-    switch (below(self, 8)) {
-    case 0:
-        prctl(PR_SET_MM, PR_SET_MM_BRK, to, 0, 0);
-        break;
-    case 1:
-        prctl(PR_SET_MM, PR_SET_MM_START_BRK, one_in(self, 2) ? first_break : to, 0, 0);
-        break;
-    default:
+    if (one_in(self, 4))
+        set_bounds(self, one_in(self, 2) ? first_break : to, to);
+    else
         syscall(SYS_brk, to);
-    }
 }
 
 static void call_other(struct worker *self)

@@ -1,4 +1,4 @@
-//! The model against the kernel under random calls: whatever four threads do to their mappings, the model agrees with
+//! The model against the kernel under random calls: whatever threads do to their mappings, the model agrees with
 //! /proc/PID/maps. A failure names the seed; VMTRACE_SEED=N runs the tests with another one.
 
 mod common;
@@ -60,6 +60,53 @@ fn forks() {
     let report = agree("random_calls", 4, &["6000", "4", "fork"], 3);
     expect_at_least(&report, 5_000, 700);
     assert!(report.number("/counts/threads_seen") > 20, "children were forked");
+}
+
+/// One thread: what went wrong is the call before.
+#[test]
+fn one_thread() {
+    expect_at_least(&agree("random_calls", 6, &["20000", "1"], 10), 15_000, 1_200);
+}
+
+/// As many threads as the program has room for.
+#[test]
+fn sixteen_threads() {
+    expect_at_least(&agree("random_calls", 7, &["20000", "16"], 20), 15_000, 600);
+}
+
+/// vfork's children change the memory of both, and end or execute the program.
+#[test]
+fn vforks() {
+    let report = agree("random_calls", 8, &["6000", "4", "vfork"], 5);
+    assert!(report.number("/counts/threads_seen") > 20, "children were made");
+}
+
+/// Threads execute the program anew, for the calls that are left.
+#[test]
+fn execs() {
+    expect_at_least(&agree("random_calls", 9, &["12000", "4", "exec"], 10), 8_000, 500);
+}
+
+/// Threads end, and others go on in their place.
+#[test]
+fn deaths() {
+    let report = agree("random_calls", 10, &["12000", "4", "deaths"], 10);
+    assert!(report.number("/counts/threads_seen") > 15, "threads have ended");
+}
+
+/// Another process advises on the memory.
+#[test]
+fn an_adviser() {
+    expect_at_least(&agree("random_calls", 11, &["6000", "4", "adviser"], 10), 4_000, 300);
+}
+
+/// All of these together, and by both tables.
+#[test]
+fn everything() {
+    for program in ["random_calls", "random_calls.i386"] {
+        let report = agree(program, 12, &["6000", "4", "fork", "vfork", "exec", "deaths", "adviser"], 10);
+        assert!(report.number("/counts/threads_seen") > 40, "children were made");
+    }
 }
 
 /// Forks of the other table.

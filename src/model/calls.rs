@@ -6,7 +6,10 @@ use super::mapping::{Kind, Made, Mapping};
 use super::space::{AddressSpace, Area, Backing, Marks, Refusal};
 use crate::abi::{madv, map, mremap, prot, set_mm};
 use crate::event::{Call, Prot, Sharing, Syscall, Vma};
-use crate::units::{Addr, CallStackId, Range, Tid, Time, page_down, page_up};
+use crate::units::{Addr, CallStackId, PAGE, Range, Tid, Time, page_down, page_up};
+
+/// shmat(2): takes the place of what lies there.
+const SHM_REMAP: i32 = 0o40000;
 
 /// The model cannot tell what a call did; a look at the kernel's maps can.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,7 +120,7 @@ impl AddressSpace {
             Call::RemapFilePages { addr, len, pgoff, .. } => {
                 let start = Addr(page_down(addr.0));
                 let range = Range::of_len(start, page_down(len)).ok_or(Unclear)?;
-                self.remap_file_pages(range, pgoff.wrapping_mul(crate::units::PAGE), |prot| caller.prot(prot));
+                self.remap_file_pages(range, pgoff.wrapping_mul(PAGE), |prot| caller.prot(prot));
             }
             Call::IoSetup { .. } => {
                 let vma = syscall.mapped.as_ref().ok_or(Unclear)?;
@@ -269,6 +272,8 @@ impl AddressSpace {
                     return if errno == Errno::EINVAL { Ok(()) } else { Err(Unclear) };
                 }
                 match self.areas.first_hole(range) {
+                    // A stack may have grown into the hole without a call.
+                    Some(hole) if self.grows_into(hole) => Err(Unclear),
                     // With ENOMEM because of a hole, the pages before it have been changed.
                     Some(hole) if errno == Errno::ENOMEM => {
                         if let Some(before) = Range::new(addr, hole) {
@@ -278,7 +283,7 @@ impl AddressSpace {
                     }
                     // Refused somewhere in the middle: what comes before has been changed (mprotect goes on region
                     // by region). Of a single region nothing has; but mseal(2) makes several of what is one here.
-                    _ if errno == Errno::EINVAL
+                    _ if !addr.0.is_multiple_of(PAGE)
                         || errno != Errno::EPERM && self.areas.overlapping(range).nth(1).is_none() =>
                     {
                         self.refused(call, errno);
@@ -293,13 +298,16 @@ impl AddressSpace {
             Call::Madvise { addr, len, advice } if errno == Errno::ENOMEM => {
                 self.apply_madvise(addr, len, advice);
                 // One of the holes may be none: a stack may have grown there, and is not to be copied by fork now.
-                let grows = |area: Option<&Area>| area.is_some_and(|area| area.marks.grows_down);
-                let rest = Range::new(addr, Addr(!(crate::units::PAGE - 1)));
-                let first = rest.and_then(|rest| self.areas.overlapping(rest).next()).map(|(_, area)| area);
-                self.has_unseen |= matches!(advice, madv::DONTFORK | madv::DOFORK) && grows(first);
+                let hole = Range::of_len(addr, len).and_then(|range| self.areas.first_hole(range));
+                let stays = matches!(advice, madv::DONTFORK | madv::DOFORK);
+                self.has_unseen |= stays && hole.is_some_and(|hole| self.grows_into(hole));
                 Ok(())
             }
             // Some of it may have been advised, or sealed, before the rest was refused.
+            Call::Madvise { addr, advice: madv::DONTFORK | madv::DOFORK, .. } => {
+                self.has_unseen |= addr.0.is_multiple_of(PAGE);
+                Ok(())
+            }
             Call::ProcessMadvise { advice: madv::DONTFORK | madv::DOFORK, .. } | Call::Mseal { .. } => {
                 self.has_unseen = true;
                 Ok(())
@@ -311,9 +319,17 @@ impl AddressSpace {
             }
             Call::Mremap { flags, .. } => {
                 self.refused(call, errno);
-                // Of several regions, those before the one that was refused have been moved.
-                let fixed = flags & mremap::FIXED != 0 && errno != Errno::EINVAL;
+                // What lay at the target has been unmapped first, and of several regions those before the one that was
+                // refused have been moved, unless the arguments are wrong in themselves.
+                let fixed = flags & mremap::FIXED != 0 && (errno != Errno::EINVAL || is_possible_move(call));
                 if fixed { Err(Unclear) } else { Ok(()) }
+            }
+            // A driver, or what is lacking, may have refused it when the old mapping was gone.
+            Call::RemapFilePages { addr, len, .. } => self.unclear_if(true, Range::of_len(addr, len)),
+            Call::Shmat { addr, flags, .. } if flags & SHM_REMAP != 0 => {
+                self.refused(call, errno);
+                let early = matches!(errno, Errno::EINVAL | Errno::EACCES | Errno::EIDRM);
+                self.unclear_if(!early && addr.0 != 0, Range::of_len(addr, u64::MAX >> 16))
             }
             Call::Clone(_) | Call::Shmat { .. } | Call::Munmap { .. } | Call::IoSetup { .. } => {
                 self.refused(call, errno);
@@ -321,6 +337,13 @@ impl AddressSpace {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether pages that grow down lie above this hole, with nothing in between.
+    fn grows_into(&self, hole: Addr) -> bool {
+        let rest = Range::new(hole, Addr(!(PAGE - 1)));
+        let first = rest.and_then(|rest| self.areas.overlapping(rest).next());
+        first.is_some_and(|(_, area)| area.marks.grows_down)
     }
 
     fn unclear_if(&self, condition: bool, range: Option<Range>) -> Result<(), Unclear> {
@@ -387,6 +410,20 @@ fn is_of_a_driver(line: &Vma) -> bool {
     let is_memory =
         [&b"/dev/zero"[..], b"/dev/shm/", b"/dev/hugepages/"].iter().any(|name| line.name.starts_with(name));
     line.name.starts_with(b"anon_inode:") || line.name.starts_with(b"/dev/") && !is_memory
+}
+
+/// Whether the kernel may have begun to do what these arguments ask for (`check_mremap_params`).
+fn is_possible_move(call: &Call) -> bool {
+    let Call::Mremap { old, old_len, new_len, flags, new } = *call else { return false };
+    let known = mremap::MAYMOVE | mremap::FIXED | mremap::DONTUNMAP;
+    let overlap = Range::of_len(old, old_len).zip(Range::of_len(new, new_len));
+    flags & !known == 0
+        && flags & mremap::MAYMOVE != 0
+        && (flags & mremap::DONTUNMAP == 0 || page_up(old_len) == page_up(new_len))
+        && old.0.is_multiple_of(PAGE)
+        && new.0.is_multiple_of(PAGE)
+        && new_len != 0
+        && overlap.is_none_or(|(old, new)| old.intersection(new).is_none())
 }
 
 /// Whether mmap with these flags takes the place of what lies there.

@@ -28,6 +28,14 @@ impl Ptrace {
         let (pid, gate) = (if args.is_thread() { parent.pid } else { Pid(child.0) }, parent.gate);
         self.add_child(child, pid, args.shares_memory().then_some(gate));
         self.say_born(tid, child, pid, args);
+        // Beside calls that overlap, what fork copies is not what has been told.
+        let is_settled = |gate| self.gates.get(&gate).is_none_or(|gate: &Gate| gate.is_settled(Some(tid)));
+        if !args.shares_memory()
+            && !is_settled(gate)
+            && let Ok(maps) = procfs::maps::read(child)
+        {
+            self.tell(child, EventKind::Maps(maps));
+        }
     }
 
     pub(super) fn say_born(&mut self, parent: Tid, child: Tid, pid: Pid, args: CloneArgs) {
