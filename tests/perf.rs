@@ -182,6 +182,20 @@ fn a_thousand_threads_need_no_more_files() {
     target.end().expect_code(0);
 }
 
+/// Following ends when it is asked to, also where threads are made faster than their records can be told.
+#[test]
+fn a_storm_of_threads_does_not_keep_it_from_ending() {
+    let _alone = alone();
+    let target = start("crowd", &["2", "1"]);
+    let ended = run(&mut vmtrace(["--engine=perf", "--format=json", "--for=100ms", "-p", &target.pid().to_string()]));
+    assert!(!target.has_ended(), "{target:?}");
+    let report = reports(&ended.expect_code(0).output()).pop().expect("a report at the end");
+    assert_eq!([report.at("/target/engine"), report.at("/target/exit")], [&json!("perf"), &Value::Null]);
+    assert_eq!(report.number("/counts/stops"), 0);
+    report.expect_clean("a storm");
+    target.end().expect_code(0);
+}
+
 /// Records that are lost are counted, the model is put right from the kernel's maps, and the report says what that costs.
 #[test]
 fn losses_are_counted_and_healed() {

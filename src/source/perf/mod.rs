@@ -398,3 +398,6 @@ impl Source for Perf {
 
     fn detach(&mut self) {}
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,6 +80,12 @@ struct Cpu {
 }
 
 impl Rings {
+    /// Of no CPU at all.
+    #[cfg(test)]
+    pub(super) fn none() -> Rings {
+        Rings { cpus: Vec::new(), layouts: Layouts::new(), mmap: None }
+    }
+
     /// Opens the followed tracepoints on every CPU, with rings of at most `ring_bytes`. They tell nothing before
     /// [`Rings::enable`].
     ///
