@@ -5,6 +5,7 @@
 
 mod child;
 pub mod grip;
+pub mod handle;
 pub mod perf;
 mod ptrace;
 

@@ -261,6 +261,61 @@ fn programs_that_perf_events_do_not_show() {
     target.send(Signal::SIGKILL);
 }
 
+/// A process that executes a 32-bit program is not followed any further, and the report says so. What its former program had
+/// left is found, of the new one nothing is claimed, and how it ended is right.
+#[test]
+fn a_32_bit_program_is_executed() {
+    let _alone = alone();
+    let i386 = testprog("unjoined.i386");
+    let ways = [
+        held(&["sh", "-c", r#""$1"; "$2"; kill -TERM $$"#, "sh", testprog("unjoined"), i386]),
+        held(&["sh", "-c", r#""$1"; exec "$2""#, "sh", testprog("unjoined"), i386]),
+    ];
+    for (target, exit) in ways.into_iter().zip([json!({"signal": "SIGTERM"}), json!({"code": 0})]) {
+        let following = attach(target.pid(), &[]);
+        target.send(Signal::SIGCONT);
+        let report = last_report(following);
+        expect_unharmed(&report);
+        assert_eq!(report.at("/target/exit"), &exit);
+        let [finding] = report.findings() else { panic!("one finding: {:#}", report.at("/findings")) };
+        assert_eq!([&finding["reason"], &finding["regions"]], [&json!("unjoined"), &json!(6)]);
+        expect_opaque(&report, i386);
+        target.end();
+    }
+}
+
+/// Fails the test unless the report says that one program could not be followed, and what to do.
+#[track_caller]
+fn expect_opaque(report: &Report, program: &str) {
+    let notes = report.at("/notes").as_array().expect("notes");
+    let texts: Vec<&str> = notes.iter().filter_map(|note| note["text"].as_str()).collect();
+    let told =
+        texts.iter().filter(|text| ["32-bit", program, "--engine ptrace"].iter().all(|part| text.contains(part)));
+    assert_eq!(told.count(), 1, "{texts:?}");
+}
+
+/// A 32-bit program is not launched by perf events where the file shows what it is; of what a script leads to, the report
+/// says that it was not followed, and the status is its own.
+#[test]
+fn launching_a_32_bit_program() {
+    let _alone = alone();
+    let i386 = testprog("unjoined.i386");
+    let errors = run(&mut vmtrace(["--engine=perf", "--", i386])).expect_code(125).errors();
+    assert!(errors.contains(i386) && errors.contains("--engine ptrace") && errors.lines().count() == 1, "{errors}");
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let (script, file) = (folder.path().join("script"), folder.path().join("report"));
+    std::fs::write(&script, format!("#!{i386}\n")).expect("it can be written");
+    Command::new("chmod").arg("+x").arg(&script).status().expect("chmod can be run");
+    run(vmtrace(["--engine=perf", "--format=json", "--verify", "-o"]).arg(&file).arg("--").arg(&script)).expect_code(0);
+    let text = std::fs::read_to_string(&file).expect("there is a report");
+    let report = Report(serde_json::from_str(&text).expect("the report is JSON"));
+    expect_unharmed(&report);
+    report.expect_clean("nothing is known");
+    assert_eq!(report.at("/verify/mismatches"), 0);
+    assert_eq!(report.at("/target/exit"), &json!({"code": 0}));
+    expect_opaque(&report, i386);
+}
+
 /// Without the privilege auto takes ptrace, and the reason names what is missing.
 #[test]
 fn without_the_privilege() {

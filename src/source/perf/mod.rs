@@ -5,10 +5,12 @@
 //! events by the time of the reading (`look.rs`).
 
 pub mod attach;
+mod ends;
 mod kept;
 mod launch;
 mod look;
 mod mappers;
+mod opaque;
 pub mod points;
 pub mod record;
 pub mod rings;
@@ -31,10 +33,12 @@ use crate::procfs::{self, memory::HeldMemory};
 use crate::report::Engine;
 use crate::sys::perf::{monotonic_ns, wait_readable};
 use crate::units::{Addr, Pid, Range, Tid, Time};
+use ends::Ends;
 use kept::Kept;
 use launch::Launch;
 use look::{Closing, Image, Look};
 use mappers::Mappers;
+use opaque::OpaqueProcesses;
 use record::{Record, What};
 use rings::Rings;
 use sorter::Sorter;
@@ -78,6 +82,10 @@ pub struct Perf {
     /// The program, where we have launched it.
     launch: Option<Launch>,
     kept: HashMap<Pid, Vec<Kept>>,
+    /// Processes that run 32-bit programs.
+    opaque: OpaqueProcesses,
+    /// How processes end, where no record tells.
+    ends: Ends,
     /// Records that were just read, in the order of the rings.
     batch: Vec<Record>,
     /// Processes that followed ones have forked, and that have not been told of yet.
@@ -112,6 +120,8 @@ impl Perf {
             mappers: Mappers::default(),
             launch: None,
             kept: HashMap::new(),
+            opaque: OpaqueProcesses::default(),
+            ends: Ends::of(main),
             batch: Vec::new(),
             newborn: HashSet::new(),
             last_round: 0,
@@ -148,7 +158,7 @@ impl Perf {
                 continue;
             }
             match record.what {
-                What::Executed => executed.push((record.pid, record.at)),
+                What::Executed { is_i386, .. } => executed.push((record.pid, record.at, is_i386)),
                 What::Fork { child_pid, child } if child_pid == record.pid && !kept::is_threaded(kept, child_pid) => {
                     threaded.extend([(record.pid, record.tid), (record.pid, child)]);
                 }
@@ -159,9 +169,14 @@ impl Perf {
             }
             self.sorter.push(record);
         }
-        for (pid, at) in executed {
-            self.images.insert((pid, at), Image::read(pid.into()));
-            self.keep(pid, &[pid.into()]);
+        for (pid, at, is_i386) in executed {
+            self.images.insert((pid, at), Image::read(pid.into(), is_i386));
+            if is_i386 {
+                self.ends.watch(pid);
+                self.opaque.see(pid);
+            } else {
+                self.keep(pid, &[pid.into()]);
+            }
         }
         for (pid, tid) in threaded {
             self.keep_threaded(pid, tid);
@@ -212,25 +227,39 @@ impl Perf {
         }
         let Some(record) = self.sorter.pop() else { return false };
         match record.what {
-            What::Executed if self.stream.knows(record.pid) => {
+            What::Executed { is_i386, .. } if self.stream.knows(record.pid) => {
                 let seen = self.images.remove(&(record.pid, record.at));
-                let image = seen.unwrap_or_else(|| Image::read(record.tid));
+                let image = seen.unwrap_or_else(|| Image::read(record.tid, is_i386));
                 self.image = Some((record, image));
             }
             What::Lost(records) => self.take_lost(records),
+            What::Exited => {
+                if let Some(pid) = self.stream.ends_unseen(record.tid) {
+                    self.see_end(pid);
+                }
+                self.stream.take(record);
+            }
             _ => self.stream.take(record),
         }
         true
     }
 
+    /// Sees how a process has ended, of which records may be missing.
+    fn see_end(&mut self, pid: Pid) {
+        if let Some(exit) = self.ends.exit_of(pid) {
+            self.stream.saw_end(pid, exit);
+        }
+    }
+
     /// execve has succeeded, and the new image has been seen.
     fn execute(&mut self) -> bool {
         let Some((record, image)) = self.image.take() else { return false };
-        let maps = look::before(&mut self.sorter, image.maps, image.start_brk, record.at, image.read_until, |one| {
-            one.pid == record.pid
-        });
+        let What::Executed { by_leader, .. } = record.what else { return false };
+        let Image { mut new, read_until } = image;
+        new.maps =
+            look::before(&mut self.sorter, new.maps, new.start_brk, record.at, read_until, |one| one.pid == record.pid);
         self.forget_kept(record.pid, record.at);
-        self.stream.executed(record.at, record.tid, maps, image.start_brk, image.read_implies_exec);
+        self.stream.executed(record.at, record.tid, by_leader, new);
         true
     }
 
@@ -387,6 +416,7 @@ impl Source for Perf {
             );
             notes.push(Note::incomplete(None, self.lost, text));
         }
+        notes.extend(self.opaque.notes());
         notes
     }
 

@@ -99,8 +99,8 @@ impl Rings {
             for wanted in points::wanted() {
                 match tracefs.number(&wanted.tracepoint).map_err(PerfError::NoTracefs)? {
                     Some(number) => numbered.push((wanted, number)),
-                    // Kernels lack calls that they were built without; mmap is never among them.
-                    None if wanted.tracepoint.ends_with("_mmap") => {
+                    // Kernels lack calls that they were built without; these are never among them.
+                    None if ["_mmap", "_exec"].iter().any(|end| wanted.tracepoint.ends_with(end)) => {
                         return Err(PerfError::NoTracepoint(wanted.tracepoint));
                     }
                     None => {}
@@ -127,8 +127,8 @@ impl Rings {
         /// PERF_TYPE_SOFTWARE, PERF_COUNT_SW_DUMMY
         const SOFTWARE: u32 = 1;
         const DUMMY: u64 = 9;
-        /// `comm`, `task`, `comm_exec`
-        const TELLS_TASKS: u64 = 1 << 9 | 1 << 13 | 1 << 24;
+        /// `task`
+        const TELLS_TASKS: u64 = 1 << 13;
         let mut bytes = most;
         let (leader, ring) = loop {
             let mut attr = EventAttr::every(SOFTWARE, DUMMY);
