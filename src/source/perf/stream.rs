@@ -379,6 +379,12 @@ impl Stream {
             _ => (unseen_clone(pid == child_pid, child, parent), None),
         };
         self.vacate(at, child);
+        if child.0 == child_pid.0 && self.groups.contains_key(&child_pid) {
+            // So has the whole process that had its number.
+            let former: Vec<Tid> =
+                self.tasks.iter().filter(|(_, task)| task.pid == child_pid).map(|(tid, _)| *tid).collect();
+            former.into_iter().for_each(|tid| self.vanished(at, tid));
+        }
         let child_space = if args.shares_memory() { space } else { self.new_space() };
         self.add(child, child_pid, child_space);
         if self.opaque.contains(&space) {

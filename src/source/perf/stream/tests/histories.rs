@@ -362,7 +362,8 @@ proptest! {
         for (pid, tids) in listener.processes() {
             prop_assert_eq!(Some(&tids), world.processes.get(&pid), "tasks of process {}", pid - FIRST);
         }
-        let known: BTreeSet<i32> = stream.tasks.keys().map(|tid| tid.0).collect();
+        let known = stream.tasks.iter().filter(|(_, task)| !task.ended);
+        let known: BTreeSet<i32> = known.map(|(tid, _)| tid.0).collect();
         prop_assert_eq!(known, listener.living.into_keys().collect::<BTreeSet<i32>>());
     }
 }
