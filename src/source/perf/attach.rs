@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use thiserror::Error;
 
 use super::Perf;
+use super::keeper::Keeper;
 use super::look;
 use super::record::{Record, What};
 use super::rings::{PerfError, Rings};
@@ -75,6 +76,7 @@ impl Perf {
     /// From now on everything is told.
     pub(super) fn enable(&mut self) -> Result<(), PerfError> {
         self.rings.enable()?;
+        self.keeper = Some(Keeper::start());
         hurry();
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! How processes have ended, where their records do not tell: some were lost, or their calls pass the tracepoints by.
+//! How processes have ended, where their records do not tell: some were lost, calls pass the tracepoints by, or a signal
+//! was delivered as SIGKILL.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -39,14 +40,14 @@ impl Ends {
 
     /// How a process has ended, whose last task has: none where nobody can know any more.
     pub(super) fn exit_of(&mut self, pid: Pid) -> Option<Exit> {
-        let handle = self.handles.remove(&pid)?;
+        let handle = self.handles.remove(&pid);
         let mut waited = Duration::ZERO;
         while task::status(pid.into()).is_ok_and(|status| !matches!(status.state, 'Z' | 'X')) && waited < ENDS_WITHIN {
             std::thread::sleep(LOOK_AGAIN);
             waited += LOOK_AGAIN;
         }
         // As a zombie it shows how it ended in /proc; when it has been reaped, its handle does.
-        let wait_status = task::wait_status(pid.into()).or_else(|| handle::wait_status(&handle).ok())?;
+        let wait_status = task::wait_status(pid.into()).or_else(|| handle::wait_status(&handle?).ok())?;
         Some(match wait_status & 0x7f {
             0 => Exit::Code(wait_status >> 8 & 0xff),
             signal => Exit::Signal(signal),

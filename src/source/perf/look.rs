@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Perf;
+use super::kept::Kept;
 use super::points::Point;
 use super::record::{Record, What};
 use super::sorter::Sorter;
@@ -48,10 +49,14 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// Reads it, a while after execve.
-    pub(super) fn read(tid: Tid, is_i386: bool) -> Image {
+    /// Reads it, a while after execve; the maps from what is kept of it, if that is.
+    pub(super) fn read(tid: Tid, is_i386: bool, kept: Option<&Kept>) -> Image {
+        let maps = match kept {
+            Some(kept) => kept.maps(tid).to_vec().into(),
+            None => procfs::maps::read(tid).unwrap_or_default(),
+        };
         let new = NewImage {
-            maps: procfs::maps::read(tid).unwrap_or_default(),
+            maps,
             start_brk: task::start_brk(tid),
             read_implies_exec: task::read_implies_exec(tid),
             is_i386,

@@ -6,6 +6,7 @@
 
 pub mod attach;
 mod ends;
+mod keeper;
 mod kept;
 mod launch;
 mod look;
@@ -34,6 +35,7 @@ use crate::report::Engine;
 use crate::sys::perf::{monotonic_ns, wait_readable};
 use crate::units::{Addr, Pid, Range, Tid, Time};
 use ends::Ends;
+use keeper::Keeper;
 use kept::Kept;
 use launch::Launch;
 use look::{Closing, Image, Look};
@@ -69,8 +71,9 @@ pub struct Perf {
     current: With,
     /// execve that has been seen to succeed, and the new image.
     image: Option<(Record, Image)>,
-    /// New images that have been seen, by process and time, and not been told.
-    images: HashMap<(Pid, u64), Image>,
+    /// New images of each process that have been seen and not been told, oldest first.
+    images: HashMap<Pid, VecDeque<Image>>,
+    keeper: Option<Keeper>,
     looks: VecDeque<Look>,
     /// Address spaces to be looked at, by one of their tasks.
     wanted: Vec<Tid>,
@@ -112,6 +115,7 @@ impl Perf {
             current: None,
             image: None,
             images: HashMap::new(),
+            keeper: None,
             looks: VecDeque::new(),
             wanted: Vec::new(),
             last_look: 0,
@@ -138,8 +142,10 @@ impl Perf {
         let now = monotonic_ns();
         self.last_round = now;
         self.sorter.begin_round(now);
+        // Before the records are read: those of the same moment are there then.
+        self.take_seen();
         let Perf { rings, batch, newborn, stream, kept, .. } = self;
-        // The memory of a process that has threads, or a new image, is held as soon as possible: it may end at once.
+        // The memory of a process that has threads is held as soon as possible: it may end at once.
         let (mut executed, mut threaded) = (Vec::new(), Vec::new());
         rings.drain(|record| batch.push(record));
         // A child's records may be in a ring that was read before its parent's.
@@ -158,7 +164,7 @@ impl Perf {
                 continue;
             }
             match record.what {
-                What::Executed { is_i386, .. } => executed.push((record.pid, record.at, is_i386)),
+                What::Executed { is_i386: true, .. } => executed.push(record.pid),
                 What::Fork { child_pid, child } if child_pid == record.pid && !kept::is_threaded(kept, child_pid) => {
                     threaded.extend([(record.pid, record.tid), (record.pid, child)]);
                 }
@@ -169,14 +175,9 @@ impl Perf {
             }
             self.sorter.push(record);
         }
-        for (pid, at, is_i386) in executed {
-            self.images.insert((pid, at), Image::read(pid.into(), is_i386));
-            if is_i386 {
-                self.ends.watch(pid);
-                self.opaque.see(pid);
-            } else {
-                self.keep(pid, &[pid.into()]);
-            }
+        for pid in executed {
+            self.ends.watch(pid);
+            self.opaque.see(pid);
         }
         for (pid, tid) in threaded {
             self.keep_threaded(pid, tid);
@@ -228,8 +229,7 @@ impl Perf {
         let Some(record) = self.sorter.pop() else { return false };
         match record.what {
             What::Executed { is_i386, .. } if self.stream.knows(record.pid) => {
-                let seen = self.images.remove(&(record.pid, record.at));
-                let image = seen.unwrap_or_else(|| Image::read(record.tid, is_i386));
+                let image = self.seen_image(&record).unwrap_or_else(|| Image::read(record.tid, is_i386, None));
                 self.image = Some((record, image));
             }
             What::Lost(records) => self.take_lost(records),
@@ -242,6 +242,16 @@ impl Perf {
             _ => self.stream.take(record),
         }
         true
+    }
+
+    /// What was seen of the image that a process has executed.
+    fn seen_image(&mut self, record: &Record) -> Option<Image> {
+        let seen = self.images.get_mut(&record.pid)?;
+        let image = std::iter::from_fn(|| seen.pop_front()).find(|image| image.read_until > record.at);
+        if seen.is_empty() {
+            self.images.remove(&record.pid);
+        }
+        image
     }
 
     /// Sees how a process has ended, of which records may be missing.
@@ -266,6 +276,9 @@ impl Perf {
     /// Lets the kernel know which mmap calls are of interest now.
     fn change_mappers(&mut self) {
         if self.stream.take_changed() {
+            if let Some(keeper) = &self.keeper {
+                keeper.follow(self.stream.processes());
+            }
             let newest = procfs::task::last_number().unwrap_or(0);
             self.mappers.follow(self.stream.tasks.keys().copied(), newest);
         }

@@ -48,6 +48,20 @@ pub fn mmap_with_stack(filter: String) -> Wanted {
     }
 }
 
+/// The success of execve. Its registers tell a 32-bit program from others, and the image is whole by then: PERF_RECORD_COMM
+/// comes before it is.
+pub fn execve() -> Wanted {
+    Wanted {
+        tracepoint: "sched/sched_process_exec".to_owned(),
+        point: Point::Executed,
+        registers: RESULT,
+        stack_bytes: 0,
+        raw: true,
+        filter: None,
+        wakes: true,
+    }
+}
+
 /// How much is copied of the stack of who maps memory.
 const MAPPER_STACK_BYTES: u32 = 4 << 10;
 
@@ -88,16 +102,7 @@ pub fn wanted() -> Vec<Wanted> {
             all.push(call("exit", Point::Exit(*followed), ARGUMENTS, 0, false));
         }
     }
-    // Its registers tell a 32-bit program from others, and the image is whole by then: PERF_RECORD_COMM comes before it is.
-    all.push(Wanted {
-        tracepoint: "sched/sched_process_exec".to_owned(),
-        point: Point::Executed,
-        registers: RESULT,
-        stack_bytes: 0,
-        raw: true,
-        filter: None,
-        wakes: true,
-    });
+    all.push(execve());
     all.push(Wanted {
         tracepoint: "signal/signal_deliver".to_owned(),
         point: Point::Signal,

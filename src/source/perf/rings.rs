@@ -109,7 +109,7 @@ impl Rings {
             mmap = tracefs.number("syscalls/sys_enter_mmap").map_err(PerfError::NoTracefs)?;
         }
         let online = online_cpus();
-        allow_files((online.len() * (numbered.len() + 3)) as u64 + 64)?;
+        allow_files((online.len() * (numbered.len() + 5)) as u64 + 64)?;
         let fair = prev_power_of_two(MOST_BYTES / online.len().max(1));
         let most = ring_bytes.unwrap_or(MOST_RING_BYTES.min(fair)).max(LEAST_RING_BYTES);
         let mut rings = Rings { cpus: Vec::new(), layouts: Layouts::new(), mmap };
@@ -121,6 +121,27 @@ impl Rings {
             }
         }
         if rings.cpus.is_empty() { Err(PerfError::Other(Errno::ENODEV)) } else { Ok(rings) }
+    }
+
+    /// Those of execve alone, which tell from now on.
+    ///
+    /// # Errors
+    /// Why that cannot be.
+    pub(super) fn of_execve() -> Result<Rings, PerfError> {
+        let tracefs = Tracefs::find().map_err(PerfError::NoTracefs)?;
+        let wanted = points::execve();
+        let number = tracefs.number(&wanted.tracepoint).map_err(PerfError::NoTracefs)?;
+        let Some(number) = number else { return Err(PerfError::NoTracepoint(wanted.tracepoint)) };
+        let online = online_cpus();
+        let mut rings = Rings { cpus: Vec::new(), layouts: Layouts::new(), mmap: None };
+        for cpu in online {
+            match rings.open_cpu(cpu, &[(wanted.clone(), number)], LEAST_RING_BYTES) {
+                Err(Errno::ENODEV) => {}
+                result => result.map_err(explain)?,
+            }
+        }
+        rings.enable()?;
+        Ok(rings)
     }
 
     fn open_cpu(&mut self, number: u32, numbered: &[(Wanted, u64)], most: usize) -> Result<(), Errno> {

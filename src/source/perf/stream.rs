@@ -205,9 +205,12 @@ impl Stream {
 
     /// The process that ends with this task, if how it ends may not be in the records.
     pub fn ends_unseen(&self, tid: Tid) -> Option<Pid> {
-        let Task { pid, space, missed, .. } = self.tasks.get(&tid)?;
-        let is_last = self.groups.get(pid)?.tasks == 1;
-        (is_last && (*missed || self.opaque.contains(space))).then_some(*pid)
+        let Task { pid, space, missed, ended, .. } = self.tasks.get(&tid)?;
+        let group = self.groups.get(pid)?;
+        // A signal that ends all threads at once is delivered as SIGKILL (kernel/signal.c, complete_signal).
+        let is_unsure = group.code.is_none() && group.fatal.is_none_or(|signal| signal == libc::SIGKILL);
+        let is_last = group.tasks == 1 && !ended;
+        (is_last && (*missed || is_unsure || self.opaque.contains(space))).then_some(*pid)
     }
 
     /// How a process has ended of which that may not be in the records. To be told before its last task's end.
@@ -215,6 +218,11 @@ impl Stream {
         if let Some(group) = self.groups.get_mut(&pid) {
             group.seen_end = Some(exit);
         }
+    }
+
+    /// All followed processes.
+    pub fn processes(&self) -> impl Iterator<Item = Pid> {
+        self.groups.keys().copied()
     }
 
     /// Whether a process is followed.
@@ -427,7 +435,12 @@ impl Stream {
             }
             // A signal whose delivery was not seen can only be the one that cannot be seen coming.
             None => {
-                Exit::Signal(group.as_mut().map_or(libc::SIGKILL, |group| *group.fatal.get_or_insert(libc::SIGKILL)))
+                let seen = group.as_ref().filter(|group| group.tasks == 1).and_then(|group| group.seen_end);
+                if pid == self.main && seen.is_some() {
+                    self.main_exit = seen;
+                }
+                let fatal = group.as_mut().map_or(libc::SIGKILL, |group| *group.fatal.get_or_insert(libc::SIGKILL));
+                seen.unwrap_or(Exit::Signal(fatal))
             }
         };
         if pid == self.main && (tid.0 == pid.0 || self.main_exit.is_none()) {
