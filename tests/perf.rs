@@ -166,14 +166,14 @@ fn launching() {
 
 /// The number of files follows the CPUs, not the threads.
 #[test]
-fn a_thousand_threads_need_no_more_files() {
+fn ten_thousand_threads_need_no_more_files() {
     let _alone = alone();
-    let target = start("crowd", &["999", "0"]);
+    let target = start("crowd", &["9999", "0"]);
     let following = attach(target.pid(), &["--verify"]);
     let files = std::fs::read_dir(format!("/proc/{}/fd", following.pid())).expect("vmtrace lives").count();
     let cpus = std::thread::available_parallelism().expect("there are CPUs").get();
     assert!(files < 64 * cpus + 64, "{files} files on {cpus} CPUs");
-    assert_eq!(report_now(&following).number("/counts/threads_live"), 1_000);
+    assert_eq!(report_now(&following).number("/counts/threads_live"), 10_000);
     following.send(Signal::SIGINT);
     let report = last_report(following);
     expect_unharmed(&report);

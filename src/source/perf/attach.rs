@@ -118,7 +118,7 @@ impl Perf {
             .collect();
         let space = self.stream.new_space();
         for (tid, pid) in listed.iter().filter(|(tid, _)| !born_later.contains(tid)) {
-            self.stream.add(*tid, *pid, space);
+            self.stream.add_found(*tid, *pid, space);
         }
         let children = self.catch_up(read_from);
         self.change_mappers();

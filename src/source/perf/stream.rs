@@ -51,7 +51,7 @@ pub(super) struct Task {
     inside: Option<Inside>,
     /// Its end has been told.
     ended: bool,
-    /// Records were lost since it was heard of last.
+    /// It may have called exit unseen: nothing was heard of it since it was found, or records were lost.
     missed: bool,
 }
 
@@ -123,13 +123,21 @@ impl Stream {
         self.spaces
     }
 
-    /// Follows a task from now on.
+    /// Follows a task from its beginning on.
     pub fn add(&mut self, tid: Tid, pid: Pid, space: SpaceNo) {
         self.remove(tid);
         self.groups.entry(pid).or_default().tasks += 1;
         *self.users.entry(space).or_default() += 1;
         self.changed = true;
         self.tasks.insert(tid, Task { pid, space, inside: None, ended: false, missed: false });
+    }
+
+    /// Follows a task from now on that has been there before, and may have called exit unseen.
+    pub fn add_found(&mut self, tid: Tid, pid: Pid, space: SpaceNo) {
+        self.add(tid, pid, space);
+        if let Some(task) = self.tasks.get_mut(&tid) {
+            task.missed = true;
+        }
     }
 
     fn remove(&mut self, tid: Tid) {
@@ -501,11 +509,7 @@ impl Stream {
         let args = unseen_clone(of == pid, tid, relative);
         self.vacate(at, tid);
         let space_of_child = if args.shares_memory() { space } else { self.new_space() };
-        self.add(tid, pid, space_of_child);
-        // It may have called exit already.
-        if let Some(task) = self.tasks.get_mut(&tid) {
-            task.missed = true;
-        }
+        self.add_found(tid, pid, space_of_child);
         self.tell(space, at, relative, EventKind::Born(Birth { child: tid, pid, args, function: None }));
     }
 

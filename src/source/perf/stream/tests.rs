@@ -89,6 +89,17 @@ fn ends_by_a_signal() {
     assert_eq!(told(&mut stream), ["1 Ended(Signal(11))"]);
 }
 
+/// A thread that was there before may have called exit before anybody listened: its end is not that of the process.
+#[test]
+fn the_end_of_a_task_that_was_found() {
+    let mut stream = stream();
+    let (_, space) = stream.place_of(Tid(MAIN)).unwrap();
+    stream.add_found(Tid(OTHER), Pid(MAIN), space);
+    stream.take(record(OTHER, What::Exited));
+    assert_eq!(told(&mut stream), ["1 Ended(Code(0))"]);
+    assert_eq!(stream.main_exit(), None);
+}
+
 /// A signal that ends all threads at once is delivered to them as SIGKILL: how the process was seen to end is what counts.
 #[test]
 fn ends_by_a_signal_for_all() {
