@@ -39,24 +39,6 @@ fn all_cases_pass_by_their_logs() {
     assert!(output.ends_with(&format!("\n\n{passed} passed, 0 failed\n")), "{output}");
 }
 
-/// By perf events every case shows what the manifest says that they show, in all its modes.
-#[test]
-fn all_cases_pass_by_perf_events() {
-    testprog("unjoined");
-    let manifest = format!("{FOLDER}/cases.toml");
-    let ended = run(&mut vmtrace(["check", "-j", "2", "--by", "perf", &manifest])).expect_code(0);
-    let expected = runs_in(&manifest) - runs_beyond_perf(&manifest);
-    let output = ended.output();
-    assert!(output.ends_with(&format!("\n\n{expected} passed, 0 failed\n")), "{output}");
-}
-
-/// Runs of cases of which perf events can show nothing.
-fn runs_beyond_perf(manifest: &str) -> usize {
-    let manifest: toml::Table = fs::read_to_string(manifest).expect("a text").parse().expect("TOML");
-    let cannot = |case: &&toml::Value| case.get("by").and_then(|by| by.get("perf")?.get("cannot")).is_some();
-    manifest["case"].as_array().expect("cases").iter().filter(cannot).map(modes_of).sum()
-}
-
 /// Cases that can be launched and of which a log can show something.
 fn shown_by_logs(manifest: &str) -> usize {
     let manifest: toml::Table = fs::read_to_string(manifest).expect("a text").parse().expect("TOML");
@@ -71,12 +53,9 @@ fn shown_by_logs(manifest: &str) -> usize {
 /// Runs that a manifest asks for: each case once in each of its modes.
 fn runs_in(manifest: &str) -> usize {
     let manifest: toml::Table = fs::read_to_string(manifest).expect("a text").parse().expect("TOML");
-    manifest["case"].as_array().expect("cases are an array").iter().map(modes_of).sum()
-}
-
-/// How many ways there are to run a case.
-fn modes_of(case: &toml::Value) -> usize {
-    case.get("modes").and_then(|modes| Some(modes.as_array()?.len())).unwrap_or(1)
+    let cases = manifest["case"].as_array().expect("cases are an array");
+    let modes = |case: &toml::Value| case.get("modes").and_then(|modes| Some(modes.as_array()?.len())).unwrap_or(1);
+    cases.iter().map(modes).sum()
 }
 
 /// Every test program has a case, so that none is a dead letter.
