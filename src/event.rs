@@ -56,6 +56,8 @@ pub enum EventKind {
     Limits(Box<Limits>),
     /// A task that was there before us is noticed only now: it is one of this process, and uses its address space.
     Noticed(Pid),
+    /// What the tasks of this address space do to it cannot be seen, from its beginning on: nothing can be said of it.
+    Opaque,
 }
 
 /// A process at the moment when all its threads had been attached to.

@@ -5,6 +5,7 @@
 
 mod child;
 pub mod grip;
+pub mod handle;
 pub mod perf;
 mod ptrace;
 
@@ -250,7 +251,9 @@ pub struct MapsLine {
 pub enum MapsQuery {
     /// That which holds the address.
     At,
-    /// The first executable one that holds the address or lies above it.
+    /// The first one that holds the address or lies above it.
+    Next,
+    /// The first executable one that does.
     NextExecutable,
 }
 
@@ -286,6 +289,7 @@ pub fn query_maps(maps: BorrowedFd<'_>, query: MapsQuery, addr: Addr) -> Result<
         size: std::mem::size_of::<ProcmapQuery>() as u64,
         query_flags: match query {
             MapsQuery::At => 0,
+            MapsQuery::Next => COVERING_OR_NEXT_VMA,
             MapsQuery::NextExecutable => EXECUTABLE | COVERING_OR_NEXT_VMA,
         },
         query_addr: addr.0,

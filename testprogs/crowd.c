@@ -4,18 +4,20 @@
    Must be found: nothing. */
 #include "testprog.h"
 
-#define MOST 1000
+#define MOST 10000
 
 static atomic_bool finished;
 static atomic_int running;
 static atomic_long made, lived;
+/* Held while the sleepers sleep: so many that wake up now and then would leave nobody else a processor. */
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
 
 static void *sleep_on(void *unused)
 {
     (void)unused;
     atomic_fetch_add(&running, 1);
-    while (!finished)
-        sleep_ms(20);
+    check_zero(pthread_mutex_lock(&gate));
+    check_zero(pthread_mutex_unlock(&gate));
     return NULL;
 }
 
@@ -47,9 +49,10 @@ int main(int argc, char **argv)
 {
     int sleepers = argc > 1 ? atoi(argv[1]) : 3;
     int makers = argc > 2 ? atoi(argv[2]) : 2;
-    pthread_t threads[MOST];
+    static pthread_t threads[MOST];
     require(sleepers >= 0 && makers >= 0 && sleepers + makers <= MOST);
     alarm(120);
+    check_zero(pthread_mutex_lock(&gate));
     pthread_attr_t attributes;
     init_sizes(&attributes, 64 * KIB, PAGE);
     for (int i = 0; i < sleepers + makers; i++)
@@ -60,6 +63,7 @@ int main(int argc, char **argv)
     while (read(STDIN_FILENO, &byte, 1) > 0)
         ;
     finished = true;
+    check_zero(pthread_mutex_unlock(&gate));
     for (int i = 0; i < sleepers + makers; i++)
         join(threads[i]);
     require(made == lived);

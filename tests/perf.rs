@@ -166,19 +166,33 @@ fn launching() {
 
 /// The number of files follows the CPUs, not the threads.
 #[test]
-fn a_thousand_threads_need_no_more_files() {
+fn ten_thousand_threads_need_no_more_files() {
     let _alone = alone();
-    let target = start("crowd", &["999", "0"]);
+    let target = start("crowd", &["9999", "0"]);
     let following = attach(target.pid(), &["--verify"]);
     let files = std::fs::read_dir(format!("/proc/{}/fd", following.pid())).expect("vmtrace lives").count();
     let cpus = std::thread::available_parallelism().expect("there are CPUs").get();
     assert!(files < 64 * cpus + 64, "{files} files on {cpus} CPUs");
-    assert_eq!(report_now(&following).number("/counts/threads_live"), 1_000);
+    assert_eq!(report_now(&following).number("/counts/threads_live"), 10_000);
     following.send(Signal::SIGINT);
     let report = last_report(following);
     expect_unharmed(&report);
     report.expect_clean("a crowd");
     report.expect_verified("a crowd", "");
+    target.end().expect_code(0);
+}
+
+/// Following ends when it is asked to, also where threads are made faster than their records can be told.
+#[test]
+fn a_storm_of_threads_does_not_keep_it_from_ending() {
+    let _alone = alone();
+    let target = start("crowd", &["2", "1"]);
+    let ended = run(&mut vmtrace(["--engine=perf", "--format=json", "--for=100ms", "-p", &target.pid().to_string()]));
+    assert!(!target.has_ended(), "{target:?}");
+    let report = reports(&ended.expect_code(0).output()).pop().expect("a report at the end");
+    assert_eq!([report.at("/target/engine"), report.at("/target/exit")], [&json!("perf"), &Value::Null]);
+    assert_eq!(report.number("/counts/stops"), 0);
+    report.expect_clean("a storm");
     target.end().expect_code(0);
 }
 
@@ -245,6 +259,61 @@ fn programs_that_perf_events_do_not_show() {
     assert_eq!(reports(&ended.output())[0].at("/target/engine"), "ptrace");
     assert!(ended.errors().starts_with("vmtrace: ptrace: "), "{}", ended.errors());
     target.send(Signal::SIGKILL);
+}
+
+/// A process that executes a 32-bit program is not followed any further, and the report says so. What its former program had
+/// left is found, of the new one nothing is claimed, and how it ended is right.
+#[test]
+fn a_32_bit_program_is_executed() {
+    let _alone = alone();
+    let i386 = testprog("unjoined.i386");
+    let ways = [
+        held(&["sh", "-c", r#""$1"; "$2"; kill -TERM $$"#, "sh", testprog("unjoined"), i386]),
+        held(&["sh", "-c", r#""$1"; exec "$2""#, "sh", testprog("unjoined"), i386]),
+    ];
+    for (target, exit) in ways.into_iter().zip([json!({"signal": "SIGTERM"}), json!({"code": 0})]) {
+        let following = attach(target.pid(), &[]);
+        target.send(Signal::SIGCONT);
+        let report = last_report(following);
+        expect_unharmed(&report);
+        assert_eq!(report.at("/target/exit"), &exit);
+        let [finding] = report.findings() else { panic!("one finding: {:#}", report.at("/findings")) };
+        assert_eq!([&finding["reason"], &finding["regions"]], [&json!("unjoined"), &json!(6)]);
+        expect_opaque(&report, i386);
+        target.end();
+    }
+}
+
+/// Fails the test unless the report says that one program could not be followed, and what to do.
+#[track_caller]
+fn expect_opaque(report: &Report, program: &str) {
+    let notes = report.at("/notes").as_array().expect("notes");
+    let texts: Vec<&str> = notes.iter().filter_map(|note| note["text"].as_str()).collect();
+    let told =
+        texts.iter().filter(|text| ["32-bit", program, "--engine ptrace"].iter().all(|part| text.contains(part)));
+    assert_eq!(told.count(), 1, "{texts:?}");
+}
+
+/// A 32-bit program is not launched by perf events where the file shows what it is; of what a script leads to, the report
+/// says that it was not followed, and the status is its own.
+#[test]
+fn launching_a_32_bit_program() {
+    let _alone = alone();
+    let i386 = testprog("unjoined.i386");
+    let errors = run(&mut vmtrace(["--engine=perf", "--", i386])).expect_code(125).errors();
+    assert!(errors.contains(i386) && errors.contains("--engine ptrace") && errors.lines().count() == 1, "{errors}");
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let (script, file) = (folder.path().join("script"), folder.path().join("report"));
+    std::fs::write(&script, format!("#!{i386}\n")).expect("it can be written");
+    Command::new("chmod").arg("+x").arg(&script).status().expect("chmod can be run");
+    run(vmtrace(["--engine=perf", "--format=json", "--verify", "-o"]).arg(&file).arg("--").arg(&script)).expect_code(0);
+    let text = std::fs::read_to_string(&file).expect("there is a report");
+    let report = Report(serde_json::from_str(&text).expect("the report is JSON"));
+    expect_unharmed(&report);
+    report.expect_clean("nothing is known");
+    assert_eq!(report.at("/verify/mismatches"), 0);
+    assert_eq!(report.at("/target/exit"), &json!({"code": 0}));
+    expect_opaque(&report, i386);
 }
 
 /// Without the privilege auto takes ptrace, and the reason names what is missing.

@@ -145,6 +145,11 @@ impl Model {
             }
             EventKind::Exiting(_) => self.events += 1,
             EventKind::LifecyclesAlone => self.calls_untold(),
+            EventKind::Opaque => {
+                if let Some(space) = self.space_of(event.tid).and_then(|id| self.spaces.get_mut(id)) {
+                    (space.is_opaque, space.finished) = (true, true);
+                }
+            }
             EventKind::Executing | EventKind::GroupEnding { .. } => {}
             EventKind::Born(birth) => {
                 self.events += 1;

@@ -138,6 +138,8 @@ pub struct AddressSpace {
     pub tasks: u32,
     /// Whether its process is over as far as verdicts go; what happens now is only its end.
     pub finished: bool,
+    /// Whether what happens in it cannot be seen; no verdict rests on it then, nor on its copies.
+    pub is_opaque: bool,
 }
 
 impl AddressSpace {
@@ -162,6 +164,7 @@ impl AddressSpace {
             tolerated: Tolerated::default(),
             tasks: 0,
             finished: false,
+            is_opaque: false,
         };
         for vma in maps.iter().filter(|vma| super::kernel::is_modelled(vma)) {
             space.map_seen(vma.range, vma);
@@ -174,7 +177,7 @@ impl AddressSpace {
         let mut copy = AddressSpace {
             pid: child,
             tasks: 0,
-            finished: false,
+            finished: self.is_opaque,
             was_attached: false,
             sites: Sites::default(),
             waiting: Waiting::default(),

@@ -47,23 +47,28 @@ fn around_in(maps: &[Vma], addr: Addr) -> Option<(Option<Vma>, Vma)> {
 /// When there is no such task.
 pub fn executable(tid: Tid) -> io::Result<Box<[Vma]>> {
     let maps = File::open(format!("/proc/{tid}/maps"))?;
+    if let Some(lines) = ask(&maps, MapsQuery::NextExecutable) {
+        return Ok(lines);
+    }
+    let all = read(tid)?.into_iter();
+    Ok(all.filter(|vma| vma.prot.contains(Prot::EXEC)).collect())
+}
+
+/// What an open /proc/PID/maps shows, line by line: with Linux 6.11 also of an address space whose process is gone, while
+/// that is held. None where the kernel is older, or the address space has ended.
+pub fn of_open(maps: &File) -> Option<Box<[Vma]>> {
+    ask(maps, MapsQuery::Next)
+}
+
+fn ask(maps: &File, query: MapsQuery) -> Option<Box<[Vma]>> {
     let mut lines = Vec::new();
     let mut from = Addr(0);
-    loop {
-        match sys::query_maps(maps.as_fd(), MapsQuery::NextExecutable, from) {
-            Ok(Some(line)) => {
-                let Ok(line) = Vma::try_from(line) else { break };
-                from = line.range.end();
-                lines.push(line);
-            }
-            Ok(None) => break,
-            Err(_) => {
-                let all = read(tid)?.into_iter();
-                return Ok(all.filter(|vma| vma.prot.contains(Prot::EXEC)).collect());
-            }
-        }
+    while let Some(line) = sys::query_maps(maps.as_fd(), query, from).ok()? {
+        let Ok(line) = Vma::try_from(line) else { break };
+        from = line.range.end();
+        lines.push(line);
     }
-    Ok(lines.into())
+    Some(lines.into())
 }
 
 impl TryFrom<MapsLine> for Vma {

@@ -18,13 +18,15 @@ pub struct HeldMemory {
     /// Which of it is in physical memory.
     pub pages: ResidentPages,
     mem: File,
+    lines: File,
 }
 
 impl HeldMemory {
     /// Opens the present memory of a task. Needs the right to trace.
     pub fn open(tid: Tid) -> io::Result<HeldMemory> {
         let (mem, pages) = (File::open(format!("/proc/{tid}/mem"))?, ResidentPages::open(tid)?);
-        Ok(HeldMemory { maps: Mutex::new(super::maps::read(tid)?.into()), pages, mem })
+        let lines = File::open(format!("/proc/{tid}/maps"))?;
+        Ok(HeldMemory { maps: Mutex::new(super::maps::read(tid)?.into()), pages, mem, lines })
     }
 
     /// What was mapped when that was seen last.
@@ -37,8 +39,12 @@ impl HeldMemory {
         *self.maps.lock().unwrap_or_else(PoisonError::into_inner) = maps.into();
     }
 
-    /// What is mapped now, seen through `tid`, or was when that was seen last.
+    /// What is mapped now, or was when the process ended; where only a live task shows that, seen through `tid`, or as it was
+    /// when it was seen last.
     pub fn maps_through(&self, tid: Tid) -> Arc<[Vma]> {
+        if let Some(maps) = super::maps::of_open(&self.lines).filter(|maps| !maps.is_empty()) {
+            return maps.into();
+        }
         match super::maps::read(tid) {
             Ok(maps) if !maps.is_empty() => maps.into(),
             _ => self.maps(),

@@ -71,6 +71,15 @@ pub fn start_brk(tid: Tid) -> Option<Addr> {
     (start != 0).then_some(Addr(start))
 }
 
+/// How a process has ended, as wait(2) tells it: field 52 of proc_pid_stat(5) of a zombie. Needs the right to trace.
+pub fn wait_status(tid: Tid) -> Option<i32> {
+    let text = super::read(tid, "stat").ok()?;
+    let after_name = text.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = std::str::from_utf8(&text[after_name + 1..]).ok()?.split_ascii_whitespace();
+    let is_zombie = fields.next()? == "Z";
+    fields.nth(52 - 4)?.parse().ok().filter(|_| is_zombie)
+}
+
 /// When a task was created, in ticks since the boot: field 22 of proc_pid_stat(5). Tells it from a later one of its number.
 pub fn start_ticks(tid: Tid) -> Option<u64> {
     let text = super::read(tid, "stat").ok()?;

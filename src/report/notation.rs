@@ -360,6 +360,7 @@ fn happened(kind: &EventKind, tid: Tid) -> String {
             format!("--- attached to process {}: {tasks} tasks, {maps} mappings ---", attached.pid)
         }
         EventKind::Noticed(pid) => format!("--- noticed: a task of process {pid} ---"),
+        EventKind::Opaque => "--- its system calls cannot be seen from here on ---".to_owned(),
         EventKind::Maps(maps) => format!("--- {} mappings ---", maps.len()),
         EventKind::LibraryStacks(stacks) => format!("--- {} stacks of the thread library ---", stacks.len()),
         EventKind::Limits(limits) => format!("--- {} ---", limits_in_use(limits)),

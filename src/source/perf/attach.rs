@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use thiserror::Error;
 
 use super::Perf;
+use super::keeper::Keeper;
 use super::look;
 use super::record::{Record, What};
 use super::rings::{PerfError, Rings};
@@ -33,7 +34,10 @@ pub enum FollowError {
     /// The program cannot be launched, whoever tries.
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    /// 32-bit calls pass the tracepoints by.
+    /// 32-bit calls pass the tracepoints by, also those of a program to be launched.
+    #[error("{0} is a 32-bit program, whose system calls perf events do not show: use --engine ptrace")]
+    I386Program(String),
+    /// The same of a process.
     #[error("process {0} is a 32-bit program, whose system calls perf events do not show: use --engine ptrace")]
     I386(Pid),
 }
@@ -62,12 +66,17 @@ impl Perf {
         source.enable()?;
         source.keep(pid, &[live_task(pid)]);
         source.begin(pid)?;
+        // It may have executed another program meanwhile.
+        if is_i386(live_task(pid)) {
+            return Err(FollowError::I386(pid));
+        }
         Ok(source)
     }
 
     /// From now on everything is told.
     pub(super) fn enable(&mut self) -> Result<(), PerfError> {
         self.rings.enable()?;
+        self.keeper = Some(Keeper::start());
         hurry();
         Ok(())
     }
@@ -109,7 +118,7 @@ impl Perf {
             .collect();
         let space = self.stream.new_space();
         for (tid, pid) in listed.iter().filter(|(tid, _)| !born_later.contains(tid)) {
-            self.stream.add(*tid, *pid, space);
+            self.stream.add_found(*tid, *pid, space);
         }
         let children = self.catch_up(read_from);
         self.change_mappers();
@@ -138,7 +147,7 @@ impl Perf {
     fn catch_up(&mut self, until: u64) -> Vec<(u64, crate::event::Event)> {
         while self.sorter.next_at().is_some_and(|at| at <= until) {
             let Some(record) = self.sorter.pop() else { break };
-            if !matches!(record.what, What::Executed | What::Lost(_)) {
+            if !matches!(record.what, What::Executed { .. } | What::Lost(_)) {
                 self.stream.take(record);
             }
         }
@@ -199,10 +208,14 @@ pub(super) fn live_task(pid: Pid) -> Tid {
     task::threads(pid).unwrap_or_default().into_iter().find(lives).unwrap_or(leader)
 }
 
-/// Whether a process's program is a 32-bit one: EI_CLASS of elf(5).
-pub(super) fn is_i386(tid: Tid) -> bool {
+/// Whether a process's program is a 32-bit one.
+fn is_i386(tid: Tid) -> bool {
+    std::fs::File::open(format!("/proc/{tid}/exe")).is_ok_and(is_of_class_32)
+}
+
+/// Whether a file is a 32-bit program: EI_CLASS of elf(5).
+pub(super) fn is_of_class_32(mut file: std::fs::File) -> bool {
     use std::io::Read;
     let mut head = [0; 5];
-    let read = std::fs::File::open(format!("/proc/{tid}/exe")).and_then(|mut exe| exe.read_exact(&mut head));
-    read.is_ok() && head == *b"\x7fELF\x01"
+    file.read_exact(&mut head).is_ok() && head == *b"\x7fELF\x01"
 }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Perf;
-use crate::event::Prot;
+use super::keeper::{Keeper, Seen};
+use crate::event::{Prot, Vma};
 use crate::procfs::memory::HeldMemory;
 use crate::procfs::{self, task};
 use crate::sys::grip::Grip;
@@ -25,6 +26,13 @@ pub(super) struct Kept {
     _grip: Grip,
 }
 
+impl Kept {
+    /// What is mapped, or was when the process ended.
+    pub(super) fn maps(&self, tid: Tid) -> Arc<[Vma]> {
+        self.memory.maps_through(tid)
+    }
+}
+
 impl Perf {
     /// Holds the present memory of a process, if that can be done through one of these tasks.
     pub(super) fn keep(&mut self, pid: Pid, through: &[Tid]) {
@@ -33,6 +41,16 @@ impl Perf {
         }
         if let Some(kept) = through.iter().find_map(|tid| take(*tid)) {
             self.kept.entry(pid).or_default().push(kept);
+        }
+    }
+
+    /// Takes over what the keeper has seen.
+    pub(super) fn take_seen(&mut self) {
+        for Seen { pid, image, kept } in self.keeper.as_ref().map(Keeper::take).unwrap_or_default() {
+            self.images.entry(pid).or_default().push_back(image);
+            if let Some(kept) = kept.filter(|_| self.kept.len() < MOST) {
+                self.kept.entry(pid).or_default().push(kept);
+            }
         }
     }
 
@@ -92,7 +110,8 @@ pub(super) fn is_threaded(kept: &HashMap<Pid, Vec<Kept>>, pid: Pid) -> bool {
     kept.get(&pid).and_then(|kept| kept.last()).is_some_and(|kept| kept.had_threads)
 }
 
-fn take(tid: Tid) -> Option<Kept> {
+/// Holds the present memory of a task's process.
+pub(super) fn take(tid: Tid) -> Option<Kept> {
     let at = monotonic_ns();
     let memory = Arc::new(HeldMemory::open(tid).ok()?);
     // A page of a file that nobody writes to, for what is read from is pinned meanwhile.

@@ -1,12 +1,15 @@
 //! Launching a program that is followed from its first instruction on, without ever being stopped.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 
 use super::Perf;
-use super::attach::FollowError;
+use super::attach::{FollowError, is_of_class_32};
 use super::rings::Rings;
 use crate::event::Exit;
 use crate::source::Launched;
@@ -33,6 +36,9 @@ impl Perf {
     /// Why that cannot be.
     pub fn launch(command: &[OsString], mask: &SigSet, ring_bytes: Option<usize>) -> Result<Perf, FollowError> {
         let argv = arguments(command)?;
+        if let Some(program) = command.first().filter(|program| is_i386(program)) {
+            return Err(FollowError::I386Program(program.to_string_lossy().into_owned()));
+        }
         // First of all, since the limits that we raise for ourselves are not the program's.
         let child = sys::fork_child(&argv, None, mask).map_err(LaunchError::Fork)?;
         let pid = child.pid;
@@ -63,6 +69,19 @@ impl Perf {
         launch.stop_told = is_stopped;
         is_news
     }
+}
+
+/// Whether the file that execvp(3) is going to execute is a 32-bit program. Of a script's interpreter that shows later.
+fn is_i386(program: &OsStr) -> bool {
+    use nix::unistd::{AccessFlags, access};
+    let is_program = |path: &PathBuf| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
+    let path = if program.as_bytes().contains(&b'/') {
+        Some(PathBuf::from(program))
+    } else {
+        let paths = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+        std::env::split_paths(&paths).map(|folder| folder.join(program)).find(is_program)
+    };
+    path.filter(is_program).is_some_and(|path| File::open(path).is_ok_and(is_of_class_32))
 }
 
 /// Whether a child is stopped by job control.

@@ -6,10 +6,11 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Perf;
+use super::kept::Kept;
 use super::points::Point;
 use super::record::{Record, What};
 use super::sorter::Sorter;
-use super::stream::{self, SpaceNo};
+use super::stream::{self, NewImage, SpaceNo};
 use crate::abi::clone;
 use crate::event::{Call, CloneArgs, EventKind, Vma};
 use crate::procfs::{self, task};
@@ -40,24 +41,27 @@ pub(super) struct Look {
     tasks: Option<HashSet<Tid>>,
 }
 
-/// The image that execve has put in place.
+/// A reading of the image that execve has put in place.
 #[derive(Debug)]
 pub(super) struct Image {
-    pub(super) maps: Box<[Vma]>,
-    pub(super) start_brk: Option<Addr>,
-    pub(super) read_implies_exec: bool,
+    pub(super) new: NewImage,
     pub(super) read_until: u64,
 }
 
 impl Image {
-    /// Reads it, a while after execve.
-    pub(super) fn read(tid: Tid) -> Image {
-        Image {
-            maps: procfs::maps::read(tid).unwrap_or_default(),
+    /// Reads it, a while after execve; the maps from what is kept of it, if that is.
+    pub(super) fn read(tid: Tid, is_i386: bool, kept: Option<&Kept>) -> Image {
+        let maps = match kept {
+            Some(kept) => kept.maps(tid).to_vec().into(),
+            None => procfs::maps::read(tid).unwrap_or_default(),
+        };
+        let new = NewImage {
+            maps,
             start_brk: task::start_brk(tid),
             read_implies_exec: task::read_implies_exec(tid),
-            read_until: monotonic_ns(),
-        }
+            is_i386,
+        };
+        Image { new, read_until: monotonic_ns() }
     }
 }
 
@@ -164,8 +168,6 @@ impl Perf {
     /// Puts right which tasks there are of the process of `tid`, by those that it had at the time `at`.
     fn correct_tasks(&mut self, tid: Tid, at: u64, listed: &HashSet<Tid>) {
         let Some((pid, _)) = self.stream.place_of(tid) else { return };
-        let known = self.stream.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(tid, _)| *tid);
-        let known: HashSet<Tid> = known.collect();
         let born_later: HashSet<Tid> = self
             .sorter
             .pending()
@@ -174,12 +176,10 @@ impl Perf {
                 _ => None,
             })
             .collect();
-        for missed in listed.difference(&known).filter(|tid| !born_later.contains(tid)) {
-            self.stream.adopt(at, *missed, pid, tid);
+        if listed.is_empty() {
+            self.see_end(pid);
         }
-        for gone in known.difference(listed) {
-            self.stream.vanished(at, *gone);
-        }
+        self.stream.correct_tasks(at, pid, listed, &born_later);
     }
 
     /// Tasks of the address space of `tid` whose births are in the records and have not been told, each with its

@@ -5,10 +5,13 @@
 //! events by the time of the reading (`look.rs`).
 
 pub mod attach;
+mod ends;
+mod keeper;
 mod kept;
 mod launch;
 mod look;
 mod mappers;
+mod opaque;
 pub mod points;
 pub mod record;
 pub mod rings;
@@ -31,10 +34,13 @@ use crate::procfs::{self, memory::HeldMemory};
 use crate::report::Engine;
 use crate::sys::perf::{monotonic_ns, wait_readable};
 use crate::units::{Addr, Pid, Range, Tid, Time};
+use ends::Ends;
+use keeper::Keeper;
 use kept::Kept;
 use launch::Launch;
 use look::{Closing, Image, Look};
 use mappers::Mappers;
+use opaque::OpaqueProcesses;
 use record::{Record, What};
 use rings::Rings;
 use sorter::Sorter;
@@ -65,8 +71,9 @@ pub struct Perf {
     current: With,
     /// execve that has been seen to succeed, and the new image.
     image: Option<(Record, Image)>,
-    /// New images that have been seen, by process and time, and not been told.
-    images: HashMap<(Pid, u64), Image>,
+    /// New images of each process that have been seen and not been told, oldest first.
+    images: HashMap<Pid, VecDeque<Image>>,
+    keeper: Option<Keeper>,
     looks: VecDeque<Look>,
     /// Address spaces to be looked at, by one of their tasks.
     wanted: Vec<Tid>,
@@ -78,6 +85,10 @@ pub struct Perf {
     /// The program, where we have launched it.
     launch: Option<Launch>,
     kept: HashMap<Pid, Vec<Kept>>,
+    /// Processes that run 32-bit programs.
+    opaque: OpaqueProcesses,
+    /// How processes end, where no record tells.
+    ends: Ends,
     /// Records that were just read, in the order of the rings.
     batch: Vec<Record>,
     /// Processes that followed ones have forked, and that have not been told of yet.
@@ -104,6 +115,7 @@ impl Perf {
             current: None,
             image: None,
             images: HashMap::new(),
+            keeper: None,
             looks: VecDeque::new(),
             wanted: Vec::new(),
             last_look: 0,
@@ -112,6 +124,8 @@ impl Perf {
             mappers: Mappers::default(),
             launch: None,
             kept: HashMap::new(),
+            opaque: OpaqueProcesses::default(),
+            ends: Ends::of(main),
             batch: Vec::new(),
             newborn: HashSet::new(),
             last_round: 0,
@@ -128,8 +142,10 @@ impl Perf {
         let now = monotonic_ns();
         self.last_round = now;
         self.sorter.begin_round(now);
+        // Before the records are read: those of the same moment are there then.
+        self.take_seen();
         let Perf { rings, batch, newborn, stream, kept, .. } = self;
-        // The memory of a process that has threads, or a new image, is held as soon as possible: it may end at once.
+        // The memory of a process that has threads is held as soon as possible: it may end at once.
         let (mut executed, mut threaded) = (Vec::new(), Vec::new());
         rings.drain(|record| batch.push(record));
         // A child's records may be in a ring that was read before its parent's.
@@ -148,7 +164,7 @@ impl Perf {
                 continue;
             }
             match record.what {
-                What::Executed => executed.push((record.pid, record.at)),
+                What::Executed { is_i386: true, .. } => executed.push(record.pid),
                 What::Fork { child_pid, child } if child_pid == record.pid && !kept::is_threaded(kept, child_pid) => {
                     threaded.extend([(record.pid, record.tid), (record.pid, child)]);
                 }
@@ -159,9 +175,9 @@ impl Perf {
             }
             self.sorter.push(record);
         }
-        for (pid, at) in executed {
-            self.images.insert((pid, at), Image::read(pid.into()));
-            self.keep(pid, &[pid.into()]);
+        for pid in executed {
+            self.ends.watch(pid);
+            self.opaque.see(pid);
         }
         for (pid, tid) in threaded {
             self.keep_threaded(pid, tid);
@@ -212,31 +228,57 @@ impl Perf {
         }
         let Some(record) = self.sorter.pop() else { return false };
         match record.what {
-            What::Executed if self.stream.knows(record.pid) => {
-                let seen = self.images.remove(&(record.pid, record.at));
-                let image = seen.unwrap_or_else(|| Image::read(record.tid));
+            What::Executed { is_i386, .. } if self.stream.knows(record.pid) => {
+                let image = self.seen_image(&record).unwrap_or_else(|| Image::read(record.tid, is_i386, None));
                 self.image = Some((record, image));
             }
             What::Lost(records) => self.take_lost(records),
+            What::Exited => {
+                if let Some(pid) = self.stream.ends_unseen(record.tid) {
+                    self.see_end(pid);
+                }
+                self.stream.take(record);
+            }
             _ => self.stream.take(record),
         }
         true
     }
 
+    /// What was seen of the image that a process has executed.
+    fn seen_image(&mut self, record: &Record) -> Option<Image> {
+        let seen = self.images.get_mut(&record.pid)?;
+        let image = std::iter::from_fn(|| seen.pop_front()).find(|image| image.read_until > record.at);
+        if seen.is_empty() {
+            self.images.remove(&record.pid);
+        }
+        image
+    }
+
+    /// Sees how a process has ended, of which records may be missing.
+    fn see_end(&mut self, pid: Pid) {
+        if let Some(exit) = self.ends.exit_of(pid) {
+            self.stream.saw_end(pid, exit);
+        }
+    }
+
     /// execve has succeeded, and the new image has been seen.
     fn execute(&mut self) -> bool {
         let Some((record, image)) = self.image.take() else { return false };
-        let maps = look::before(&mut self.sorter, image.maps, image.start_brk, record.at, image.read_until, |one| {
-            one.pid == record.pid
-        });
+        let What::Executed { by_leader, .. } = record.what else { return false };
+        let Image { mut new, read_until } = image;
+        new.maps =
+            look::before(&mut self.sorter, new.maps, new.start_brk, record.at, read_until, |one| one.pid == record.pid);
         self.forget_kept(record.pid, record.at);
-        self.stream.executed(record.at, record.tid, maps, image.start_brk, image.read_implies_exec);
+        self.stream.executed(record.at, record.tid, by_leader, new);
         true
     }
 
     /// Lets the kernel know which mmap calls are of interest now.
     fn change_mappers(&mut self) {
         if self.stream.take_changed() {
+            if let Some(keeper) = &self.keeper {
+                keeper.follow(self.stream.processes());
+            }
             let newest = procfs::task::last_number().unwrap_or(0);
             self.mappers.follow(self.stream.tasks.keys().copied(), newest);
         }
@@ -387,6 +429,7 @@ impl Source for Perf {
             );
             notes.push(Note::incomplete(None, self.lost, text));
         }
+        notes.extend(self.opaque.notes());
         notes
     }
 
@@ -398,3 +441,6 @@ impl Source for Perf {
 
     fn detach(&mut self) {}
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Which tracepoints are followed, and what each of them is to tell.
 
-use super::record::{ALL_REGISTERS, ARGUMENTS};
+use super::record::{ALL_REGISTERS, ARGUMENTS, RESULT};
 use crate::source::ptrace::decode::{Followed, X86_64};
 
 /// What a tracepoint tells.
@@ -12,6 +12,8 @@ pub enum Point {
     Exit(Followed),
     /// A signal with its default action is delivered.
     Signal,
+    /// execve has put a new image in place.
+    Executed,
 }
 
 /// How a tracepoint is opened.
@@ -43,6 +45,20 @@ pub fn mmap_with_stack(filter: String) -> Wanted {
         raw: false,
         filter: Some(filter),
         wakes: false,
+    }
+}
+
+/// The success of execve. Its registers tell a 32-bit program from others, and the image is whole by then: PERF_RECORD_COMM
+/// comes before it is.
+pub fn execve() -> Wanted {
+    Wanted {
+        tracepoint: "sched/sched_process_exec".to_owned(),
+        point: Point::Executed,
+        registers: RESULT,
+        stack_bytes: 0,
+        raw: true,
+        filter: None,
+        wakes: true,
     }
 }
 
@@ -83,9 +99,10 @@ pub fn wanted() -> Vec<Wanted> {
             all.push(call("enter", Point::Enter(*followed), registers, stack_bytes, wakes));
         }
         if !ends {
-            all.push(call("exit", Point::Exit(*followed), ARGUMENTS, 0, executes));
+            all.push(call("exit", Point::Exit(*followed), ARGUMENTS, 0, false));
         }
     }
+    all.push(execve());
     all.push(Wanted {
         tracepoint: "signal/signal_deliver".to_owned(),
         point: Point::Signal,

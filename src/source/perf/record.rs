@@ -19,6 +19,8 @@ pub const STACK_USER: u64 = 1 << 13;
 
 /// Bits of PERF_REG_X86_*: ax, dx, si, di, r8, r9, r10: what a call was given, and what it has returned.
 pub const ARGUMENTS: u64 = 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 17 | 1 << 18;
+/// Bits of PERF_REG_X86_*: ax alone.
+pub const RESULT: u64 = 1;
 /// All general registers, the stack pointer and the program counter.
 pub const ALL_REGISTERS: u64 = 0x1ff | 0xff << 16;
 
@@ -64,8 +66,13 @@ pub enum What {
     },
     /// The task is ending.
     Exited,
-    /// execve has succeeded; the task is the leader now, and alone.
-    Executed,
+    /// execve has succeeded, and the new image is in place; the task is the leader now, and alone.
+    Executed {
+        /// Whether the leader has called it.
+        by_leader: bool,
+        /// Whether the new program is a 32-bit one.
+        is_i386: bool,
+    },
     /// So many records could not be written.
     Lost(u64),
 }
@@ -116,14 +123,11 @@ pub type Layouts = HashMap<u64, Layout>;
 /// The record in `bytes`, header included; none where it is of no interest, or not as it should be.
 pub fn decode(bytes: &[u8], layouts: &Layouts) -> Option<Record> {
     const LOST: u32 = 2;
-    const COMM: u32 = 3;
     const EXIT: u32 = 4;
     const FORK: u32 = 7;
     const SAMPLE: u32 = 9;
-    const MISC_COMM_EXEC: u16 = 1 << 13;
     let header = bytes.get(..HEADER_BYTES)?;
     let kind = u32::from_ne_bytes(header[..4].try_into().ok()?);
-    let misc = u16::from_ne_bytes(header[4..6].try_into().ok()?);
     let mut body = Fields(bytes.get(HEADER_BYTES..)?);
     if kind == SAMPLE {
         return sample(&mut body, layouts);
@@ -138,10 +142,6 @@ pub fn decode(bytes: &[u8], layouts: &Layouts) -> Option<Record> {
         EXIT => {
             let (pid, _parent) = (Pid(body.int()?), body.int()?);
             Some(Record { at, tid: Tid(body.int()?), pid, what: What::Exited })
-        }
-        COMM if misc & MISC_COMM_EXEC != 0 => {
-            let (pid, tid) = (Pid(body.int()?), Tid(body.int()?));
-            Some(Record { at, tid, pid, what: What::Executed })
         }
         LOST => {
             let (_event, lost) = (body.word()?, body.word()?);
@@ -163,9 +163,16 @@ fn sample(body: &mut Fields<'_>, layouts: &Layouts) -> Option<Record> {
     let at = body.word()?;
     let raw = if layout.sample_type & RAW != 0 { Some(body.raw()?) } else { None };
     let point = layout.point?;
+    // Behind the fields that are common to all, 8 bytes.
+    let field = |from: usize| Some(i32::from_ne_bytes(raw?.get(from..from + 4)?.try_into().ok()?));
     let what = if point == Point::Signal {
-        // common fields (8 bytes), then sig.
-        What::Signal(i32::from_ne_bytes(raw?.get(8..12)?.try_into().ok()?))
+        What::Signal(field(8)?)
+    } else if point == Point::Executed {
+        /// PERF_SAMPLE_REGS_ABI_32
+        const ABI_32: u64 = 1;
+        // filename, pid, old_pid: numbers of the first PID namespace, and not of ours.
+        let by_leader = field(12)? == field(16)?;
+        What::Executed { by_leader, is_i386: body.word()? == ABI_32 }
     } else if layout.sample_type & STACK_USER != 0 {
         let registers = body.all_registers(layout.registers)?;
         What::CallWithStack(point, Box::new(Snapshot { registers, stack: body.stack()? }))
@@ -296,6 +303,7 @@ mod tests {
             (1, Layout { point: munmap, sample_type: COMMON | REGS_USER, registers: ARGUMENTS }),
             (2, Layout { point: clone, sample_type: COMMON | REGS_USER | STACK_USER, registers: ALL_REGISTERS }),
             (3, Layout { point: Some(Point::Signal), sample_type: COMMON | RAW, registers: 0 }),
+            (4, Layout { point: Some(Point::Executed), sample_type: COMMON | RAW | REGS_USER, registers: RESULT }),
         ])
     }
 
@@ -324,7 +332,22 @@ mod tests {
         assert_eq!([of.rax, of.rbx, of.rsp, of.rip, of.r8, of.r15], [1000, 1001, 1007, 1008, 1009, 1016]);
     }
 
-    /// Births, ends, execve and losses have their time in what is appended to them.
+    /// execve tells whether the leader called it, and whether the new program is a 32-bit one by the registers that it begins with.
+    #[test]
+    fn a_new_program() {
+        let executed = |abi, old_pid| {
+            // The size of what follows, with 4 bytes of it; more of the common fields and the name; pid and old_pid.
+            let raw = [pair(28, 0), pair(0, 0), pair(7, old_pid), 0];
+            decoded(9, 0, &[&[4, pair(7, 7), 55][..], &raw, &[abi, 100]].concat()).unwrap()
+        };
+        let of = |by_leader, is_i386| {
+            let what = What::Executed { by_leader, is_i386 };
+            Record { at: 55, tid: Tid(7), pid: Pid(7), what }
+        };
+        assert_eq!([executed(1, 7), executed(2, 8)], [of(true, true), of(false, false)]);
+    }
+
+    /// Births, ends and losses have their time in what is appended to them.
     #[test]
     fn records_that_are_no_samples() {
         let born = decoded(7, 0, &[pair(7, 7), pair(9, 8), 1, pair(7, 8), 55, 1]).unwrap();
@@ -332,9 +355,6 @@ mod tests {
         assert_eq!(born, Record { at: 55, tid: Tid(8), pid: Pid(7), what });
         let ended = decoded(4, 0, &[pair(7, 1), pair(8, 1), 1, pair(7, 8), 56, 1]).unwrap();
         assert_eq!(ended, Record { at: 56, tid: Tid(8), pid: Pid(7), what: What::Exited });
-        let renamed = [pair(7, 7), 0x6d_6f_63, pair(7, 7), 57, 1];
-        assert_eq!(decoded(3, 1 << 13, &renamed).unwrap().what, What::Executed);
-        assert_eq!(decoded(3, 0, &renamed), None, "a new name alone is of no interest");
         assert_eq!(decoded(2, 0, &[1, 12, pair(0, 0), 58, 1]).unwrap().what, What::Lost(12));
     }
 

@@ -80,6 +80,12 @@ struct Cpu {
 }
 
 impl Rings {
+    /// Of no CPU at all.
+    #[cfg(test)]
+    pub(super) fn none() -> Rings {
+        Rings { cpus: Vec::new(), layouts: Layouts::new(), mmap: None }
+    }
+
     /// Opens the followed tracepoints on every CPU, with rings of at most `ring_bytes`. They tell nothing before
     /// [`Rings::enable`].
     ///
@@ -93,8 +99,8 @@ impl Rings {
             for wanted in points::wanted() {
                 match tracefs.number(&wanted.tracepoint).map_err(PerfError::NoTracefs)? {
                     Some(number) => numbered.push((wanted, number)),
-                    // Kernels lack calls that they were built without; mmap is never among them.
-                    None if wanted.tracepoint.ends_with("_mmap") => {
+                    // Kernels lack calls that they were built without; these are never among them.
+                    None if ["_mmap", "_exec"].iter().any(|end| wanted.tracepoint.ends_with(end)) => {
                         return Err(PerfError::NoTracepoint(wanted.tracepoint));
                     }
                     None => {}
@@ -103,7 +109,7 @@ impl Rings {
             mmap = tracefs.number("syscalls/sys_enter_mmap").map_err(PerfError::NoTracefs)?;
         }
         let online = online_cpus();
-        allow_files((online.len() * (numbered.len() + 3)) as u64 + 64)?;
+        allow_files((online.len() * (numbered.len() + 5)) as u64 + 64)?;
         let fair = prev_power_of_two(MOST_BYTES / online.len().max(1));
         let most = ring_bytes.unwrap_or(MOST_RING_BYTES.min(fair)).max(LEAST_RING_BYTES);
         let mut rings = Rings { cpus: Vec::new(), layouts: Layouts::new(), mmap };
@@ -117,12 +123,33 @@ impl Rings {
         if rings.cpus.is_empty() { Err(PerfError::Other(Errno::ENODEV)) } else { Ok(rings) }
     }
 
+    /// Those of execve alone, which tell from now on.
+    ///
+    /// # Errors
+    /// Why that cannot be.
+    pub(super) fn of_execve() -> Result<Rings, PerfError> {
+        let tracefs = Tracefs::find().map_err(PerfError::NoTracefs)?;
+        let wanted = points::execve();
+        let number = tracefs.number(&wanted.tracepoint).map_err(PerfError::NoTracefs)?;
+        let Some(number) = number else { return Err(PerfError::NoTracepoint(wanted.tracepoint)) };
+        let online = online_cpus();
+        let mut rings = Rings { cpus: Vec::new(), layouts: Layouts::new(), mmap: None };
+        for cpu in online {
+            match rings.open_cpu(cpu, &[(wanted.clone(), number)], LEAST_RING_BYTES) {
+                Err(Errno::ENODEV) => {}
+                result => result.map_err(explain)?,
+            }
+        }
+        rings.enable()?;
+        Ok(rings)
+    }
+
     fn open_cpu(&mut self, number: u32, numbered: &[(Wanted, u64)], most: usize) -> Result<(), Errno> {
         /// PERF_TYPE_SOFTWARE, PERF_COUNT_SW_DUMMY
         const SOFTWARE: u32 = 1;
         const DUMMY: u64 = 9;
-        /// `comm`, `task`, `comm_exec`
-        const TELLS_TASKS: u64 = 1 << 9 | 1 << 13 | 1 << 24;
+        /// `task`
+        const TELLS_TASKS: u64 = 1 << 13;
         let mut bytes = most;
         let (leader, ring) = loop {
             let mut attr = EventAttr::every(SOFTWARE, DUMMY);

@@ -1,6 +1,6 @@
 //! From records, in order, to events: which calls are under way, who is born and who ends.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use nix::libc::{self, user_regs_struct};
@@ -31,6 +31,8 @@ pub struct Stream {
     groups: HashMap<Pid, Group>,
     /// How many tasks use each address space.
     users: HashMap<SpaceNo, u32>,
+    /// Address spaces whose calls cannot be seen: those of 32-bit programs.
+    opaque: HashSet<SpaceNo>,
     reconciler: Reconciler<SpaceNo, With>,
     spaces: SpaceNo,
     main: Pid,
@@ -49,7 +51,7 @@ pub(super) struct Task {
     inside: Option<Inside>,
     /// Its end has been told.
     ended: bool,
-    /// Records were lost since it was heard of last.
+    /// It may have called exit unseen: nothing was heard of it since it was found, or records were lost.
     missed: bool,
 }
 
@@ -63,6 +65,19 @@ enum Inside {
     Executing(Call),
 }
 
+/// What execve has put in place.
+#[derive(Debug, Default)]
+pub struct NewImage {
+    /// What is mapped.
+    pub maps: Box<[Vma]>,
+    /// Where the break starts.
+    pub start_brk: Option<Addr>,
+    /// Whether PROT_READ implies PROT_EXEC.
+    pub read_implies_exec: bool,
+    /// Whether it is a 32-bit program, whose calls cannot be seen.
+    pub is_i386: bool,
+}
+
 /// What the tasks of a process have in common.
 #[derive(Debug, Default)]
 struct Group {
@@ -73,6 +88,8 @@ struct Group {
     code: Option<i32>,
     /// The first signal that may have killed it.
     fatal: Option<i32>,
+    /// How it has ended, where its calls cannot be seen.
+    seen_end: Option<Exit>,
 }
 
 impl Stream {
@@ -85,6 +102,7 @@ impl Stream {
             buried: HashMap::new(),
             groups: HashMap::new(),
             users: HashMap::new(),
+            opaque: HashSet::new(),
             reconciler: Reconciler::default(),
             spaces: 0,
             main,
@@ -105,13 +123,21 @@ impl Stream {
         self.spaces
     }
 
-    /// Follows a task from now on.
+    /// Follows a task from its beginning on.
     pub fn add(&mut self, tid: Tid, pid: Pid, space: SpaceNo) {
         self.remove(tid);
         self.groups.entry(pid).or_default().tasks += 1;
         *self.users.entry(space).or_default() += 1;
         self.changed = true;
         self.tasks.insert(tid, Task { pid, space, inside: None, ended: false, missed: false });
+    }
+
+    /// Follows a task from now on that has been there before, and may have called exit unseen.
+    pub fn add_found(&mut self, tid: Tid, pid: Pid, space: SpaceNo) {
+        self.add(tid, pid, space);
+        if let Some(task) = self.tasks.get_mut(&tid) {
+            task.missed = true;
+        }
     }
 
     fn remove(&mut self, tid: Tid) {
@@ -128,6 +154,7 @@ impl Stream {
             *users = users.saturating_sub(1);
             if *users == 0 {
                 self.users.remove(&space);
+                self.opaque.remove(&space);
                 self.reconciler.forget(space);
             }
         }
@@ -184,6 +211,28 @@ impl Stream {
         self.reconciler.under_way(space)
     }
 
+    /// The process that ends with this task, if how it ends may not be in the records.
+    pub fn ends_unseen(&self, tid: Tid) -> Option<Pid> {
+        let Task { pid, space, missed, ended, .. } = self.tasks.get(&tid)?;
+        let group = self.groups.get(pid)?;
+        // A signal that ends all threads at once is delivered as SIGKILL (kernel/signal.c, complete_signal).
+        let is_unsure = group.code.is_none() && group.fatal.is_none_or(|signal| signal == libc::SIGKILL);
+        let is_last = group.tasks == 1 && !ended;
+        (is_last && (*missed || is_unsure || self.opaque.contains(space))).then_some(*pid)
+    }
+
+    /// How a process has ended of which that may not be in the records. To be told before its last task's end.
+    pub fn saw_end(&mut self, pid: Pid, exit: Exit) {
+        if let Some(group) = self.groups.get_mut(&pid) {
+            group.seen_end = Some(exit);
+        }
+    }
+
+    /// All followed processes.
+    pub fn processes(&self) -> impl Iterator<Item = Pid> {
+        self.groups.keys().copied()
+    }
+
     /// Whether a process is followed.
     pub fn knows(&self, pid: Pid) -> bool {
         self.groups.contains_key(&pid)
@@ -192,6 +241,9 @@ impl Stream {
     /// Records were lost: what tasks were in, they may be out of.
     pub fn lost(&mut self) {
         let spaces: Vec<SpaceNo> = self.users.keys().copied().collect();
+        for group in self.groups.values_mut() {
+            group.executing = None;
+        }
         for task in self.tasks.values_mut() {
             task.inside = None;
             task.missed = true;
@@ -203,7 +255,11 @@ impl Stream {
 
     /// Takes in the next record. execve is [`Stream::executed`]'s business.
     pub fn take(&mut self, record: Record) {
-        let Record { at, tid, what, .. } = record;
+        let Record { at, tid, pid, what } = record;
+        // The number is another task's by now: of the former one the end was lost.
+        if self.tasks.get(&tid).is_some_and(|task| task.pid != pid || task.ended && what != What::Exited) {
+            self.vanished(at, tid);
+        }
         if let Some(task) = self.tasks.get_mut(&tid)
             && what != What::Exited
         {
@@ -225,7 +281,7 @@ impl Stream {
             }
             What::Fork { child, child_pid } => self.born(at, tid, child, child_pid),
             What::Exited => self.exited(at, tid),
-            What::Executed | What::Lost(_) => {}
+            What::Executed { .. } | What::Lost(_) => {}
         }
     }
 
@@ -233,7 +289,7 @@ impl Stream {
         match point {
             Point::Enter(followed) => self.enter(at, tid, followed, registers, snapshot),
             Point::Exit(followed) => self.exit(at, tid, followed, registers),
-            Point::Signal => {}
+            Point::Signal | Point::Executed => {}
         }
     }
 
@@ -338,8 +394,18 @@ impl Stream {
             Some(Inside::Creating(args, with)) => (*args, with.take()),
             _ => (unseen_clone(pid == child_pid, child, parent), None),
         };
+        self.vacate(at, child);
+        if child.0 == child_pid.0 && self.groups.contains_key(&child_pid) {
+            // So has the whole process that had its number.
+            let former: Vec<Tid> =
+                self.tasks.iter().filter(|(_, task)| task.pid == child_pid).map(|(tid, _)| *tid).collect();
+            former.into_iter().for_each(|tid| self.vanished(at, tid));
+        }
         let child_space = if args.shares_memory() { space } else { self.new_space() };
         self.add(child, child_pid, child_space);
+        if self.opaque.contains(&space) {
+            self.opaque.insert(child_space);
+        }
         let kind = EventKind::Born(Birth { child, pid: child_pid, args, function: None });
         let event = Event { at: self.time(at), tid: parent, call_stack: None, kind };
         self.reconciler.push(space, event, with);
@@ -357,17 +423,33 @@ impl Stream {
 
     /// Tells the end of a task that was not seen to call exit; `missed` is whether it may have done so all the same.
     fn end(&mut self, at: u64, tid: Tid, pid: Pid, space: SpaceNo, missed: bool) {
-        let group = self.groups.get(&pid);
-        let exit = match group.and_then(|group| group.code) {
+        let mut group = self.groups.get_mut(&pid);
+        let exit = match group.as_ref().and_then(|group| group.code) {
             Some(code) => Exit::Code(code),
-            None if group.and_then(|group| group.executing).is_some_and(|caller| caller != tid) => {
+            None if group.as_ref().and_then(|group| group.executing).is_some_and(|caller| caller != tid) => {
                 return self.tell(space, at, tid, EventKind::Superseded);
             }
             // A thread ends by itself or with all others. Its call of exit may be among the records that were lost: as
-            // long as others live, nothing says then that the process has come to its end.
-            None if missed && group.is_some_and(|group| group.fatal.is_none() && group.tasks > 1) => Exit::Code(0),
+            // long as others live, nothing says then that the process has come to its end. Of a process whose end nobody
+            // has seen no status is told.
+            None if (missed || self.opaque.contains(&space))
+                && group.as_ref().is_some_and(|group| group.fatal.is_none()) =>
+            {
+                let seen = group.filter(|group| group.tasks == 1).and_then(|group| group.seen_end);
+                if pid == self.main && seen.is_some() {
+                    self.main_exit = seen;
+                }
+                return self.tell(space, at, tid, EventKind::Ended(seen.unwrap_or(Exit::Code(0))));
+            }
             // A signal whose delivery was not seen can only be the one that cannot be seen coming.
-            None => Exit::Signal(group.and_then(|group| group.fatal).unwrap_or(libc::SIGKILL)),
+            None => {
+                let seen = group.as_ref().filter(|group| group.tasks == 1).and_then(|group| group.seen_end);
+                if pid == self.main && seen.is_some() {
+                    self.main_exit = seen;
+                }
+                let fatal = group.as_mut().map_or(libc::SIGKILL, |group| *group.fatal.get_or_insert(libc::SIGKILL));
+                seen.unwrap_or(Exit::Signal(fatal))
+            }
         };
         if pid == self.main && (tid.0 == pid.0 || self.main_exit.is_none()) {
             self.main_exit = Some(exit);
@@ -376,9 +458,10 @@ impl Stream {
     }
 
     /// execve has succeeded: `tid` is the leader now, whoever called, and has a new address space.
-    pub fn executed(&mut self, at: u64, tid: Tid, maps: Box<[Vma]>, start_brk: Option<Addr>, read_implies_exec: bool) {
+    pub fn executed(&mut self, at: u64, tid: Tid, by_leader: bool, image: NewImage) {
         let pid = Pid(tid.0);
-        let former = self.groups.get(&pid).and_then(|group| group.executing).unwrap_or(tid);
+        let caller = self.groups.get(&pid).and_then(|group| group.executing).filter(|_| !by_leader);
+        let former = caller.unwrap_or(tid);
         let Some((_, space)) = self.place_of(former).or_else(|| self.place_of(tid)) else { return };
         let call = match self.tasks.get_mut(&former).and_then(|task| task.inside.take()) {
             Some(Inside::Executing(call)) => Some(call),
@@ -394,20 +477,57 @@ impl Stream {
         }
         let new = self.new_space();
         self.add(tid, pid, new);
+        let NewImage { maps, start_brk, read_implies_exec, is_i386 } = image;
         self.tell(new, at, tid, EventKind::Exec(Box::new(Exec { former, maps, start_brk, read_implies_exec })));
+        if is_i386 {
+            self.opaque.insert(new);
+            self.tell(new, at, tid, EventKind::Opaque);
+        }
+    }
+
+    /// Puts right which tasks a process has: `listed` are those that it had at the time `at`, and those in `born_later` may
+    /// be among them although they were born only after it.
+    pub fn correct_tasks(&mut self, at: u64, pid: Pid, listed: &HashSet<Tid>, born_later: &HashSet<Tid>) {
+        let known = self.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(tid, _)| *tid);
+        let known: HashSet<Tid> = known.collect();
+        // Whose end has been told has no relatives any more.
+        let relative = known.iter().filter(|tid| self.tasks.get(tid).is_some_and(|task| !task.ended)).min().copied();
+        // First, so that their relative is still there.
+        for missed in listed.difference(&known).filter(|tid| !born_later.contains(tid)) {
+            if let Some(relative) = relative {
+                self.adopt(at, *missed, pid, relative);
+            }
+        }
+        for gone in known.difference(listed) {
+            self.vanished(at, *gone);
+        }
     }
 
     /// A task that the kernel has and we have not: only /proc can tell whose it is. Its stack stays unknown.
-    pub fn adopt(&mut self, at: u64, tid: Tid, pid: Pid, relative: Tid) {
+    fn adopt(&mut self, at: u64, tid: Tid, pid: Pid, relative: Tid) {
         let Some((of, space)) = self.place_of(relative) else { return };
         let args = unseen_clone(of == pid, tid, relative);
+        self.vacate(at, tid);
         let space_of_child = if args.shares_memory() { space } else { self.new_space() };
-        self.add(tid, pid, space_of_child);
+        self.add_found(tid, pid, space_of_child);
         self.tell(space, at, relative, EventKind::Born(Birth { child: tid, pid, args, function: None }));
     }
 
+    /// A number is given to a new task: whoever had it has ended unseen.
+    fn vacate(&mut self, at: u64, tid: Tid) {
+        if self.tasks.contains_key(&tid) {
+            self.vanished(at, tid);
+        }
+    }
+
     /// A task that we have and the kernel has not any more: how it ended was not seen.
-    pub fn vanished(&mut self, at: u64, tid: Tid) {
+    fn vanished(&mut self, at: u64, tid: Tid) {
+        if let Some(task) = self.tasks.get_mut(&tid) {
+            task.missed = true;
+            if let Some(group) = self.groups.get_mut(&task.pid) {
+                group.executing = None;
+            }
+        }
         self.exited(at, tid);
     }
 }

@@ -5,6 +5,7 @@ use super::*;
 /// Numbers that no task of the system has, so that nothing is read from /proc.
 const MAIN: i32 = i32::MAX - 10;
 const OTHER: i32 = i32::MAX - 9;
+const CHILD: i32 = i32::MAX - 8;
 
 fn stream() -> Stream {
     let mut stream = Stream::new(Pid(MAIN), 0);
@@ -88,6 +89,32 @@ fn ends_by_a_signal() {
     assert_eq!(told(&mut stream), ["1 Ended(Signal(11))"]);
 }
 
+/// A thread that was there before may have called exit before anybody listened: its end is not that of the process.
+#[test]
+fn the_end_of_a_task_that_was_found() {
+    let mut stream = stream();
+    let (_, space) = stream.place_of(Tid(MAIN)).unwrap();
+    stream.add_found(Tid(OTHER), Pid(MAIN), space);
+    stream.take(record(OTHER, What::Exited));
+    assert_eq!(told(&mut stream), ["1 Ended(Code(0))"]);
+    assert_eq!(stream.main_exit(), None);
+}
+
+/// A signal that ends all threads at once is delivered to them as SIGKILL: how the process was seen to end is what counts.
+#[test]
+fn ends_by_a_signal_for_all() {
+    let mut stream = stream();
+    give_birth(&mut stream);
+    told(&mut stream);
+    stream.take(record(MAIN, What::Signal(libc::SIGKILL)));
+    stream.take(record(MAIN, What::Exited));
+    assert_eq!(stream.ends_unseen(Tid(OTHER)), Some(Pid(MAIN)));
+    stream.saw_end(Pid(MAIN), Exit::Signal(libc::SIGTERM));
+    stream.take(record(OTHER, What::Exited));
+    assert_eq!(told(&mut stream), ["0 Ended(Signal(9))", "1 Ended(Signal(15))"]);
+    assert_eq!(stream.main_exit(), Some(Exit::Signal(libc::SIGTERM)));
+}
+
 /// execve by a thread ends its siblings, and goes on under the leader's number in an address space of its own.
 #[test]
 fn execve_by_a_thread() {
@@ -97,7 +124,7 @@ fn execve_by_a_thread() {
     call(&mut stream, OTHER, Point::Enter(Followed::Execve), registers([1, 2, 3], 0));
     stream.take(record(MAIN, What::Exited));
     let before = stream.place_of(Tid(OTHER));
-    stream.executed(6, Tid(MAIN), Box::default(), None, false);
+    stream.executed(6, Tid(MAIN), false, NewImage::default());
     let told = told(&mut stream);
     assert_eq!(told[..3], ["1 Executing", "0 Superseded", "1 execve true"]);
     assert!(told[3].starts_with("0 Exec(") && told.len() == 4, "{told:?}");
@@ -138,3 +165,29 @@ fn an_end_whose_call_may_be_lost_is_the_threads_own() {
     }
     assert_eq!(kinds(&mut lossy), [EventKind::Ended(Exit::Code(0)), killed.clone(), killed]);
 }
+
+/// A 32-bit program's calls are not seen: that no thread was seen to call exit says nothing, and the process ends as it was
+/// seen to have ended, or nobody knows how. Its children are like it, until they execute another program.
+#[test]
+fn a_program_whose_calls_pass_by() {
+    for seen in [None, Some(Exit::Code(7))] {
+        let mut stream = stream();
+        stream.executed(6, Tid(MAIN), true, NewImage { is_i386: true, ..NewImage::default() });
+        stream.take(record(MAIN, What::Fork { child: Tid(OTHER), child_pid: Pid(MAIN) }));
+        stream.take(record(MAIN, What::Fork { child: Tid(CHILD), child_pid: Pid(CHILD) }));
+        assert_eq!([OTHER, MAIN, CHILD].map(|tid| stream.ends_unseen(Tid(tid))), [None, None, Some(Pid(CHILD))]);
+        stream.take(record(OTHER, What::Exited));
+        assert_eq!(stream.ends_unseen(Tid(MAIN)), Some(Pid(MAIN)));
+        stream.executed(7, Tid(CHILD), true, NewImage::default());
+        if let Some(exit) = seen {
+            stream.saw_end(Pid(MAIN), exit);
+        }
+        stream.take(record(MAIN, What::Exited));
+        let told = told(&mut stream);
+        let last = format!("0 Ended({:?})", seen.unwrap_or(Exit::Code(0)));
+        assert_eq!([&told[1], &told[2], &told[4]], ["0 Opaque", "0 born 1 10100", "1 Ended(Code(0))"], "{told:?}");
+        assert_eq!((told.last(), stream.main_exit()), (Some(&last), seen), "{told:?}");
+    }
+}
+
+mod histories;

@@ -1,0 +1,119 @@
+//! Who takes hold of the memory of new images, in a thread that does nothing else: a program may live for milliseconds, and
+//! the follower may be busy for longer than that.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::kept::{self, Kept};
+use super::look::Image;
+use super::record::What;
+use super::rings::Rings;
+use crate::procfs::task;
+use crate::sys::perf::{hurry, wait_readable};
+use crate::units::Pid;
+
+/// How often it looks whether it is to end.
+const IDLE: Duration = Duration::from_millis(50);
+
+/// A program that a followed process has executed, or one that it has forked.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) pid: Pid,
+    /// A reading of it.
+    pub(super) image: Image,
+    /// Its memory, where that could be held.
+    pub(super) kept: Option<Kept>,
+}
+
+/// The thread, and what it has seen.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// The followed processes.
+    followed: Mutex<HashSet<Pid>>,
+    seen: Mutex<Vec<Seen>>,
+    done: AtomicBool,
+}
+
+impl Keeper {
+    /// Looks out for what the followed processes execute. Where that cannot be, nothing is ever seen.
+    pub(super) fn start() -> Keeper {
+        let shared = Arc::<Shared>::default();
+        let thread = Rings::of_execve().ok().and_then(|rings| {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new().name("keeper".to_owned()).spawn(move || watch(rings, &shared)).ok()
+        });
+        Keeper { shared, thread }
+    }
+
+    /// These processes are followed now.
+    pub(super) fn follow(&self, processes: impl Iterator<Item = Pid>) {
+        *locked(&self.shared.followed) = processes.collect();
+    }
+
+    /// What was seen since this was last asked, in order.
+    pub(super) fn take(&self) -> Vec<Seen> {
+        std::mem::take(&mut locked(&self.shared.seen))
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.shared.done.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn watch(mut rings: Rings, shared: &Shared) {
+    hurry();
+    let files = rings.files();
+    let mut executed = Vec::new();
+    while !shared.done.load(Ordering::Acquire) {
+        wait_readable(&files, IDLE);
+        rings.drain(|record| {
+            if let What::Executed { is_i386, .. } = record.what {
+                executed.push((record.pid, is_i386));
+            }
+        });
+        for (pid, is_i386) in executed.drain(..) {
+            if !is_followed(&locked(&shared.followed), pid) {
+                continue;
+            }
+            // Memory first: what is held does not go away.
+            let kept = if is_i386 { None } else { kept::take(pid.into()) };
+            let image = Image::read(pid.into(), is_i386, kept.as_ref());
+            locked(&shared.seen).push(Seen { pid, image, kept });
+        }
+    }
+}
+
+/// Whether a process is followed, or was forked by one that is so recently that nobody has told.
+fn is_followed(followed: &HashSet<Pid>, pid: Pid) -> bool {
+    /// Shells that run shells: so many forks are told late.
+    const MOST_STEPS: u32 = 4;
+    let mut ancestor = pid;
+    for _ in 0..MOST_STEPS {
+        if followed.contains(&ancestor) {
+            return true;
+        }
+        match task::status(ancestor.into()) {
+            Ok(status) => ancestor = status.parent,
+            Err(_) => return false,
+        }
+    }
+    false
+}
