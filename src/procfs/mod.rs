@@ -8,13 +8,24 @@ pub mod maps;
 pub mod memory;
 pub mod task;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 
 use crate::units::Tid;
 
+/// Bytes of a file of /proc that are read. Maps of a million lines have a hundred million.
+const LARGEST: u64 = 1 << 30;
+
 /// The contents of `/proc/TID/FILE`. Works for any task, also one that is no leader and is not listed in /proc.
 pub fn read(tid: Tid, file: &str) -> io::Result<Vec<u8>> {
-    std::fs::read(format!("/proc/{tid}/{file}"))
+    read_up_to(tid, file, LARGEST)
+}
+
+/// As much of it as `bytes`: some of these files are as long as their process wants.
+fn read_up_to(tid: Tid, file: &str, bytes: u64) -> io::Result<Vec<u8>> {
+    let mut contents = Vec::new();
+    File::open(format!("/proc/{tid}/{file}"))?.take(bytes).read_to_end(&mut contents)?;
+    Ok(contents)
 }
 
 /// The value behind `key:` in a file of such lines (status, meminfo), without its unit.

@@ -51,9 +51,11 @@ fn numbered(directory: &str) -> io::Result<impl Iterator<Item = i32>> {
     Ok(std::fs::read_dir(directory)?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
 }
 
-/// Arguments of a process, as text.
+/// Arguments of a process, as text: the first 128 KiB, for a process can make it as long as its memory (prctl(2),
+/// PR_SET_MM_ARG_END).
 pub fn command_line(pid: Pid) -> Vec<String> {
-    let text = super::read(pid.into(), "cmdline").unwrap_or_default();
+    const MOST: u64 = 128 << 10;
+    let text = super::read_up_to(pid.into(), "cmdline", MOST).unwrap_or_default();
     let text = text.strip_suffix(b"\0").unwrap_or(&text);
     if text.is_empty() {
         return Vec::new();

@@ -6,7 +6,7 @@
 
 pub mod capture;
 pub mod debug_file;
-mod elf;
+pub(crate) mod elf;
 pub mod module;
 pub mod names;
 pub mod places;

@@ -1,6 +1,7 @@
 //! The files whose code the followed processes have mapped, kept open: names are looked up later, when the process may
 //! be gone, the file deleted, and the mount namespace that it lay in with it.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -9,10 +10,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use object::{Object, ObjectSegment, ReadCache, ReadRef};
+use object::elf::{FileHeader32, FileHeader64, PT_LOAD};
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{Endianness, FileKind, ReadCache, ReadRef};
 use serde::{Deserialize, Serialize};
 
 use super::debug_file::{self, DebugFile};
+use super::elf::Bounded;
 use crate::event::Vma;
 use crate::procfs::mapped_file;
 use crate::sys;
@@ -203,11 +207,25 @@ fn copy(tid: Tid, range: Range) -> Contents {
 }
 
 fn segments<'data>(data: impl ReadRef<'data>) -> Vec<Segment> {
-    let Ok(elf) = object::File::parse(data) else { return Vec::new() };
-    elf.segments()
-        .map(|segment| {
-            let (offset, bytes) = segment.file_range();
-            Segment { offset, bytes, address: segment.address() }
-        })
-        .collect()
+    // Nothing but the program headers: the symbols, which a parser of all would read, may be large.
+    const MOST_READ: u64 = 16 << 20;
+    let left = Cell::new(MOST_READ);
+    let data = Bounded::new(data, &left);
+    let segments = match FileKind::parse(data) {
+        Ok(FileKind::Elf32) => segments_of::<FileHeader32<Endianness>, _>(data),
+        Ok(FileKind::Elf64) => segments_of::<FileHeader64<Endianness>, _>(data),
+        _ => None,
+    };
+    segments.unwrap_or_default()
+}
+
+fn segments_of<'data, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(data: R) -> Option<Vec<Segment>> {
+    let header = Elf::parse(data).ok()?;
+    let endian = header.endian().ok()?;
+    let loaded = header.program_headers(endian, data).ok()?.iter().filter(|one| one.p_type(endian) == PT_LOAD);
+    let segment = |one: &Elf::ProgramHeader| {
+        let (offset, bytes) = one.file_range(endian);
+        Segment { offset, bytes, address: one.p_vaddr(endian).into() }
+    };
+    Some(loaded.map(segment).collect())
 }
