@@ -298,6 +298,19 @@ impl Manifest {
     }
 }
 
+/// Any bytes as a manifest, for fuzzing: read, or refused with one line that a terminal can be sent.
+pub fn digest(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match Manifest::parse(text, Path::new("cases.toml"), PathBuf::new()) {
+        Ok(manifest) => {
+            for by in [By::Ptrace, By::Perf, By::Threads, By::StraceLog] {
+                let _ = manifest.cases.iter().filter_map(|case| case.by(by)).count();
+            }
+        }
+        Err(error) => assert!(!error.to_string().contains(char::is_control), "{error:?}"),
+    }
+}
+
 /// The file as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -4,7 +4,7 @@
 //! The thread library's lists and the kernel's list of tasks are read at least twice (`confirm` has the rule), then the
 //! maps; [`crate::diagnose::survey`] judges what was seen.
 
-mod arenas;
+pub(crate) mod arenas;
 mod confirm;
 pub mod refused;
 

@@ -68,7 +68,7 @@ struct Segment {
 
 impl Module {
     /// The module with these contents, which the task knows by `path`.
-    fn new(tid: Tid, path: &Path, contents: Contents) -> Module {
+    pub(super) fn new(tid: Tid, path: &Path, contents: Contents) -> Module {
         let segments = match &contents {
             Contents::File(file) => segments(&ReadCache::new(file)),
             Contents::Copy(bytes) => segments(&**bytes),
@@ -89,6 +89,11 @@ impl Module {
     /// The offset into the file of what was linked for `address`.
     pub fn file_offset(&self, address: u64) -> Option<u64> {
         self.segments.iter().find_map(|one| shifted(address, one.address, one.bytes, one.offset))
+    }
+
+    /// Where in the file its segments are, and how many bytes they have there.
+    pub(super) fn file_ranges(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.segments.iter().map(|one| (one.offset, one.bytes))
     }
 
     /// Whether the file still is what was mapped: an installation in place would give its code other names.
@@ -148,15 +153,21 @@ impl Modules {
         if let Some(id) = self.by_identity.get(&identity) {
             return Some(*id);
         }
-        let id = ModuleId(u32::try_from(self.modules.len()).ok()?);
         let contents = match vdso {
             true => copy(tid, vma.range),
             false if self.modules.len() >= MOST_OPEN => Contents::Unreadable,
             false => mapped_file::open(tid, vma).map_or(Contents::Unreadable, Contents::File),
         };
         let name = vma.name.strip_suffix(b" (deleted)").unwrap_or(&vma.name);
-        self.modules.push(Arc::new(Module::new(tid, Path::new(OsStr::from_bytes(name)), contents)));
+        let id = self.add(Module::new(tid, Path::new(OsStr::from_bytes(name)), contents))?;
         self.by_identity.insert(identity, id);
+        Some(id)
+    }
+
+    /// One more module; none where there are too many.
+    pub(super) fn add(&mut self, module: Module) -> Option<ModuleId> {
+        let id = ModuleId(u32::try_from(self.modules.len()).ok()?);
+        self.modules.push(Arc::new(module));
         Some(id)
     }
 
@@ -194,7 +205,7 @@ impl Modules {
 }
 
 /// We ourselves: whose root recorded paths are looked up in.
-fn own() -> Tid {
+pub(super) fn own() -> Tid {
     Tid(nix::unistd::getpid().as_raw())
 }
 

@@ -9,10 +9,10 @@ use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
 use object::{Endianness, FileKind, ReadCache, ReadRef};
 
 use super::Unavailable;
-use crate::event::Vma;
+use crate::event::{Prot, Sharing, Vma};
 use crate::procfs::mapped_file;
 use crate::symbols::elf::Bounded;
-use crate::units::{Addr, PAGE, Tid};
+use crate::units::{Addr, PAGE, Range, Tid};
 
 /// Files up to this size, in bytes, are read whole: that is faster than one name after the other. Of programs with debug
 /// information, which are larger, most is never read.
@@ -63,6 +63,20 @@ impl MappedSymbols {
         let bias = vma.range.start().0.wrapping_sub(lowest / PAGE * PAGE);
         let addresses = symbols.into_iter().map(|(name, address)| (name, Addr(bias.wrapping_add(address)))).collect();
         Some(MappedSymbols { file, word, addresses })
+    }
+
+    /// Any bytes as the file, for fuzzing.
+    pub fn digest(bytes: &[u8]) {
+        let vma = Vma {
+            range: Range::of_len(Addr(PAGE), PAGE).expect("a page is a range"),
+            prot: Prot::READ,
+            sharing: Sharing::Private,
+            offset: 0,
+            inode: 1,
+            device: 1,
+            name: Box::default(),
+        };
+        let _ = MappedSymbols::of(bytes, String::new(), &vma, &["main", "_rtld_global"]);
     }
 
     /// Where a symbol is.

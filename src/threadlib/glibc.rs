@@ -177,6 +177,26 @@ fn at(base: Addr, offset: u64) -> Addr {
 }
 
 impl Located {
+    /// Any layout that [`locate`] may yield, with the lists' heads at the beginning of a memory, for fuzzing.
+    pub(super) fn of_layout(layout: [u8; 8], memory: Addr) -> Located {
+        let [word, node, tid, start_routine, joinid, cancelhandling, size, near] = layout.map(usize::from);
+        let (word, size) = (if word & 1 == 0 { 8 } else { 4 }, 256 + 8 * size);
+        let within = |offset: usize, bytes: usize| (8 * offset).min(size - bytes);
+        let joinid = within(joinid, word).max(12);
+        let setxid_futex = [joinid - 4, joinid - 12];
+        let stage = StageFields { cancelhandling: within(cancelhandling, 4), setxid_futex, joinid };
+        let head = |number: u64| at(memory, 2 * word as u64 * number);
+        Located {
+            heads: [(List::Used, head(0)), (List::User, head(1)), (List::Cached, head(2))],
+            word,
+            node: 8 * node as u64,
+            tid: within(tid, 4),
+            start_routine: within(start_routine, word),
+            stage: (near & 1 == 0).then_some(stage),
+            size,
+        }
+    }
+
     /// Reads the lists. A change in between shows, and they are read again.
     ///
     /// # Errors

@@ -87,6 +87,14 @@ impl PerfMap {
         }
     }
 
+    /// Any bytes as such a map, for fuzzing.
+    pub fn digest(bytes: &[u8]) {
+        let map = PerfMap::parse(bytes);
+        for addr in [0, 0x1000, u64::MAX] {
+            let _ = map.name(Addr(addr)).map(super::demangle);
+        }
+    }
+
     /// Lines that are none are passed over.
     fn parse(bytes: &[u8]) -> PerfMap {
         let text = String::from_utf8_lossy(bytes).into_owned();
