@@ -6,10 +6,11 @@ use clap::Parser;
 use vmtrace::cli::{self, Cli};
 
 fn main() -> ExitCode {
-    match cli::run(Cli::parse()) {
+    let cli = Cli::try_parse().unwrap_or_else(|error| cli::refuse(&error));
+    match cli::run(cli) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("vmtrace: {error:#}");
+            cli::complain(&format!("{error:#}"));
             ExitCode::from(cli::FAILED)
         }
     }

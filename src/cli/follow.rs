@@ -86,7 +86,7 @@ fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
 fn by_perf(args: &FollowArgs, pid: Pid) -> Result<Option<Perf>, FollowError> {
     let say = |engine: &str, why: &dyn std::fmt::Display| {
         if args.verbose {
-            eprintln!("vmtrace: {engine}: {why}");
+            super::complain(&format!("{engine}: {why}"));
         }
     };
     match (args.engine, args.follow) {
@@ -145,7 +145,7 @@ fn follow_launched<S: Launched>(
     let followed = follow(&mut target, &control, options, output, recording)?;
     if let Some(errno) = target.source.not_executed() {
         let program = args.program[0].to_string_lossy();
-        eprintln!("vmtrace: cannot run {program}: {}", why_not_executed(errno));
+        super::complain(&format!("cannot run {program}: {}", why_not_executed(errno)));
         return Ok(if errno == Errno::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE });
     }
     let report = followed.report()?;

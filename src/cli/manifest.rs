@@ -29,6 +29,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,6 +39,9 @@ use serde_json::{Map, Value};
 use toml::Spanned;
 
 use crate::report::layout::printable;
+
+/// Larger files are no manifests, in bytes.
+const LARGEST: u64 = 16 << 20;
 
 /// What a case may take without a `timeout` of its own.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -239,7 +243,11 @@ impl Manifest {
     /// It cannot be read, or not be understood.
     pub fn read(path: &Path) -> Result<Manifest, ManifestError> {
         let unreadable = |error| ManifestError::Unreadable { path: path.to_owned(), error };
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let mut text = String::new();
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        if file.take(LARGEST + 1).read_to_string(&mut text).map_err(unreadable)? as u64 > LARGEST {
+            return Err(unreadable(std::io::Error::other("too large for a manifest")));
+        }
         let path_of_folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let folder = path_of_folder.unwrap_or(Path::new(".")).canonicalize().map_err(unreadable)?;
         Manifest::parse(&text, path, folder)
@@ -287,6 +295,19 @@ impl Manifest {
             return Err(ManifestError::NoSuchCase { name: name.clone(), known: known.join(", ") });
         }
         Ok(self.cases.iter().filter(|case| names.is_empty() || names.contains(&case.name)).collect())
+    }
+}
+
+/// Any bytes as a manifest, for fuzzing: read, or refused with one line that a terminal can be sent.
+pub fn digest(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match Manifest::parse(text, Path::new("cases.toml"), PathBuf::new()) {
+        Ok(manifest) => {
+            for by in [By::Ptrace, By::Perf, By::Threads, By::StraceLog] {
+                let _ = manifest.cases.iter().filter_map(|case| case.by(by)).count();
+            }
+        }
+        Err(error) => assert!(!error.to_string().contains(char::is_control), "{error:?}"),
     }
 }
 

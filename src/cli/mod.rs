@@ -12,12 +12,14 @@ pub mod replay;
 pub mod watch;
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::diagnose::finding::Confidence;
+use crate::report::layout::{COLUMNS, printable};
 use crate::source::Follow;
 
 /// Exit status: wrong usage, also of a manifest.
@@ -254,13 +256,34 @@ pub fn run(cli: Cli) -> Result<u8, anyhow::Error> {
         Some(Command::Check(args)) => match check::run(&args) {
             Ok(outcome) => Ok(u8::from(outcome.failed > 0)),
             Err(error) if error.downcast_ref::<manifest::ManifestError>().is_some() => {
-                eprintln!("vmtrace: {error:#}");
+                complain(&format!("{error:#}"));
                 Ok(WRONG_USAGE)
             }
             Err(error) => Err(error),
         },
         None => follow::run(&cli.follow),
     }
+}
+
+/// Writes a line to standard error. What is quoted in it, such as paths and what files say, cannot write to the terminal.
+pub fn complain(line: &str) {
+    /// A path may have 4096 bytes, and a message has two at most.
+    const MOST: usize = 10_000;
+    // A terminal that has gone away does not stop us.
+    let _ = writeln!(io::stderr(), "vmtrace: {}", printable(line, MOST));
+}
+
+/// Ends the process with what is wrong with its arguments, or with the help that they ask for.
+pub fn refuse(error: &clap::Error) -> ! {
+    let has_controls = |arg: OsString| arg.to_string_lossy().chars().any(char::is_control);
+    if std::env::args_os().any(has_controls) {
+        // clap quotes arguments as they are.
+        for line in error.render().to_string().lines() {
+            let _ = writeln!(io::stderr(), "{}", printable(line, 10 * COLUMNS));
+        }
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }
 
 /// A share in percent.

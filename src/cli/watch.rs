@@ -137,7 +137,7 @@ fn write_all(jobs: &Receiver<Job>, output: Output, writing: &Mutex<()>) {
 }
 
 fn warn(line: &str) {
-    let _ = writeln!(io::stderr(), "vmtrace: {line}");
+    super::complain(line);
 }
 
 impl Observer for Watch {

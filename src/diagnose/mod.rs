@@ -65,6 +65,20 @@ pub enum Library<'a> {
     NotAsked,
 }
 
+/// Judges what the events that any bytes stand for come to, for fuzzing.
+///
+/// # Panics
+/// When the model of them does not hold together.
+pub fn digest(bytes: &[u8]) {
+    let model = crate::model::digest(bytes);
+    for (_, space) in model.unfinished() {
+        for phase in [Phase::Living, Phase::Ending { by: None }] {
+            let moment = Moment { now: Time(Duration::from_secs(1)), phase };
+            let _ = diagnose(space, moment, &|tid| model.task(tid).is_some(), Library::NotAsked);
+        }
+    }
+}
+
 /// All that the rules have to say of one address space. `is_live` tells whether a task still runs.
 pub fn diagnose(
     space: &AddressSpace,

@@ -14,15 +14,14 @@ pub fn find(memory: &dyn Memory, maps: &[Vma], word: usize) -> Vec<Range> {
     let mut found: Vec<Range> = Vec::new();
     for vma in maps.iter().filter(|vma| is_plain(vma) && vma.prot.contains(Prot::READ.with(Prot::WRITE))) {
         // Neighbours that are used up are one line.
-        let mut start = vma.range.start().0.next_multiple_of(largest);
-        while start < vma.range.end().0 {
+        let mut next = vma.range.start().0.checked_next_multiple_of(largest);
+        while let Some(start) = next.filter(|start| *start < vma.range.end().0) {
             if let Some(range) = Range::of_len(Addr(start), largest)
                 && is_heap(memory, range, word)
             {
                 found.push(range);
             }
-            let Some(next) = start.checked_add(largest) else { break };
-            start = next;
+            next = start.checked_add(largest);
         }
     }
     found

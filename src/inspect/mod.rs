@@ -4,7 +4,7 @@
 //! The thread library's lists and the kernel's list of tasks are read at least twice (`confirm` has the rule), then the
 //! maps; [`crate::diagnose::survey`] judges what was seen.
 
-mod arenas;
+pub(crate) mod arenas;
 mod confirm;
 pub mod refused;
 
@@ -40,6 +40,9 @@ const LISTS_WITHIN: Duration = Duration::from_secs(2);
 /// How often the target is stopped at most for one look at its lists, and how far apart: it may be caught in a change.
 const PAUSES: u32 = 20;
 const BETWEEN_PAUSES: Duration = Duration::from_millis(1);
+
+/// When it had to stand still for longer, it is not stopped again.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// How often, and how far apart, a thread that runs is asked for its stack pointer, which it has only while it sleeps.
 const POINTER_TRIES: u32 = 5;
@@ -247,6 +250,9 @@ impl Process {
         }
         let pids: Vec<Pid> = others.iter().copied().chain([self.pid]).collect();
         for _ in 0..PAUSES {
+            if self.pauses.get().longest > LONGEST_PAUSE {
+                break;
+            }
             let began = Instant::now();
             let seen = halted(&pids, || located.read_once(&memory));
             self.pauses.set(self.pauses.get().and(began.elapsed()));

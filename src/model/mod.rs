@@ -4,6 +4,7 @@
 //! behind but a count at its site.
 
 pub mod calls;
+mod digest;
 pub mod kernel;
 pub mod mapping;
 pub mod page_map;
@@ -16,6 +17,8 @@ pub mod waiting;
 
 #[cfg(test)]
 pub(crate) mod tests;
+
+pub use digest::digest;
 
 use slotmap::SlotMap;
 

@@ -10,14 +10,13 @@ pub fn look(tid: Tid) -> Limits {
     let limits = super::read(tid, "limits").unwrap_or_default();
     let status = super::read(tid, "status").unwrap_or_default();
     let vmas = super::read(tid, "maps").ok().map(|maps| maps.iter().filter(|byte| **byte == b'\n').count() as u64);
-    let kib = |key| super::number(&status, key).map(|kib| kib * 1024);
+    let kib = |key| super::number(&status, key).map(|kib| kib.saturating_mul(1024));
     let rlimit = |name: &str| soft_limit(&limits, name);
-    let uid = super::field(&status, "Uid").and_then(|ids| ids.split_ascii_whitespace().next()?.parse().ok());
     Limits {
         vmas: usage(vmas, super::number_in("/proc/sys/vm/max_map_count")),
         address_space: usage(kib("VmSize"), rlimit("Max address space")),
         data: usage(kib("VmData"), rlimit("Max data size")),
-        user_tasks: usage(uid.and_then(tasks_of_user), rlimit("Max processes")),
+        user_tasks: usage(uid(&status).and_then(tasks_of_user), rlimit("Max processes")),
         cgroup_tasks: cgroup_tasks(tid),
         system_tasks: usage(
             system_tasks(),
@@ -28,6 +27,11 @@ pub fn look(tid: Tid) -> Limits {
         ),
         commit: commit(),
     }
+}
+
+/// Any bytes as such files, for fuzzing.
+pub(super) fn digest(bytes: &[u8]) {
+    let _ = (soft_limit(bytes, "Max processes"), super::number(bytes, "VmSize"), uid(bytes));
 }
 
 /// How many mappings a process may have: `vm.max_map_count`.
@@ -45,12 +49,16 @@ fn soft_limit(limits: &[u8], name: &str) -> Option<u64> {
     std::str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
 }
 
+/// The real user in /proc/PID/status.
+fn uid(status: &[u8]) -> Option<u32> {
+    super::field(status, "Uid")?.split_ascii_whitespace().next()?.parse().ok()
+}
+
 fn tasks_of_user(uid: u32) -> Option<u64> {
     let mut count = 0;
     for pid in super::task::processes().ok()? {
         let status = super::read(pid.into(), "status").unwrap_or_default();
-        let owner = super::field(&status, "Uid").and_then(|ids| ids.split_ascii_whitespace().next()?.parse().ok());
-        if owner == Some(uid) {
+        if self::uid(&status) == Some(uid) {
             count += super::number(&status, "Threads").unwrap_or(0);
         }
     }
@@ -83,7 +91,7 @@ fn commit() -> Option<Usage> {
         return None;
     }
     let meminfo = std::fs::read("/proc/meminfo").ok()?;
-    let kib = |key| super::number(&meminfo, key).map(|kib| kib * 1024);
+    let kib = |key| super::number(&meminfo, key).map(|kib| kib.saturating_mul(1024));
     usage(kib("Committed_AS"), kib("CommitLimit"))
 }
 

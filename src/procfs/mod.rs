@@ -8,13 +8,33 @@ pub mod maps;
 pub mod memory;
 pub mod task;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 
 use crate::units::Tid;
 
+/// Bytes of a file of /proc that are read. Maps of a million lines have a hundred million.
+const LARGEST: u64 = 1 << 30;
+
 /// The contents of `/proc/TID/FILE`. Works for any task, also one that is no leader and is not listed in /proc.
 pub fn read(tid: Tid, file: &str) -> io::Result<Vec<u8>> {
-    std::fs::read(format!("/proc/{tid}/{file}"))
+    read_up_to(tid, file, LARGEST)
+}
+
+/// Any bytes as files of /proc, for fuzzing.
+pub fn digest(bytes: &[u8]) {
+    for vma in maps::parse(bytes) {
+        let _ = (vma.range.bytes(), vma.is_file());
+    }
+    let _ = (task::digest(bytes), limits::digest(bytes));
+    let _ = std::str::from_utf8(bytes).map(number_list);
+}
+
+/// As much of it as `bytes`: some of these files are as long as their process wants.
+fn read_up_to(tid: Tid, file: &str, bytes: u64) -> io::Result<Vec<u8>> {
+    let mut contents = Vec::new();
+    File::open(format!("/proc/{tid}/{file}"))?.take(bytes).read_to_end(&mut contents)?;
+    Ok(contents)
 }
 
 /// The value behind `key:` in a file of such lines (status, meminfo), without its unit.
@@ -37,11 +57,13 @@ fn number_in(path: &str) -> Option<u64> {
 
 /// Numbers in a list such as `0-3,8`: cpuset(7), "List format".
 pub fn number_list(text: &str) -> Vec<u32> {
+    /// No machine has as many processors.
+    const MOST: usize = 1 << 16;
     let mut numbers = Vec::new();
     for part in text.trim().split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         if let (Ok(first), Ok(last)) = (first.parse::<u32>(), last.parse::<u32>()) {
-            numbers.extend(first..=last);
+            numbers.extend((first..=last).take(MOST.saturating_sub(numbers.len())));
         }
     }
     numbers
@@ -58,5 +80,6 @@ mod tests {
         assert_eq!(number_list("7"), [7]);
         assert_eq!(number_list(""), [0; 0]);
         assert_eq!(number_list("x,1-y,3"), [3]);
+        assert_eq!(number_list("0-4294967295,0-4294967295").len(), 1 << 16);
     }
 }

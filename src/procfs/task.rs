@@ -37,6 +37,18 @@ fn parse_status(text: &[u8]) -> Option<TaskStatus> {
     })
 }
 
+/// Any bytes as a task's status and stat, for fuzzing.
+pub(super) fn digest(bytes: &[u8]) {
+    let _ = (parse_status(bytes), arguments(bytes), stat_field(bytes, 47), stat_field(bytes, 22));
+}
+
+/// A field of proc_pid_stat(5) behind the name, by its number.
+fn stat_field(text: &[u8], number: usize) -> Option<&str> {
+    // The command's name may hold blanks and parentheses; what follows the last one is field 3.
+    let after_name = text.iter().rposition(|byte| *byte == b')')?;
+    std::str::from_utf8(&text[after_name + 1..]).ok()?.split_ascii_whitespace().nth(number.checked_sub(3)?)
+}
+
 /// All tasks of a process. An error when there is none.
 pub fn threads(pid: Pid) -> io::Result<Vec<Tid>> {
     Ok(numbered(&format!("/proc/{pid}/task"))?.map(Tid).collect())
@@ -51,10 +63,15 @@ fn numbered(directory: &str) -> io::Result<impl Iterator<Item = i32>> {
     Ok(std::fs::read_dir(directory)?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
 }
 
-/// Arguments of a process, as text.
+/// Arguments of a process, as text: the first 128 KiB, for a process can make it as long as its memory (prctl(2),
+/// PR_SET_MM_ARG_END).
 pub fn command_line(pid: Pid) -> Vec<String> {
-    let text = super::read(pid.into(), "cmdline").unwrap_or_default();
-    let text = text.strip_suffix(b"\0").unwrap_or(&text);
+    const MOST: u64 = 128 << 10;
+    arguments(&super::read_up_to(pid.into(), "cmdline", MOST).unwrap_or_default())
+}
+
+fn arguments(text: &[u8]) -> Vec<String> {
+    let text = text.strip_suffix(b"\0").unwrap_or(text);
     if text.is_empty() {
         return Vec::new();
     }
@@ -64,10 +81,7 @@ pub fn command_line(pid: Pid) -> Vec<String> {
 /// Where the break starts: field 47 of proc_pid_stat(5). Needs the right to trace; 0 without.
 pub fn start_brk(tid: Tid) -> Option<Addr> {
     let text = super::read(tid, "stat").ok()?;
-    // The command's name may hold blanks and parentheses; what follows the last one is field 3.
-    let after_name = text.iter().rposition(|byte| *byte == b')')?;
-    let fields = std::str::from_utf8(&text[after_name + 1..]).ok()?;
-    let start = fields.split_ascii_whitespace().nth(47 - 3)?.parse().ok()?;
+    let start = stat_field(&text, 47)?.parse().ok()?;
     (start != 0).then_some(Addr(start))
 }
 
@@ -83,17 +97,13 @@ pub fn wait_status(tid: Tid) -> Option<i32> {
 /// When a task was created, in ticks since the boot: field 22 of proc_pid_stat(5). Tells it from a later one of its number.
 pub fn start_ticks(tid: Tid) -> Option<u64> {
     let text = super::read(tid, "stat").ok()?;
-    let after_name = text.iter().rposition(|byte| *byte == b')')?;
-    let fields = std::str::from_utf8(&text[after_name + 1..]).ok()?;
-    fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+    stat_field(&text, 22)?.parse().ok()
 }
 
 /// The processor that a task runs on, or ran on last: field 39 of proc_pid_stat(5).
 pub fn last_cpu(tid: Tid) -> Option<usize> {
     let text = super::read(tid, "stat").ok()?;
-    let after_name = text.iter().rposition(|byte| *byte == b')')?;
-    let fields = std::str::from_utf8(&text[after_name + 1..]).ok()?;
-    fields.split_ascii_whitespace().nth(39 - 3)?.parse().ok()
+    stat_field(&text, 39)?.parse().ok()
 }
 
 /// How long a process has run, all threads together: fields 14 and 15 of proc_pid_stat(5), in hundredths of seconds.

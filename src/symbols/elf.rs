@@ -1,11 +1,16 @@
 //! The sections of an ELF file that somebody else wrote: elf(5).
 
+use std::cell::Cell;
+
 use object::elf::{FileHeader32, FileHeader64, NT_GNU_BUILD_ID, SHF_COMPRESSED};
 use object::read::elf::{FileHeader, SectionHeader};
 use object::{Endian, Endianness, FileKind, ReadRef, pod};
 
-/// No header table, note or link is larger. What the file claims would be allocated.
+/// No file has more header tables, notes, links and names of sections, all together. What it claims would be allocated.
 const MOST_READ: u64 = 16 << 20;
+
+/// Longer names, in bytes, are none.
+const LONGEST_NAME: u64 = 4096;
 
 /// A section, as its header has it.
 #[derive(Clone, Debug)]
@@ -46,7 +51,8 @@ pub struct Headers {
 impl Headers {
     /// Reads them; none where it is no ELF file, or has no sections.
     pub fn read<'data, R: ReadRef<'data>>(data: R) -> Option<Headers> {
-        let data = Bounded(data);
+        let left = Cell::new(MOST_READ);
+        let data = Bounded::new(data, &left);
         match FileKind::parse(data).ok()? {
             FileKind::Elf32 => headers::<FileHeader32<Endianness>, R>(data).ok(),
             FileKind::Elf64 => headers::<FileHeader64<Endianness>, R>(data).ok(),
@@ -61,7 +67,7 @@ impl Headers {
 }
 
 fn headers<'data, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
-    data: Bounded<R>,
+    data: Bounded<'_, R>,
 ) -> object::Result<Headers> {
     let header = Elf::parse(data)?;
     let endian = header.endian()?;
@@ -104,7 +110,7 @@ fn debug_link(contents: &[u8], endian: Endianness) -> Option<(Box<[u8]>, u32)> {
 fn build_id<'data, S: SectionHeader<Endian = Endianness>, R: ReadRef<'data>>(
     section: &S,
     endian: Endianness,
-    data: Bounded<R>,
+    data: Bounded<'_, R>,
 ) -> Option<Box<[u8]>> {
     let mut notes = section.notes(endian, data).ok()??;
     while let Ok(Some(note)) = notes.next() {
@@ -115,21 +121,70 @@ fn build_id<'data, S: SectionHeader<Endian = Endianness>, R: ReadRef<'data>>(
     None
 }
 
-/// Refuses to read large pieces.
-#[derive(Clone, Copy)]
-struct Bounded<R>(R);
+/// A file of which a bounded amount is read, whatever its headers claim: all that is read is held, or looked through.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounded<'a, R> {
+    data: R,
+    left: &'a Cell<u64>,
+}
 
-impl<'data, R: ReadRef<'data>> ReadRef<'data> for Bounded<R> {
+impl<'a, R> Bounded<'a, R> {
+    /// As many bytes of `data` as are `left`.
+    pub fn new(data: R, left: &'a Cell<u64>) -> Bounded<'a, R> {
+        Bounded { data, left }
+    }
+
+    fn take(&self, bytes: u64) -> Result<(), ()> {
+        self.left.set(self.left.get().checked_sub(bytes).ok_or(())?);
+        Ok(())
+    }
+}
+
+impl<'data, R: ReadRef<'data>> ReadRef<'data> for Bounded<'_, R> {
     fn len(self) -> Result<u64, ()> {
-        self.0.len()
+        self.data.len()
     }
 
     fn read_bytes_at(self, offset: u64, size: u64) -> Result<&'data [u8], ()> {
-        if size > MOST_READ { Err(()) } else { self.0.read_bytes_at(offset, size) }
+        self.take(size)?;
+        self.data.read_bytes_at(offset, size)
     }
 
     fn read_bytes_at_until(self, range: std::ops::Range<u64>, delimiter: u8) -> Result<&'data [u8], ()> {
-        let end = range.end.min(range.start.saturating_add(MOST_READ));
-        self.0.read_bytes_at_until(range.start..end, delimiter)
+        let end = range.end.min(range.start.saturating_add(LONGEST_NAME));
+        // So much may be read before a name turns out to be longer, or to be there already.
+        let found = self.data.read_bytes_at_until(range.start..end, delimiter);
+        self.take(found.map_or(LONGEST_NAME, |name| name.len() as u64 + 1))?;
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A section header table in which many sections lie over the same bytes does not have them read again and again.
+    #[test]
+    fn what_is_read_is_bounded() {
+        let bytes = vec![1; 1000];
+        let left = Cell::new(1500);
+        let data = Bounded::new(&*bytes, &left);
+        assert_eq!(data.read_bytes_at(0, 1000).map(<[u8]>::len), Ok(1000));
+        assert_eq!(data.read_bytes_at(0, 501), Err(()));
+        assert_eq!(data.read_bytes_at(0, 500).map(<[u8]>::len), Ok(500));
+        assert_eq!(data.read_bytes_at(0, 1), Err(()));
+    }
+
+    /// Names without an end cost no more than the longest name, and these add up too.
+    #[test]
+    fn names_are_bounded() {
+        let mut bytes = vec![b'x'; 100_000];
+        bytes.push(0);
+        let left = Cell::new(4 * LONGEST_NAME);
+        let data = Bounded::new(&*bytes, &left);
+        for _ in 0..4 {
+            assert_eq!(data.read_bytes_at_until(0..100_001, 0), Err(()));
+        }
+        assert_eq!(data.read_bytes_at_until(99_990..100_001, 0), Err(()), "nothing more is read");
     }
 }

@@ -6,9 +6,12 @@
 
 pub mod capture;
 pub mod debug_file;
-mod elf;
+mod digest;
+pub(crate) mod elf;
 pub mod module;
 pub mod names;
 pub mod places;
 pub mod plumbing;
 pub mod unwind;
+
+pub use digest::digest;

@@ -1,6 +1,7 @@
 //! The files whose code the followed processes have mapped, kept open: names are looked up later, when the process may
 //! be gone, the file deleted, and the mount namespace that it lay in with it.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -9,10 +10,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use object::{Object, ObjectSegment, ReadCache, ReadRef};
+use object::elf::{FileHeader32, FileHeader64, PT_LOAD};
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{Endianness, FileKind, ReadCache, ReadRef};
 use serde::{Deserialize, Serialize};
 
 use super::debug_file::{self, DebugFile};
+use super::elf::Bounded;
 use crate::event::Vma;
 use crate::procfs::mapped_file;
 use crate::sys;
@@ -64,7 +68,7 @@ struct Segment {
 
 impl Module {
     /// The module with these contents, which the task knows by `path`.
-    fn new(tid: Tid, path: &Path, contents: Contents) -> Module {
+    pub(super) fn new(tid: Tid, path: &Path, contents: Contents) -> Module {
         let segments = match &contents {
             Contents::File(file) => segments(&ReadCache::new(file)),
             Contents::Copy(bytes) => segments(&**bytes),
@@ -85,6 +89,11 @@ impl Module {
     /// The offset into the file of what was linked for `address`.
     pub fn file_offset(&self, address: u64) -> Option<u64> {
         self.segments.iter().find_map(|one| shifted(address, one.address, one.bytes, one.offset))
+    }
+
+    /// Where in the file its segments are, and how many bytes they have there.
+    pub(super) fn file_ranges(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.segments.iter().map(|one| (one.offset, one.bytes))
     }
 
     /// Whether the file still is what was mapped: an installation in place would give its code other names.
@@ -144,15 +153,21 @@ impl Modules {
         if let Some(id) = self.by_identity.get(&identity) {
             return Some(*id);
         }
-        let id = ModuleId(u32::try_from(self.modules.len()).ok()?);
         let contents = match vdso {
             true => copy(tid, vma.range),
             false if self.modules.len() >= MOST_OPEN => Contents::Unreadable,
             false => mapped_file::open(tid, vma).map_or(Contents::Unreadable, Contents::File),
         };
         let name = vma.name.strip_suffix(b" (deleted)").unwrap_or(&vma.name);
-        self.modules.push(Arc::new(Module::new(tid, Path::new(OsStr::from_bytes(name)), contents)));
+        let id = self.add(Module::new(tid, Path::new(OsStr::from_bytes(name)), contents))?;
         self.by_identity.insert(identity, id);
+        Some(id)
+    }
+
+    /// One more module; none where there are too many.
+    pub(super) fn add(&mut self, module: Module) -> Option<ModuleId> {
+        let id = ModuleId(u32::try_from(self.modules.len()).ok()?);
+        self.modules.push(Arc::new(module));
         Some(id)
     }
 
@@ -190,7 +205,7 @@ impl Modules {
 }
 
 /// We ourselves: whose root recorded paths are looked up in.
-fn own() -> Tid {
+pub(super) fn own() -> Tid {
     Tid(nix::unistd::getpid().as_raw())
 }
 
@@ -203,11 +218,25 @@ fn copy(tid: Tid, range: Range) -> Contents {
 }
 
 fn segments<'data>(data: impl ReadRef<'data>) -> Vec<Segment> {
-    let Ok(elf) = object::File::parse(data) else { return Vec::new() };
-    elf.segments()
-        .map(|segment| {
-            let (offset, bytes) = segment.file_range();
-            Segment { offset, bytes, address: segment.address() }
-        })
-        .collect()
+    // Nothing but the program headers: the symbols, which a parser of all would read, may be large.
+    const MOST_READ: u64 = 16 << 20;
+    let left = Cell::new(MOST_READ);
+    let data = Bounded::new(data, &left);
+    let segments = match FileKind::parse(data) {
+        Ok(FileKind::Elf32) => segments_of::<FileHeader32<Endianness>, _>(data),
+        Ok(FileKind::Elf64) => segments_of::<FileHeader64<Endianness>, _>(data),
+        _ => None,
+    };
+    segments.unwrap_or_default()
+}
+
+fn segments_of<'data, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(data: R) -> Option<Vec<Segment>> {
+    let header = Elf::parse(data).ok()?;
+    let endian = header.endian().ok()?;
+    let loaded = header.program_headers(endian, data).ok()?.iter().filter(|one| one.p_type(endian) == PT_LOAD);
+    let segment = |one: &Elf::ProgramHeader| {
+        let (offset, bytes) = one.file_range(endian);
+        Segment { offset, bytes, address: one.p_vaddr(endian).into() }
+    };
+    Some(loaded.map(segment).collect())
 }

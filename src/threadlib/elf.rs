@@ -1,18 +1,28 @@
 //! Symbols of a file that a process has mapped.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::Read;
 
-use object::{Object, ObjectSegment, ObjectSymbol, ReadCache, ReadRef};
+use object::elf::{FileHeader32, FileHeader64, PT_LOAD, SHT_DYNSYM, SHT_SYMTAB};
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
+use object::{Endianness, FileKind, ReadCache, ReadRef};
 
 use super::Unavailable;
-use crate::event::Vma;
+use crate::event::{Prot, Sharing, Vma};
 use crate::procfs::mapped_file;
-use crate::units::{Addr, PAGE, Tid};
+use crate::symbols::elf::Bounded;
+use crate::units::{Addr, PAGE, Range, Tid};
 
 /// Files up to this size, in bytes, are read whole: that is faster than one name after the other. Of programs with debug
 /// information, which are larger, most is never read.
 const WHOLE: u64 = 16 << 20;
+
+/// Of one file, all tables together. A program whose symbols are more has no lists, as if it were stripped.
+const MOST_READ: u64 = 256 << 20;
+
+/// No name that is wanted is as long.
+const LONGEST_NAME: usize = 64;
 
 /// A mapped ELF file: addresses of some of its symbols in the process.
 #[derive(Clone, Debug)]
@@ -32,10 +42,10 @@ impl MappedSymbols {
     pub fn read(tid: Tid, vma: &Vma, wanted: &[&'static str]) -> Result<MappedSymbols, Unavailable> {
         let path = String::from_utf8_lossy(&vma.name).into_owned();
         let unreadable = || Unavailable::NoFile { file: path.clone() };
-        let mut file = mapped_file::open(tid, vma).ok_or_else(unreadable)?;
+        let file = mapped_file::open(tid, vma).ok_or_else(unreadable)?;
         let mut bytes = Vec::new();
         if file.metadata().is_ok_and(|of| of.len() <= WHOLE) {
-            file.read_to_end(&mut bytes).map_err(|_| unreadable())?;
+            file.take(WHOLE).read_to_end(&mut bytes).map_err(|_| unreadable())?;
             MappedSymbols::of(&*bytes, path.clone(), vma, wanted).ok_or_else(unreadable)
         } else {
             MappedSymbols::of(&ReadCache::new(file), path.clone(), vma, wanted).ok_or_else(unreadable)
@@ -43,19 +53,30 @@ impl MappedSymbols {
     }
 
     fn of<'data>(data: impl ReadRef<'data>, file: String, vma: &Vma, wanted: &[&'static str]) -> Option<MappedSymbols> {
-        let elf = object::File::parse(data).ok()?;
-        let lowest = elf.segments().map(|segment| segment.address()).min().unwrap_or(0);
+        let left = Cell::new(MOST_READ);
+        let data = Bounded::new(data, &left);
+        let (word, Found { lowest, symbols }) = match FileKind::parse(data).ok()? {
+            FileKind::Elf64 => (8, Found::of::<FileHeader64<Endianness>, _>(data, wanted)?),
+            FileKind::Elf32 => (4, Found::of::<FileHeader32<Endianness>, _>(data, wanted)?),
+            _ => return None,
+        };
         let bias = vma.range.start().0.wrapping_sub(lowest / PAGE * PAGE);
-        let mut addresses = HashMap::new();
-        for symbol in elf.dynamic_symbols().chain(elf.symbols()).filter(|symbol| symbol.is_definition()) {
-            // A versioned name of .symtab has its version behind it.
-            let name = symbol.name().unwrap_or_default().split('@').next().unwrap_or_default();
-            if let Some(wanted) = wanted.iter().find(|wanted| **wanted == name) {
-                addresses.insert(*wanted, Addr(bias.wrapping_add(symbol.address())));
-            }
-        }
-        let word = if elf.is_64() { 8 } else { 4 };
+        let addresses = symbols.into_iter().map(|(name, address)| (name, Addr(bias.wrapping_add(address)))).collect();
         Some(MappedSymbols { file, word, addresses })
+    }
+
+    /// Any bytes as the file, for fuzzing.
+    pub fn digest(bytes: &[u8]) {
+        let vma = Vma {
+            range: Range::of_len(Addr(PAGE), PAGE).expect("a page is a range"),
+            prot: Prot::READ,
+            sharing: Sharing::Private,
+            offset: 0,
+            inode: 1,
+            device: 1,
+            name: Box::default(),
+        };
+        let _ = MappedSymbols::of(bytes, String::new(), &vma, &["main", "_rtld_global"]);
     }
 
     /// Where a symbol is.
@@ -65,5 +86,43 @@ impl MappedSymbols {
     pub fn address(&self, symbol: &'static str) -> Result<Addr, Unavailable> {
         let address = self.addresses.get(symbol).copied();
         address.ok_or_else(|| Unavailable::NoSymbol { file: self.file.clone(), symbol: symbol.into() })
+    }
+}
+
+/// What is found in a file, at linked addresses.
+struct Found {
+    /// Where the lowest segment is to be.
+    lowest: u64,
+    symbols: HashMap<&'static str, u64>,
+}
+
+impl Found {
+    fn of<'data, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
+        data: R,
+        wanted: &[&'static str],
+    ) -> Option<Found> {
+        let header = Elf::parse(data).ok()?;
+        let endian = header.endian().ok()?;
+        let loaded = header.program_headers(endian, data).ok()?.iter().filter(|one| one.p_type(endian) == PT_LOAD);
+        let lowest = loaded.map(|one| one.p_vaddr(endian).into()).min().unwrap_or(0);
+        let sections = header.sections(endian, data).ok()?;
+        let mut symbols = HashMap::new();
+        for kind in [SHT_DYNSYM, SHT_SYMTAB] {
+            let Ok(table) = sections.symbols(endian, data, kind) else { continue };
+            // All names in one go: one by one, those without an end would be looked through again and again.
+            let names = sections.section(table.string_section()).and_then(|names| names.data(endian, data));
+            let Ok(names) = names else { continue };
+            for symbol in table.iter().filter(|symbol| !symbol.is_undefined(endian)) {
+                let start = symbol.st_name(endian) as usize;
+                let end = start.saturating_add(LONGEST_NAME).min(names.len());
+                let name = names.get(start..end).unwrap_or_default();
+                // A versioned name of .symtab has its version behind it.
+                let name = name.split(|byte| matches!(byte, 0 | b'@')).next().unwrap_or_default();
+                if let Some(wanted) = wanted.iter().find(|wanted| wanted.as_bytes() == name) {
+                    symbols.insert(*wanted, symbol.st_value(endian).into());
+                }
+            }
+        }
+        Some(Found { lowest, symbols })
     }
 }

@@ -8,7 +8,7 @@
 //! | static | `_dl_stack_used` (or `stack_used`), … | the program, .symtab |
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::elf::MappedSymbols;
 use super::{List, ListedThread, Memory, StackBlock, Stage, ThreadLists, Unavailable};
@@ -21,6 +21,9 @@ const LONGEST: usize = 1 << 20;
 /// How often a list that is being changed is looked at again, and how long after.
 const TRIES: u32 = 20;
 const BETWEEN_TRIES: Duration = Duration::from_micros(500);
+
+/// When so much time has gone into it, it is not: a list of a million threads takes some seconds.
+const TRIED_FOR: Duration = Duration::from_secs(1);
 
 /// Where a process has its lists, and what a descriptor looks like.
 #[derive(Clone, Debug)]
@@ -136,7 +139,7 @@ fn named_heads(symbols: &MappedSymbols) -> Result<[(List, Addr); 3], Unavailable
 
 fn located(memory: &dyn Memory, symbols: &MappedSymbols, heads: [(List, Addr); 3]) -> Result<Located, Unavailable> {
     // struct pthread is some 2,300 bytes; what is not between these bounds is none.
-    const SIZES: std::ops::RangeInclusive<usize> = 256..=65_536;
+    const SIZES: std::ops::RangeInclusive<usize> = 256..=8192;
     let mut size = [0u8; 4];
     memory.read(symbols.address(SIZEOF_PTHREAD)?, &mut size)?;
     let size = u32::from_ne_bytes(size) as usize;
@@ -174,14 +177,37 @@ fn at(base: Addr, offset: u64) -> Addr {
 }
 
 impl Located {
+    /// Any layout that [`locate`] may yield, with the lists' heads at the beginning of a memory, for fuzzing.
+    pub(super) fn of_layout(layout: [u8; 8], memory: Addr) -> Located {
+        let [word, node, tid, start_routine, joinid, cancelhandling, size, near] = layout.map(usize::from);
+        let (word, size) = (if word & 1 == 0 { 8 } else { 4 }, 256 + 8 * size);
+        let within = |offset: usize, bytes: usize| (8 * offset).min(size - bytes);
+        let joinid = within(joinid, word).max(12);
+        let setxid_futex = [joinid - 4, joinid - 12];
+        let stage = StageFields { cancelhandling: within(cancelhandling, 4), setxid_futex, joinid };
+        let head = |number: u64| at(memory, 2 * word as u64 * number);
+        Located {
+            heads: [(List::Used, head(0)), (List::User, head(1)), (List::Cached, head(2))],
+            word,
+            node: 8 * node as u64,
+            tid: within(tid, 4),
+            start_routine: within(start_routine, word),
+            stage: (near & 1 == 0).then_some(stage),
+            size,
+        }
+    }
+
     /// Reads the lists. A change in between shows, and they are read again.
     ///
     /// # Errors
     /// When the memory cannot be read, or no picture of it is whole.
     pub fn read(&self, memory: &dyn Memory) -> Result<ThreadLists, Unavailable> {
+        let began = Instant::now();
         for attempt in 0..TRIES {
             match self.read_once(memory) {
-                Err(Unavailable::Inconsistent | Unavailable::NoMemory) if attempt + 1 < TRIES => {
+                Err(Unavailable::Inconsistent | Unavailable::NoMemory)
+                    if attempt + 1 < TRIES && began.elapsed() < TRIED_FOR =>
+                {
                     std::thread::sleep(BETWEEN_TRIES);
                 }
                 result => return result,

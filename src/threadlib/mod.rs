@@ -3,11 +3,13 @@
 //! A stack on the list of used ones whose task the kernel does not have belongs to a thread that has ended and was never
 //! joined. A stack on the list of cached ones is kept for reuse. No system call tells these two apart.
 
+mod digest;
 pub mod elf;
 pub mod glibc;
 mod libraries;
 pub mod musl;
 
+pub use digest::digest;
 pub use libraries::{Libraries, Reader, are_settled};
 
 use std::borrow::Cow;

@@ -37,6 +37,11 @@ const START_ARGS_BYTES: u64 = 32;
 /// Larger regions hold something else than a stack.
 const LARGEST: u64 = 1 << 30;
 
+/// So much memory is searched, all regions together: half a million stacks as musl makes them have less.
+const MOST_MAPPED: u64 = 1 << 40;
+/// And so much of what has been written to.
+const MOST_WRITTEN: u64 = 8 << 30;
+
 /// Whether this thread's descriptor, at the base of its thread-local storage, is musl's: one of a circle.
 pub fn is_here(memory: &dyn Memory, thread: Addr) -> bool {
     let next = Descriptor::read(memory, thread).and_then(|descriptor| {
@@ -55,7 +60,17 @@ pub fn read(
     touched: impl Fn(Range) -> Vec<Range>,
 ) -> ThreadLists {
     let live = live.filter_map(|thread| Descriptor::read(memory, thread));
-    let ended = above_guards(maps).flat_map(touched).flat_map(|pages| ended_within(memory, pages));
+    // A process can touch terabytes at little cost, for all its pages of zeroes are one. What is beyond is not looked at.
+    let (mut mapped, mut written) = (0, 0);
+    let searched = above_guards(maps).take_while(|stack| {
+        mapped += stack.bytes();
+        mapped <= MOST_MAPPED
+    });
+    let pages = searched.flat_map(touched).take_while(|pages| {
+        written += pages.bytes();
+        written <= MOST_WRITTEN
+    });
+    let ended = pages.flat_map(|pages| ended_within(memory, pages));
     let threads = live.chain(ended).filter_map(|descriptor| descriptor.listed(memory)).collect();
     ThreadLists { library: ThreadLibrary::Musl, threads, settled: false }
 }

@@ -151,6 +151,34 @@ pub fn decode(bytes: &[u8], layouts: &Layouts) -> Option<Record> {
     }
 }
 
+/// Any bytes as what lies in a ring, for fuzzing: records, one behind the other, of events of all layouts.
+pub fn digest(bytes: &[u8]) {
+    let wanted = super::points::wanted();
+    let mapper = super::points::mmap_with_stack(String::new());
+    let layout = |wanted: &super::points::Wanted| {
+        let parts = [(wanted.registers != 0, REGS_USER), (wanted.stack_bytes != 0, STACK_USER), (wanted.raw, RAW)];
+        let sample_type = parts.iter().filter(|(has, _)| *has).fold(COMMON, |all, (_, part)| all | part);
+        Layout { point: Some(wanted.point), sample_type, registers: wanted.registers }
+    };
+    let layouts: Layouts = (0..).zip(wanted.iter().chain([&mapper]).map(layout)).collect();
+    let mut sorter = super::sorter::Sorter::default();
+    let mut rest = bytes;
+    for round in 0.. {
+        let Some(size) = rest.get(6..8).map(|size| usize::from(u16::from_ne_bytes([size[0], size[1]]))) else { break };
+        let (record, after) = rest.split_at(size.clamp(HEADER_BYTES, rest.len().max(HEADER_BYTES)).min(rest.len()));
+        rest = after;
+        sorter.begin_round(round);
+        if let Some(record) = decode(record, &layouts) {
+            if let What::Call(_, registers) = &record.what {
+                let _ = registers.as_user();
+            }
+            sorter.push(record);
+        }
+        while sorter.pop().is_some() {}
+    }
+    let _ = (sorter.pending().count(), sorter.pending_bytes(), sorter.next_at());
+}
+
 /// The time in what `sample_id_all` appends to records that are no samples: tid (8 bytes), time, identifier.
 fn trailer_time(bytes: &[u8]) -> Option<u64> {
     let start = bytes.len().checked_sub(16)?;

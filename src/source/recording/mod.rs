@@ -5,6 +5,7 @@
 //! last. A file is [`mod@format`]: a heading, then chunks that stand for themselves, so that what was cut off or damaged at
 //! the end costs no more than the end.
 
+mod digest;
 pub mod format;
 mod reader;
 mod recorder;
@@ -14,6 +15,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use digest::digest;
 pub use reader::{NotARecording, is_recording};
 pub use recorder::Recorder;
 pub use replay::Replay;

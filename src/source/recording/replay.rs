@@ -20,6 +20,13 @@ use crate::target::{Library, Process, Standing, Target, Told};
 use crate::threadlib::Unavailable;
 use crate::units::{Addr, Pid, Range, Tid, Time};
 
+/// Files of all processes, and names: no recording of ours has more.
+const MOST_MODULES: usize = 1 << 16;
+const MOST_NAMES: usize = 1 << 18;
+
+/// Frames of a call stack.
+const MOST_FRAMES: usize = 128;
+
 /// A recording as a target.
 #[derive(Debug)]
 pub struct Replay<'a> {
@@ -72,6 +79,12 @@ impl<'a> Replay<'a> {
         }
         loop {
             match self.reader.next()? {
+                // Beyond these numbers it is a damaged one, or made to fill our memory.
+                Item::Module(_) if self.modules.len() >= MOST_MODULES => {}
+                Item::Names(_) if self.names.len() >= MOST_NAMES => {}
+                Item::CallStack(frames) if frames.len() > MOST_FRAMES => {
+                    _ = self.captured.places.stack(&frames[..MOST_FRAMES]);
+                }
                 Item::Module(module) => {
                     self.captured.modules.add_recorded(&module);
                     self.modules.push(module);

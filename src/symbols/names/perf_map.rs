@@ -58,13 +58,13 @@ impl PerfMap {
     /// Reads the map again where it has changed. What was read before stays where there is none any more.
     ///
     /// `writer` is known of a process that has been seen alive. After its end our own /tmp is looked into, and a file
-    /// of unknown origin is believed if it is ours or root's.
+    /// of unknown origin is believed if it is ours or root's. Its lines are shown: a link would have others' files read.
     pub fn refresh(&mut self, pid: Pid, writer: Option<Writer>) {
         let number = writer.map_or(pid.0, |writer| writer.number);
         let path = format!("/tmp/perf-{number}.map");
-        let file = mapped_file::open_in_root(Tid::from(pid), Path::new(&path)).or_else(|| {
+        let file = mapped_file::open_unlinked_in_root(Tid::from(pid), Path::new(&path)).or_else(|| {
             // In our own /tmp a number of another PID namespace would be another process's.
-            mapped_file::open_regular(Path::new(&format!("/tmp/perf-{pid}.map")))
+            mapped_file::open_unlinked(Path::new(&format!("/tmp/perf-{pid}.map")))
         });
         let uid = writer.map_or_else(|| nix::unistd::geteuid().as_raw(), |writer| writer.uid);
         if let Some(file) = file {
@@ -84,6 +84,14 @@ impl PerfMap {
         let mut bytes = Vec::new();
         if file.take(LARGEST).read_to_end(&mut bytes).is_ok() {
             *self = PerfMap { stamp, ..PerfMap::parse(&bytes) };
+        }
+    }
+
+    /// Any bytes as such a map, for fuzzing.
+    pub fn digest(bytes: &[u8]) {
+        let map = PerfMap::parse(bytes);
+        for addr in [0, 0x1000, u64::MAX] {
+            let _ = map.name(Addr(addr)).map(super::demangle);
         }
     }
 

@@ -44,6 +44,11 @@ impl CodeMap {
         CodeMap { regions: regions.into() }
     }
 
+    /// One region that a file begins with, or code without a file.
+    pub(super) fn of_region(range: Range, module: Option<ModuleId>) -> CodeMap {
+        CodeMap { regions: [Region { range, offset: 0, module }].into() }
+    }
+
     /// Whether there is code at any of these addresses.
     pub fn overlaps(&self, range: Range) -> bool {
         let at = self.regions.partition_point(|region| region.range.end() <= range.start());
@@ -61,13 +66,5 @@ impl CodeMap {
             Some(module) => Place::Module { module, offset: region.offset.checked_add(within)? },
             None => Place::Anonymous(addr),
         })
-    }
-}
-
-#[cfg(test)]
-impl CodeMap {
-    /// One region without a file, for tests.
-    pub(super) fn anonymous(range: Range) -> CodeMap {
-        CodeMap { regions: [Region { range, offset: 0, module: None }].into() }
     }
 }

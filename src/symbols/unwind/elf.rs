@@ -1,11 +1,14 @@
 //! The parts of an ELF file that unwinding needs: elf(5). Files are hostile: sizes are bounded before anything is read,
 //! and nothing is mapped, since a file that is truncated later would cost us a SIGBUS.
 
+use std::cell::Cell;
+
 use object::elf::{FileHeader32, FileHeader64, SHF_COMPRESSED, SHF_EXECINSTR, SHT_DYNSYM, SHT_SYMTAB};
 use object::elf::{STT_FUNC, STT_GNU_IFUNC, SectionType};
 use object::read::elf::{FileHeader, SectionHeader, SectionTable, Sym};
 use object::{Endianness, ReadCache, ReadRef};
 
+use crate::symbols::elf::Bounded;
 use crate::symbols::module::{Contents, Module};
 
 use super::registers::Machine;
@@ -19,6 +22,9 @@ const LARGEST_SECTION: u64 = 64 << 20;
 /// More code is not looked through for calls: that would take a second. A program as large has symbols, or call frame
 /// information; musl has half a megabyte.
 const LARGEST_CODE: u64 = 8 << 20;
+
+/// Of one file, everything together. What lies in several sections counts as often.
+const MOST_READ: u64 = 256 << 20;
 
 /// A piece of a file, and the address for which it was linked.
 #[derive(Debug)]
@@ -90,6 +96,8 @@ pub fn code_sections(module: &Module, machine: Machine) -> CodeSections {
 }
 
 fn frames_of<'data>(data: impl ReadRef<'data>, machine: Machine) -> Option<FrameSections> {
+    let left = Cell::new(MOST_READ);
+    let data = Bounded::new(data, &left);
     match machine {
         Machine::X86_64 => Elf::<FileHeader64<Endianness>, _>::parse(data)?.frames(machine),
         Machine::I386 => Elf::<FileHeader32<Endianness>, _>::parse(data)?.frames(machine),
@@ -97,6 +105,8 @@ fn frames_of<'data>(data: impl ReadRef<'data>, machine: Machine) -> Option<Frame
 }
 
 fn symbols_of<'data>(data: impl ReadRef<'data>, machine: Machine) -> Option<Vec<(u64, u64)>> {
+    let left = Cell::new(MOST_READ);
+    let data = Bounded::new(data, &left);
     match machine {
         Machine::X86_64 => Some(Elf::<FileHeader64<Endianness>, _>::parse(data)?.function_symbols()),
         Machine::I386 => Some(Elf::<FileHeader32<Endianness>, _>::parse(data)?.function_symbols()),
@@ -104,6 +114,8 @@ fn symbols_of<'data>(data: impl ReadRef<'data>, machine: Machine) -> Option<Vec<
 }
 
 fn code_of<'data>(data: impl ReadRef<'data>, machine: Machine) -> Option<CodeSections> {
+    let left = Cell::new(MOST_READ);
+    let data = Bounded::new(data, &left);
     match machine {
         Machine::X86_64 => Some(Elf::<FileHeader64<Endianness>, _>::parse(data)?.code()),
         Machine::I386 => Some(Elf::<FileHeader32<Endianness>, _>::parse(data)?.code()),

@@ -6,6 +6,7 @@
 mod calls;
 mod cfi;
 mod code_map;
+mod digest;
 mod elf;
 mod functions;
 mod memory;
@@ -25,6 +26,7 @@ use super::module::{ModuleId, Modules};
 use super::places::Place;
 
 pub use code_map::CodeMap;
+pub use digest::{digest, digest_module};
 pub use memory::{Memory, TaskMemory};
 pub use registers::{Machine, Registers};
 

@@ -164,7 +164,7 @@ fn made_up_section_is_valid() {
 #[test]
 fn made_up_frame_pointers() {
     let code = Range::new(Addr(0x10_0000), Addr(0x10_1000)).unwrap();
-    let map = CodeMap::anonymous(code);
+    let map = CodeMap::of_region(code, None);
     let mut registers = Registers::unknown(Machine::X86_64);
     registers.set_sp(0x8000);
     registers.set(Machine::X86_64.bp(), 0x8000);

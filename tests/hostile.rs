@@ -1,0 +1,225 @@
+//! Programs that mean ill: each is launched, attached to and looked at, and each time there is a report in bounded time,
+//! a status as documented, and nothing that a terminal would obey.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use common::process::{Ended, Process, command, run};
+use common::testprogs::testprog;
+use common::vmtrace::{reports, vmtrace};
+use common::{need, wait_for};
+
+/// Sets a terminal's title, breaks the line, and rubs out.
+const NAME: &str = "\x1b]0;x\x07\n\x7f\x08";
+
+/// Fails the test if vmtrace has panicked, ended with another status, or written what a terminal would obey.
+#[track_caller]
+fn expect_sober(what: &str, ended: &Ended, code: i32) {
+    let (output, errors) = (ended.output(), ended.errors());
+    let context = format!("{what}\nstdout:\n{output:?}\nstderr:\n{errors:?}");
+    assert_eq!(ended.code(), code, "{context}");
+    assert!(!errors.contains("panicked") && !output.contains("panicked"), "{context}");
+    let is_raw = |character: char| character.is_control() && character != '\n';
+    assert!(!output.contains(is_raw) && !errors.contains(is_raw), "{context}");
+    let longest = output.lines().filter(|line| !line.trim_start().starts_with('"')).map(str::len).max();
+    assert!(longest.unwrap_or(0) < 1000, "{context}");
+}
+
+/// Launches the program, attaches to it by each engine, and looks at it from outside.
+#[track_caller]
+fn expect_reports(program: &str, arguments: &[&str]) {
+    expect_launched(program, arguments);
+    expect_followed(&|| start(program, arguments));
+}
+
+#[track_caller]
+fn expect_launched(program: &str, arguments: &[&str]) {
+    for format in ["--format=text", "--format=json"] {
+        let mut launched = vmtrace([format, "--min-confidence=possible", "--", program]);
+        let ended = run(launched.args(arguments));
+        // The program's own line is all that there is on stdout.
+        assert!(ended.output().contains("ready"), "{ended:?}");
+        expect_sober(&format!("{program} {arguments:?} launched, {format}"), &ended, 0);
+        expect_report(format, &ended.errors());
+    }
+}
+
+#[track_caller]
+fn expect_followed(start: &dyn Fn() -> Process) {
+    let target = start();
+    let pid = target.pid().to_string();
+    for format in ["--format=text", "--format=json"] {
+        let ended = run(&mut vmtrace(["inspect", format, "--min-confidence=possible", "-p", &pid]));
+        expect_sober(&format!("{target:?} looked at, {format}"), &ended, 0);
+        expect_report(format, &ended.output());
+        for engine in ["--engine=ptrace", "--engine=perf"] {
+            if engine == "--engine=perf" && !nix::unistd::geteuid().is_root() {
+                continue;
+            }
+            let options = ["--for=100ms", "--min-confidence=possible", "--max-overhead=100"];
+            let ended = run(vmtrace([format, engine, "-p", &pid]).args(options));
+            expect_sober(&format!("{target:?} attached to, {engine} {format}"), &ended, 0);
+            expect_report(format, &ended.output());
+        }
+    }
+    target.end().expect_code(0);
+}
+
+#[track_caller]
+fn expect_report(format: &str, text: &str) {
+    match format {
+        "--format=text" => assert!(text.contains("vmtrace: "), "no report in {text}"),
+        _ => {
+            let start = text.find('{').unwrap_or_else(|| panic!("no report in {text}"));
+            assert_eq!(reports(&text[start..]).len(), 1, "{text}");
+        }
+    }
+}
+
+fn start(program: &str, arguments: &[&str]) -> Process {
+    let process = Process::start(&mut command(program, arguments));
+    process.await_output("ready");
+    process
+}
+
+/// A copy of the program, which may be replaced, under this name.
+fn copy(folder: &Path, name: &str) -> String {
+    let path = folder.join(name);
+    fs::copy(testprog("hostile"), &path).expect("a copy can be made");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    path.to_str().expect("it is text").to_owned()
+}
+
+/// A process can do without the stack that the kernel gave it, and a thread without any.
+#[test]
+fn stacks_that_are_gone() {
+    for how in ["stackless", "sawn-off"] {
+        expect_reports(testprog("hostile"), &[how]);
+    }
+}
+
+/// Lists that lead in a circle, into the wild, to odd addresses or nowhere are not believed, and not followed for ever.
+#[test]
+fn damaged_thread_lists() {
+    for how in ["cycle", "wild", "unaligned", "huge", "zero"] {
+        expect_reports(testprog("hostile"), &[how]);
+    }
+}
+
+/// Names of threads, mapped files and programs are no means to write to the terminal.
+#[test]
+fn names_for_a_terminal() {
+    expect_reports(testprog("hostile"), &["names"]);
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    expect_reports(&copy(folder.path(), NAME), &["leave", NAME]);
+    expect_reports(testprog("hostile"), &["memfd"]);
+}
+
+/// A FIFO in the place of the program does not make us wait, and what ran before is still read.
+#[test]
+fn a_fifo_for_a_program() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let fresh = || {
+        let _ = fs::remove_file(folder.path().join("program"));
+        copy(folder.path(), "program")
+    };
+    for format in ["--format=text", "--format=json"] {
+        let program = fresh();
+        let ended = run(&mut vmtrace([format, "--", &program, "fifo"]));
+        expect_sober(format, &ended, 0);
+        expect_report(format, &ended.errors());
+    }
+    expect_followed(&|| start(&fresh(), &["fifo"]));
+}
+
+/// The same under another root, where the program's path means a FIFO. Only root may change the root.
+#[test]
+fn a_fifo_under_another_root() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let folders = [tempfile::tempdir(), tempfile::tempdir()].map(|folder| folder.expect("a folder can be made"));
+    let program = copy(folders[0].path(), "program");
+    let root = || {
+        let root = folders[1].path().join("root");
+        let _ = fs::remove_dir_all(&root);
+        fs::create_dir(&root).expect("a folder can be made");
+        root.to_str().expect("it is text").to_owned()
+    };
+    let ended = run(&mut vmtrace(["--", &program, "root", &root()]));
+    expect_sober("launched", &ended, 0);
+    expect_followed(&|| start(&program, &["root", &root()]));
+}
+
+/// What changes all the time is reported all the same.
+#[test]
+fn a_moving_target() {
+    expect_followed(&|| start(testprog("hostile"), &["changing"]));
+    let ended = run(&mut vmtrace(["--", testprog("hostile"), "changing"]));
+    expect_sober("launched", &ended, 0);
+}
+
+/// Functions whose names are a hundred thousand letters long, or sequences for a terminal, in symbols alone.
+#[test]
+fn symbols_for_a_terminal() {
+    need("objcopy");
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    for name in [format!("{NAME}left"), "x".repeat(100_000), format!("_Z{}", "P".repeat(50_000))] {
+        let program = PathBuf::from(copy(folder.path(), "program"));
+        let mut rename = command("objcopy", ["--strip-debug"]);
+        let ended = run(rename.arg(format!("--redefine-sym=left={name}")).arg(&program));
+        ended.expect_code(0);
+        let program = program.to_str().expect("it is text");
+        expect_reports(program, &["leave"]);
+        let report = run(&mut vmtrace(["--format=json", "--min-confidence=possible", "--", program, "leave"])).errors();
+        assert!(report.contains("xxxxxxxxxxxxxxxx") || report.contains("u001b]0;x") || report.contains("_ZPPP"));
+    }
+}
+
+/// Neither arguments nor what files say, nor their names, reach the terminal raw.
+#[test]
+fn messages_about_odd_files() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = folder.path().join(format!("{NAME}.toml"));
+    let named = path.to_str().expect("it is text");
+    fs::write(
+        &path,
+        format!("[[case]]\nname = \"a\"\nrun = \"true\"\n\"{}\" = 1\n", "\\u001b]0;x\\u0007".repeat(9_000)),
+    )
+    .expect("a file can be made");
+    expect_sober("check", &run(&mut vmtrace(["check", named])), 2);
+    fs::write(&path, "[[case]]\nname = \"\\u001b]0;x\\u0007\"\nrun = \"true\"\n").expect("a file can be made");
+    expect_sober("select", &run(&mut vmtrace(["check", named, NAME])), 2);
+    expect_sober("run", &run(&mut vmtrace(["check", named])), 1);
+    expect_sober("replay", &run(&mut vmtrace(["replay", named])), 125);
+    expect_sober("program", &run(&mut vmtrace(["--", NAME])), 127);
+    expect_sober("option", &run(&mut vmtrace([&format!("--{NAME}")])), 2);
+    expect_sober("output", &run(&mut vmtrace(["-o", &format!("/nonexistent/{NAME}"), "--", "true"])), 125);
+}
+
+/// A command line can be made as long as memory is: of it the beginning is read.
+#[test]
+fn an_endless_command_line() {
+    let python = common::python();
+    let code = "import ctypes, mmap, sys\n\
+        libc = ctypes.CDLL(None, use_errno=True)\n\
+        size = 1 << 36\n\
+        libc.mmap.restype = ctypes.c_void_p\n\
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]\n\
+        base = libc.mmap(None, size, 1, 0x4022, -1, 0)\n\
+        prctl = lambda what, to: libc.prctl(35, what, ctypes.c_ulong(to), 0, 0)\n\
+        done = [prctl(9, base + size), prctl(8, base)]\n\
+        print('ready', done, flush=True)\n\
+        sys.stdin.read()\n";
+    let target = Process::start(&mut command(&python, ["-c", code]));
+    target.await_output("ready");
+    let pid = target.pid().to_string();
+    wait_for("it is there", || fs::metadata(format!("/proc/{pid}")).is_ok());
+    let ended = run(&mut vmtrace(["inspect", "--format=json", "-p", &pid]));
+    assert!(ended.output.len() < 2 << 20, "{} bytes", ended.output.len());
+    assert_eq!(ended.code(), 0, "{}", ended.errors());
+    target.end().expect_code(0);
+}
