@@ -10,7 +10,7 @@ use super::kept::Kept;
 use super::points::Point;
 use super::record::{Record, What};
 use super::sorter::Sorter;
-use super::stream::{self, NewImage, SpaceNo};
+use super::stream::{self, SpaceNo};
 use crate::abi::clone;
 use crate::event::{Call, CloneArgs, EventKind, Vma};
 use crate::procfs::{self, task};
@@ -39,6 +39,19 @@ pub(super) struct Look {
     maps: Box<[Vma]>,
     /// All tasks of the process, where some of them may have been missed.
     tasks: Option<HashSet<Tid>>,
+}
+
+/// What execve has put in place.
+#[derive(Debug, Default)]
+pub struct NewImage {
+    /// What is mapped.
+    pub maps: Box<[Vma]>,
+    /// Where the break starts.
+    pub start_brk: Option<Addr>,
+    /// Whether PROT_READ implies PROT_EXEC.
+    pub read_implies_exec: bool,
+    /// Whether it is a 32-bit program, whose calls cannot be seen.
+    pub is_i386: bool,
 }
 
 /// A reading of the image that execve has put in place.

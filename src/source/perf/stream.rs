@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use nix::libc::{self, user_regs_struct};
 
+use super::look::NewImage;
 use super::points::Point;
 use super::record::{Record, Snapshot, What};
-use crate::event::{Birth, Call, CloneArgs, CloneCall, Event, EventKind, Exec, Exit, ExitScope, Exiting, Syscall, Vma};
+use crate::event::{Birth, Call, CloneArgs, CloneCall, Event, EventKind, Exec, Exit, ExitScope, Exiting, Syscall};
 use crate::procfs;
 use crate::source::ptrace::decode::{self, Abi, Followed};
 use crate::source::reconcile::Reconciler;
@@ -63,19 +64,6 @@ enum Inside {
     Mapping(With),
     /// execve and its kin, with its arguments, which are gone when it has succeeded.
     Executing(Call),
-}
-
-/// What execve has put in place.
-#[derive(Debug, Default)]
-pub struct NewImage {
-    /// What is mapped.
-    pub maps: Box<[Vma]>,
-    /// Where the break starts.
-    pub start_brk: Option<Addr>,
-    /// Whether PROT_READ implies PROT_EXEC.
-    pub read_implies_exec: bool,
-    /// Whether it is a 32-bit program, whose calls cannot be seen.
-    pub is_i386: bool,
 }
 
 /// What the tasks of a process have in common.
@@ -397,9 +385,7 @@ impl Stream {
         self.vacate(at, child);
         if child.0 == child_pid.0 && self.groups.contains_key(&child_pid) {
             // So has the whole process that had its number.
-            let former: Vec<Tid> =
-                self.tasks.iter().filter(|(_, task)| task.pid == child_pid).map(|(tid, _)| *tid).collect();
-            former.into_iter().for_each(|tid| self.vanished(at, tid));
+            self.tasks_of(child_pid).into_iter().for_each(|tid| self.vanished(at, tid));
         }
         let child_space = if args.shares_memory() { space } else { self.new_space() };
         self.add(child, child_pid, child_space);
@@ -471,8 +457,7 @@ impl Stream {
             let kind = EventKind::Syscall(Syscall { call, result: Ok(0), mapped: None });
             self.tell(space, at, former, kind);
         }
-        let siblings: Vec<Tid> = self.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(tid, _)| *tid).collect();
-        for sibling in siblings {
+        for sibling in self.tasks_of(pid) {
             self.remove(sibling);
         }
         let new = self.new_space();
@@ -488,8 +473,7 @@ impl Stream {
     /// Puts right which tasks a process has: `listed` are those that it had at the time `at`, and those in `born_later` may
     /// be among them although they were born only after it.
     pub fn correct_tasks(&mut self, at: u64, pid: Pid, listed: &HashSet<Tid>, born_later: &HashSet<Tid>) {
-        let known = self.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(tid, _)| *tid);
-        let known: HashSet<Tid> = known.collect();
+        let known: HashSet<Tid> = self.tasks_of(pid).into_iter().collect();
         // Whose end has been told has no relatives any more.
         let relative = known.iter().filter(|tid| self.tasks.get(tid).is_some_and(|task| !task.ended)).min().copied();
         // First, so that their relative is still there.
@@ -511,6 +495,10 @@ impl Stream {
         let space_of_child = if args.shares_memory() { space } else { self.new_space() };
         self.add_found(tid, pid, space_of_child);
         self.tell(space, at, relative, EventKind::Born(Birth { child: tid, pid, args, function: None }));
+    }
+
+    fn tasks_of(&self, pid: Pid) -> Vec<Tid> {
+        self.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(tid, _)| *tid).collect()
     }
 
     /// A number is given to a new task: whoever had it has ended unseen.

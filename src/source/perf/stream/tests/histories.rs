@@ -7,9 +7,10 @@ use proptest::prelude::*;
 
 use super::registers;
 use crate::event::{Event, EventKind, Exit, ExitScope};
+use crate::source::perf::look::NewImage;
 use crate::source::perf::points::Point;
 use crate::source::perf::record::{Record, Snapshot, What};
-use crate::source::perf::stream::{NewImage, Stream};
+use crate::source::perf::stream::Stream;
 use crate::source::ptrace::decode::Followed;
 use crate::units::{Pid, Tid};
 
