@@ -252,6 +252,9 @@ impl Model {
         space.calls = self.calls;
         space.tasks = u32::try_from(attached.tasks.len()).unwrap_or(u32::MAX);
         let stacks: Vec<Option<MappingId>> = attached.tasks.iter().map(|task| space.stack_found(task)).collect();
+        if attached.tasks.is_empty() {
+            return;
+        }
         let id = self.spaces.insert(space);
         for (task, stack) in attached.tasks.iter().zip(stacks) {
             self.add_task(
@@ -293,7 +296,15 @@ impl Model {
 
     fn add_task(&mut self, tid: Tid, task: Task) {
         self.tasks_seen += 1;
-        self.tasks.insert(tid, task);
+        // A number is given again when its task is gone, of which a damaged recording may not tell.
+        if let Some(former) = self.tasks.insert(tid, task)
+            && let Some(space) = self.spaces.get_mut(former.space)
+        {
+            space.tasks = space.tasks.saturating_sub(1);
+            if space.tasks == 0 {
+                self.spaces.remove(former.space);
+            }
+        }
     }
 
     fn syscall(&mut self, event: &Event, syscall: &Syscall) -> Applied {
@@ -417,7 +428,9 @@ impl Model {
         space.brk = exec.start_brk.map(|start| Break { start, end: Some(start) });
         let space = self.spaces.insert(space);
         let read_implies_exec = exec.read_implies_exec;
-        self.tasks.insert(tid, Task { pid, space, stack: None, anchor: None, last_birth: None, read_implies_exec });
+        // It is one that was seen before.
+        self.tasks_seen -= 1;
+        self.add_task(tid, Task { pid, space, stack: None, anchor: None, last_birth: None, read_implies_exec });
     }
 
     /// Whether all tasks of the address space are of this task's process.

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Report;
-use crate::diagnose::finding::{Finding, Frame, Recurrence, Rule};
+use crate::diagnose::finding::{Finding, Frame, Reason, Recurrence, Rule};
 use crate::source::recording::format::Named;
 use crate::symbols::capture::CallStacks;
 use crate::symbols::module::Modules;
@@ -114,8 +114,15 @@ impl Places {
 /// Findings of the same line of source are one: a compiler that unrolls a loop makes several places of it.
 fn together(findings: Vec<Finding>) -> Vec<Finding> {
     let mut together: Vec<Finding> = Vec::with_capacity(findings.len());
+    // A program can have tens of thousands of places.
+    let mut seen: HashMap<Line, usize> = HashMap::new();
     for finding in findings {
-        match together.iter_mut().find(|earlier| are_of_one_line(earlier, &finding)) {
+        let number = together.len();
+        let earlier = match finding.site.is_empty() {
+            true => number,
+            false => *seen.entry(Line::of(&finding)).or_insert(number),
+        };
+        match together.get_mut(earlier) {
             Some(earlier) => add(earlier, finding),
             None => together.push(finding),
         }
@@ -123,19 +130,24 @@ fn together(findings: Vec<Finding>) -> Vec<Finding> {
     together
 }
 
-/// Whether nothing but the offsets of their frames tells these findings apart. Without lines offsets are all there is.
-fn are_of_one_line(one: &Finding, other: &Finding) -> bool {
-    let kind = |finding: &Finding| (finding.rule, finding.reason, finding.pid, finding.region_bytes);
-    let alike = |one: &Frame, other: &Frame| {
-        let named = |frame: &Frame| (frame.symbol.clone(), frame.file.clone(), frame.line);
-        let same_name = one.line.is_some() && one.module == other.module && named(one) == named(other);
-        same_name || one == other
-    };
-    kind(one) == kind(other)
-        && one.thread_function == other.thread_function
-        && !one.site.is_empty()
-        && one.site.len() == other.site.len()
-        && one.site.iter().zip(&other.site).all(|(one, other)| alike(one, other))
+/// What is the same for findings which nothing but the offsets of their frames tells apart.
+#[derive(PartialEq, Eq, Hash)]
+struct Line {
+    kind: (Rule, Reason, Pid, u64),
+    thread_function: Option<Frame>,
+    site: Vec<Frame>,
+}
+
+impl Line {
+    fn of(finding: &Finding) -> Line {
+        // Without lines offsets are all there is.
+        let in_line = |frame: &Frame| Frame { offset: frame.line.map_or(frame.offset, |_| 0), ..frame.clone() };
+        Line {
+            kind: (finding.rule, finding.reason, finding.pid, finding.region_bytes),
+            thread_function: finding.thread_function.clone(),
+            site: finding.site.iter().map(in_line).collect(),
+        }
+    }
 }
 
 fn add(to: &mut Finding, other: Finding) {

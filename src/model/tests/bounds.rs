@@ -73,3 +73,9 @@ fn freed_sizes_are_bounded() {
     assert!(trace.size() < 100_000);
     assert!(trace.space().freed_sizes.may_contain(9_999 * PAGE), "what is not remembered counts as freed");
 }
+
+/// A number that is given again although its task is not known to have ended leaves no address space behind.
+#[test]
+fn numbers_that_come_back_leave_nothing() {
+    check_bound(Trace::new(), |trace, _| trace.fork(MAIN, ONE));
+}

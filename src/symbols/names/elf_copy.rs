@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -18,7 +18,8 @@ use object::elf::{ELFCOMPRESS_ZLIB, ET_DYN, ET_EXEC, SHT_NOBITS};
 
 use crate::symbols::elf::{Headers, Section};
 
-/// A file of which more is needed is not copied, in bytes: the kernel can drop pages of a file, but not of a copy.
+/// A file of which more is needed is not copied where nobody but root and ourselves can change it, in bytes: the kernel can
+/// drop pages of a file, but not of a copy.
 const MOST_COPIED: u64 = 64 << 20;
 
 /// What all copies together, and what blazesym inflates of them, may take, in bytes.
@@ -69,7 +70,12 @@ impl Source {
         }
         let needed: Vec<&Section> = headers.sections.iter().filter(|section| is_needed(section)).collect();
         let bytes = needed.iter().fold(0_u64, |sum, section| sum.saturating_add(section.bytes));
-        if bytes > MOST_COPIED.min(*budget) {
+        let trusted = is_trusted(file);
+        // What somebody else could cut off while we have it mapped would end us by SIGBUS: it is copied, or not read.
+        if bytes > *budget && !trusted {
+            return None;
+        }
+        if bytes > MOST_COPIED.min(*budget) && trusted {
             let plain = !LINKS.iter().any(|link| headers.has(link)) && !needed.iter().any(|section| section.compressed);
             return Some(Source { path: path_of(file), debug: plain, _copy: None });
         }
@@ -82,6 +88,14 @@ impl Source {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Whether nobody but root and ourselves can change the file.
+fn is_trusted(file: &File) -> bool {
+    let others_write = |mode: u32| mode & 0o022 != 0;
+    file.metadata().is_ok_and(|of| {
+        (of.uid() == 0 || of.uid() == nix::unistd::geteuid().as_raw()) && !others_write(of.mode())
+    })
 }
 
 fn path_of(file: &File) -> PathBuf {
@@ -97,7 +111,8 @@ fn copy(file: &File, headers: &Headers, budget: &mut u64) -> io::Result<File> {
     copy.set_len(file.metadata()?.len())?;
     let keep: Vec<bool> = (headers.sections.iter().enumerate())
         .map(|(number, section)| {
-            (is_needed(section) || number == headers.names) && copy_section(file, section, &copy).is_ok()
+            let names = number == headers.names && section.bytes <= MOST_COPIED;
+            (is_needed(section) || names) && copy_section(file, section, &copy).is_ok()
         })
         .collect();
     // The headers come last: sections of a crafted file could lie over them, and bring back what was blanked.
@@ -116,7 +131,7 @@ fn copy(file: &File, headers: &Headers, budget: &mut u64) -> io::Result<File> {
 fn copy_section(file: &File, section: &Section, copy: &File) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 20];
     let end = section.offset.checked_add(section.bytes).ok_or(io::ErrorKind::InvalidData)?;
-    if end > copy.metadata()?.len() || section.bytes > MOST_COPIED {
+    if end > copy.metadata()?.len() || section.bytes > BUDGET {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut at = section.offset;
