@@ -93,9 +93,8 @@ impl Source {
 /// Whether nobody but root and ourselves can change the file.
 fn is_trusted(file: &File) -> bool {
     let others_write = |mode: u32| mode & 0o022 != 0;
-    file.metadata().is_ok_and(|of| {
-        (of.uid() == 0 || of.uid() == nix::unistd::geteuid().as_raw()) && !others_write(of.mode())
-    })
+    file.metadata()
+        .is_ok_and(|of| (of.uid() == 0 || of.uid() == nix::unistd::geteuid().as_raw()) && !others_write(of.mode()))
 }
 
 fn path_of(file: &File) -> PathBuf {
