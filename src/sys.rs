@@ -148,6 +148,13 @@ pub fn interrupt_calls_on(signal: nix::sys::signal::Signal) -> Result<(), Errno>
     unsafe { sigaction(signal, &action) }.map(drop)
 }
 
+/// Lets a command's program start with this signal mask, rather than with the one of the thread that starts it.
+pub fn with_mask(command: &mut std::process::Command, mask: SigSet) -> &mut std::process::Command {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: sigprocmask(2) may be called between fork and execve (signal-safety(7)), and nothing else is.
+    unsafe { command.pre_exec(move || Ok(mask.thread_set_mask()?)) }
+}
+
 /// A thread of this process that can be sent signals.
 #[derive(Clone, Copy, Debug)]
 pub struct ThisThread(libc::pthread_t);

@@ -16,6 +16,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::report::layout::{COLUMNS, printable};
+use crate::sys;
 
 /// How often a process is looked at.
 const LOOK: Duration = Duration::from_millis(5);
@@ -47,18 +48,20 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Starts `arguments` in `folder` as the leader of a new group, with both outputs going to `output`.
-    pub fn start(arguments: &[String], folder: &Path, output: &File) -> io::Result<Group> {
+    /// Starts `arguments` in `folder` as the leader of a new group, with both outputs going to `output`, and with the signal
+    /// mask `mask`: a program of a case is not to find blocked what we have blocked for ourselves.
+    pub fn start(arguments: &[String], folder: &Path, output: &File, mask: SigSet) -> io::Result<Group> {
         let (program, rest) =
             arguments.split_first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "nothing to execute"))?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(rest)
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output.try_clone()?)
-            .process_group(0)
-            .spawn()?;
+            .process_group(0);
+        let child = sys::with_mask(&mut command, mask).spawn()?;
         Ok(Group { child, reaped: false })
     }
 
@@ -137,11 +140,12 @@ impl<'a> Watch<'a> {
 pub(super) struct Interrupt {
     signals: SignalFd,
     asked: AtomicBool,
-    before: SigSet,
+    /// The mask that was before, and that the programs of cases start with.
+    pub before: SigSet,
 }
 
 impl Interrupt {
-    /// From here on, in this thread and those that it makes; the programs that they start are not concerned.
+    /// From here on, in this thread and those that it makes.
     pub fn catch() -> io::Result<Interrupt> {
         let ending = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
         let before = SigSet::thread_get_mask()?;
@@ -245,8 +249,17 @@ mod tests {
     fn start(line: &str) -> (Scratch, Output, Group) {
         let scratch = Scratch::new().unwrap();
         let output = scratch.output().unwrap();
-        let group = Group::start(&shell(line), Path::new("/"), &output.file).unwrap();
+        let group = Group::start(&shell(line), Path::new("/"), &output.file, SigSet::empty()).unwrap();
         (scratch, output, group)
+    }
+
+    /// What is blocked here is not in the program of a case.
+    #[test]
+    fn the_mask_is_ours_alone() {
+        let interrupt = Interrupt::catch().unwrap();
+        let (_scratch, output, mut group) = start("kill -TERM $$; echo blocked");
+        let status = group.wait(&Watch::new(Duration::from_secs(20), &interrupt)).unwrap();
+        assert_eq!((std::os::unix::process::ExitStatusExt::signal(&status), output.tail().len()), (Some(15), 0));
     }
 
     /// Both outputs are kept in order, of long ones the end.

@@ -113,7 +113,7 @@ impl Runner<'_> {
     fn build_now(&self, command: &[String]) -> Result<Outcome, Stopped> {
         let output = self.scratch.output()?;
         let watch = Watch::new(BUILD_TIMEOUT, &self.interrupt);
-        let built = Group::start(command, self.folder, &output.file).map_err(Stopped::from);
+        let built = Group::start(command, self.folder, &output.file, self.interrupt.before).map_err(Stopped::from);
         let mut outcome = match built.and_then(|mut group| group.wait(&watch)) {
             Ok(status) if status.success() => return Ok(Outcome::default()),
             Ok(status) => problem(format!("build failed ({status}): {}", command.join(" "))),
@@ -164,7 +164,7 @@ impl Runner<'_> {
     fn attach(&self, run: &Run<'_>) -> Result<String, Trouble> {
         let held = ["sh", "-c", r#"kill -STOP $$; exec "$@""#, "sh"].into_iter().map(str::to_owned);
         let held: Vec<String> = held.chain(run.case.run.iter().cloned()).collect();
-        let program = Group::start(&held, self.folder, &run.output.file)?;
+        let program = Group::start(&held, self.folder, &run.output.file, self.interrupt.before)?;
         let pid = program.pid();
         while !is_stopped(pid) {
             if program.has_ended()? {
@@ -174,7 +174,7 @@ impl Runner<'_> {
         }
         let mut arguments = self.vmtrace(run);
         arguments.extend(["-p".to_owned(), pid.to_string()]);
-        let mut vmtrace = Group::start(&arguments, self.folder, &run.output.file)?;
+        let mut vmtrace = Group::start(&arguments, self.folder, &run.output.file, self.interrupt.before)?;
         while !follows(&vmtrace, pid, &run.report) {
             if vmtrace.has_ended()? {
                 let status = vmtrace.finish()?;
@@ -192,7 +192,7 @@ impl Runner<'_> {
 
     /// Runs a command to its end; gives how it ended, for people.
     fn finish(&self, run: &Run<'_>, arguments: &[String]) -> Result<String, Trouble> {
-        let mut group = Group::start(arguments, self.folder, &run.output.file)?;
+        let mut group = Group::start(arguments, self.folder, &run.output.file, self.interrupt.before)?;
         Ok(group.wait(run.watch)?.to_string())
     }
 
