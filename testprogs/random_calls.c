@@ -197,6 +197,8 @@ int main(int argc, char **argv)
             known |= strcmp(argv[i], names[word]) == 0 && (*words[word] = true);
         require(known);
     }
+    /* Whoever executes may find threads that have ended and that nobody has joined yet. */
+    bool apart = deaths || execs;
     require(count > 0 && thread_count > 0 && thread_count <= MOST_THREADS);
 
     make_objects();
@@ -210,16 +212,16 @@ int main(int argc, char **argv)
     init_sizes(&detached, 256 * KIB, PAGE);
     check_zero(pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED));
     check_zero(pthread_mutex_lock(&gate));
-    if (deaths)
+    if (apart)
         keep_stacks(&detached);
-    for (int i = 0; i < thread_count && !deaths; i++)
+    for (int i = 0; i < thread_count && !apart; i++)
         threads[i] = start_pthread(work, &workers[i]);
     /* Not before pthread_create has its memory from malloc: the threads move the break unseen by libc. */
     first_break = (char *)check(sbrk(0));
     check_zero(pthread_mutex_unlock(&gate));
-    if (deaths)
+    if (apart)
         run_lives(&detached);
-    for (int i = 0; i < thread_count && !deaths; i++)
+    for (int i = 0; i < thread_count && !apart; i++)
         join(threads[i]);
     set_bounds(&workers[0], first_break, first_break + RANGE_PAGES * PAGE);
     syscall(SYS_brk, first_break);

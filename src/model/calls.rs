@@ -272,8 +272,6 @@ impl AddressSpace {
                     return if errno == Errno::EINVAL { Ok(()) } else { Err(Unclear) };
                 }
                 match self.areas.first_hole(range) {
-                    // A stack may have grown into the hole without a call.
-                    Some(hole) if self.grows_into(hole) => Err(Unclear),
                     // With ENOMEM because of a hole, the pages before it have been changed.
                     Some(hole) if errno == Errno::ENOMEM => {
                         if let Some(before) = Range::new(addr, hole) {
@@ -304,10 +302,6 @@ impl AddressSpace {
                 Ok(())
             }
             // Some of it may have been advised, or sealed, before the rest was refused.
-            Call::Madvise { addr, advice: madv::DONTFORK | madv::DOFORK, .. } => {
-                self.has_unseen |= addr.0.is_multiple_of(PAGE);
-                Ok(())
-            }
             Call::ProcessMadvise { advice: madv::DONTFORK | madv::DOFORK, .. } | Call::Mseal { .. } => {
                 self.has_unseen = true;
                 Ok(())
@@ -325,7 +319,10 @@ impl AddressSpace {
                 if fixed { Err(Unclear) } else { Ok(()) }
             }
             // A driver, or what is lacking, may have refused it when the old mapping was gone.
-            Call::RemapFilePages { addr, len, .. } => self.unclear_if(true, Range::of_len(addr, len)),
+            Call::RemapFilePages { addr, len, .. } => {
+                let early = matches!(errno, Errno::EINVAL | Errno::EPERM);
+                self.unclear_if(!early, Range::of_len(addr, len))
+            }
             Call::Shmat { addr, flags, .. } if flags & SHM_REMAP != 0 => {
                 self.refused(call, errno);
                 let early = matches!(errno, Errno::EINVAL | Errno::EACCES | Errno::EIDRM);

@@ -149,11 +149,16 @@ impl AddressSpace {
         }
         let Some(rest) = Range::new(range.start(), Addr(!(PAGE - 1))) else { return };
         let first = self.areas.overlapping(rest).next().map(|(piece, area)| (piece.start(), *area));
-        let Some((start, area)) = first.filter(|(_, area)| area.marks.grows_down) else { return };
-        for above in [start, range.start()] {
-            let known = self.growth.contains(&(above, area));
-            if !known {
-                self.growth.push((above, area));
+        let ceiling = first.map_or(rest.end(), |(start, _)| start);
+        // What lies in the hole may have grown from what was above it before.
+        let earlier = self.growth.iter().filter(|(above, _)| (range.start()..=ceiling).contains(above));
+        let mut below: Vec<(Addr, Area)> = earlier.map(|(_, area)| (range.start(), *area)).collect();
+        if let Some((start, area)) = first.filter(|(_, area)| area.marks.grows_down) {
+            below.extend([(start, area), (range.start(), area)]);
+        }
+        for one in below {
+            if !self.growth.contains(&one) {
+                self.growth.push(one);
             }
         }
     }

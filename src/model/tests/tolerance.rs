@@ -62,6 +62,17 @@ fn growth_below_a_cut() {
     }
 }
 
+/// What has grown keeps its rights when those above it change, also below a later cut.
+#[test]
+fn growth_below_a_change_and_a_cut() {
+    let mut trace = Trace::new();
+    let known = trace.mmap_at(MAIN, Addr(0x10_000), 2 * PAGE, RW, GROWS);
+    trace.mprotect(MAIN, known, 1);
+    trace.munmap(range(0xd_000, PAGE));
+    let maps = [at(0xb_000, 2, READ_WRITE), at(0xe_000, 2, READ_WRITE), at(0x10_000, 2, Prot::READ)];
+    assert!(compare(&mut trace, &maps).0);
+}
+
 /// What has grown below a cut grows on.
 #[test]
 fn growth_goes_on_below_a_cut() {

@@ -58,7 +58,12 @@ fn a_finding_in_full() {
       },
       "verify": {
         "checks": 41,
-        "mismatches": 0
+        "mismatches": 0,
+        "tolerated": {
+          "stack-growth": 0,
+          "uprobes": 0,
+          "zero-device-offset": 0
+        }
       },
       "min_confidence": "probable",
       "unlisted": 0,
