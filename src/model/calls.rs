@@ -298,7 +298,7 @@ impl AddressSpace {
                 // One of the holes may be none: a stack may have grown there, and is not to be copied by fork now.
                 let hole = Range::of_len(addr, len).and_then(|range| self.areas.first_hole(range));
                 let stays = matches!(advice, madv::DONTFORK | madv::DOFORK);
-                self.has_unseen |= stays && hole.is_some_and(|hole| self.grows_into(hole));
+                self.has_unseen |= stays && hole == Some(addr) && self.grows_into(addr);
                 Ok(())
             }
             // Some of it may have been advised, or sealed, before the rest was refused.
@@ -325,7 +325,7 @@ impl AddressSpace {
             }
             Call::Shmat { addr, flags, .. } if flags & SHM_REMAP != 0 => {
                 self.refused(call, errno);
-                let early = matches!(errno, Errno::EINVAL | Errno::EACCES | Errno::EIDRM);
+                let early = matches!(errno, Errno::EINVAL | Errno::EACCES | Errno::EPERM | Errno::EIDRM);
                 self.unclear_if(!early && addr.0 != 0, Range::of_len(addr, u64::MAX >> 16))
             }
             Call::Clone(_) | Call::Shmat { .. } | Call::Munmap { .. } | Call::IoSetup { .. } => {
