@@ -9,8 +9,9 @@ use std::time::Duration;
 /// vmtrace itself, as it is released.
 pub const VMTRACE: &str = env!("CARGO_BIN_EXE_vmtrace");
 
-/// How long each run takes.
+/// How long each run takes. An attached one has the start of its follower in it, which is to be no more than a few percent.
 const SECONDS: &str = "0.5";
+const SECONDS_ATTACHED: &str = "3";
 
 /// perf's events for what vmtrace follows.
 const PERF_EVENTS: &str = "syscalls:sys_enter_mmap,syscalls:sys_exit_mmap,syscalls:sys_enter_munmap,\
@@ -94,7 +95,7 @@ impl Programs {
 
     /// The same, when `contender` attaches to it.
     pub fn attached(&self, contender: &Contender, program: &str, threads: &str) -> Option<f64> {
-        let mut target = self.command(program).args([SECONDS, threads]).stdout(Stdio::piped()).spawn().ok()?;
+        let mut target = self.command(program).args([SECONDS_ATTACHED, threads]).stdout(Stdio::piped()).spawn().ok()?;
         std::thread::sleep(Duration::from_millis(20));
         let follower = self.follower(contender).map(|mut command| command.arg(target.id().to_string()).spawn());
         let mut rate = String::new();
