@@ -5,6 +5,7 @@
      exec     now and then a thread executes the program anew for the calls that are left
      deaths   threads end after some calls, and others go on in their place
      adviser  another process advises on the memory of this one
+     faults   the kernel touches pages: what grows down may grow
    Calls may fail. Must be found: nothing, and a model that agrees with the kernel at any time. */
 #include "random_calls.h"
 
@@ -26,7 +27,8 @@ static void execute(struct worker *self, int count, int threads, bool as_asked)
 {
     char seed[16], calls[16], many[16];
     const char *all[] = {"random_calls", seed, calls, many, forks ? "fork" : "-", vforks ? "vfork" : "-",
-                         execs ? "exec" : "-", deaths ? "deaths" : "-", advises ? "adviser" : "-", NULL};
+                         execs ? "exec" : "-", deaths ? "deaths" : "-", advises ? "adviser" : "-",
+                         faults ? "faults" : "-", NULL};
     snprintf(seed, sizeof seed, "%u", below(self, 1000000));
     snprintf(calls, sizeof calls, "%d", count);
     snprintf(many, sizeof many, "%d", threads);
@@ -190,8 +192,8 @@ int main(int argc, char **argv)
     int count = argc > 2 ? atoi(argv[2]) : 4000;
     thread_count = argc > 3 ? atoi(argv[3]) : 4;
     for (int i = 4; i < argc; i++) {
-        bool *words[] = {&forks, &vforks, &execs, &deaths, &advises};
-        const char *names[] = {"fork", "vfork", "exec", "deaths", "adviser"};
+        bool *words[] = {&forks, &vforks, &execs, &deaths, &advises, &faults};
+        const char *names[] = {"fork", "vfork", "exec", "deaths", "adviser", "faults"};
         bool known = strcmp(argv[i], "-") == 0;
         for (size_t word = 0; word < COUNT(words); word++)
             known |= strcmp(argv[i], names[word]) == 0 && (*words[word] = true);

@@ -252,6 +252,8 @@ static void call_shm(struct worker *self)
         *place = NULL;
 }
 
+static bool faults;
+
 /* Makes the kernel write a byte: pages come in, and what grows down may grow. It fails where a program would die. */
 static void call_fault(struct worker *self)
 {
@@ -357,7 +359,10 @@ static void call_any(struct worker *self)
         call_other(self);
         break;
     case 15: case 16:
-        call_fault(self);
+        if (faults)
+            call_fault(self);
+        else
+            call_mmap(self);
         break;
     case 17:
         if (one_in(self, 8))

@@ -349,7 +349,9 @@ fn the_last_comparison_comes_last() {
         let ended = run(&mut vmtrace(options)).expect_code(0);
         assert_eq!(ended.errors(), "", "vmtrace has something to complain about");
         let report = reports(&ended.output()).pop().expect("a report");
-        expect_unharmed(&report);
+        // Records may be lost where telling them is slow: the comparison is right all the same.
+        assert_eq!(report.number("/counts/stops"), 0);
+        assert!(report.at("/target/exit").is_null(), "it goes on");
         report.expect_verified("a storm of threads", "");
     }
     target.end().expect_code(0);

@@ -147,7 +147,7 @@ impl AddressSpace {
                 self.has_unseen = true;
             }
             // shmdt and io_destroy succeed although they leave alone what is sealed.
-            Call::Mseal { .. } => self.has_unseen = true,
+            Call::Mseal { .. } => self.has_undetachable = true,
             Call::ProcessMadvise { .. }
             | Call::Personality { .. }
             | Call::Clone(_)
@@ -302,8 +302,12 @@ impl AddressSpace {
                 Ok(())
             }
             // Some of it may have been advised, or sealed, before the rest was refused.
-            Call::ProcessMadvise { advice: madv::DONTFORK | madv::DOFORK, .. } | Call::Mseal { .. } => {
+            Call::ProcessMadvise { advice: madv::DONTFORK | madv::DOFORK, .. } => {
                 self.has_unseen = true;
+                Ok(())
+            }
+            Call::Mseal { .. } => {
+                self.has_undetachable = true;
                 Ok(())
             }
             Call::Mmap { addr, len, flags, .. } => {

@@ -98,7 +98,7 @@ impl AddressSpace {
 
     /// Makes the model what the kernel says, keeping what is known of mappings that it still has.
     pub fn adopt(&mut self, maps: &[Vma]) {
-        self.has_unseen = true;
+        (self.has_unseen, self.has_undetachable) = (true, true);
         self.take_over_untold(maps);
         let mut position = Addr(0);
         for vma in maps.iter().filter(|vma| is_modelled(vma)) {

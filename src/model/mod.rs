@@ -248,7 +248,7 @@ impl Model {
     fn attached(&mut self, attached: &Attached) {
         let mut space = self.new_space(attached.pid, &attached.maps, attached.start_brk);
         space.was_attached = true;
-        space.has_unseen = true;
+        (space.has_unseen, space.has_undetachable) = (true, true);
         space.calls = self.calls;
         space.tasks = u32::try_from(attached.tasks.len()).unwrap_or(u32::MAX);
         let stacks: Vec<Option<MappingId>> = attached.tasks.iter().map(|task| space.stack_found(task)).collect();
@@ -284,7 +284,8 @@ impl Model {
             Some(sibling) => (sibling.space, sibling.read_implies_exec),
             None => {
                 let mut space = self.new_space(pid, &[], None);
-                (space.was_attached, space.has_unseen) = (true, true);
+                space.was_attached = true;
+                (space.has_unseen, space.has_undetachable) = (true, true);
                 (self.spaces.insert(space), false)
             }
         };

@@ -125,9 +125,11 @@ pub struct AddressSpace {
     pub was_attached: bool,
     /// Whether mapping calls are told.
     pub calls: Calls,
-    /// Whether there may be what maps do not show and no call has told: MADV_DONTFORK, and to which attachment the pages
-    /// of a shared memory segment belong.
+    /// Whether there may be pages that fork does not copy, of which no call has told and which maps do not show.
     pub has_unseen: bool,
+    /// Whether there may be pages of which maps do not show that they are sealed, or to which attachment of a shared memory
+    /// segment they belong: shmdt and io_destroy succeed whatever they leave alone.
+    pub has_undetachable: bool,
     /// Whether it may hold mappings that nothing was told of.
     pub is_partial: bool,
     /// How often a call has mapped where something lay that nothing was told to be unmapped.
@@ -159,6 +161,7 @@ impl AddressSpace {
             was_attached: false,
             calls: Calls::Told,
             has_unseen: false,
+            has_undetachable: false,
             is_partial: false,
             untold_unmaps: 0,
             tolerated: Tolerated::default(),
@@ -402,7 +405,7 @@ impl AddressSpace {
         };
         let attached = Backing::file(0, addr);
         let mut first = None;
-        let mut is_clear = !self.has_unseen;
+        let mut is_clear = !self.has_undetachable;
         let mut pieces = Vec::new();
         for (piece, area) in self.areas.overlapping(rest) {
             let Some(mapping) = self.mappings.get(area.mapping) else {
@@ -443,7 +446,7 @@ impl AddressSpace {
             (is_whole && is_alone).then_some(range)
         });
         match whole {
-            Some(range) if !self.has_unseen => {
+            Some(range) if !self.has_undetachable => {
                 self.unmap(range);
                 true
             }

@@ -106,6 +106,17 @@ pub fn last_cpu(tid: Tid) -> Option<usize> {
     stat_field(&text, 39)?.parse().ok()
 }
 
+/// Whether a task goes on: it has not ended, does not end at this moment (PF_EXITING), and no SIGKILL is on its way to it.
+/// Fields 3, 9 and 31 of proc_pid_stat(5).
+pub fn goes_on(tid: Tid) -> bool {
+    const PF_EXITING: u64 = 4;
+    const SIGKILL: u64 = 1 << (nix::libc::SIGKILL - 1);
+    let Ok(text) = super::read(tid, "stat") else { return false };
+    let number = |field| stat_field(&text, field).and_then(|word| word.parse::<u64>().ok());
+    let (Some(flags), Some(pending)) = (number(9), number(31)) else { return false };
+    !matches!(stat_field(&text, 3), Some("Z" | "X")) && flags & PF_EXITING == 0 && pending & SIGKILL == 0
+}
+
 /// How long a process has run, all threads together: fields 14 and 15 of proc_pid_stat(5), in hundredths of seconds.
 pub fn processor_time(pid: Pid) -> Option<Duration> {
     /// USER_HZ, the same on all machines that we know.

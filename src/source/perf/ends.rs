@@ -55,11 +55,28 @@ impl Ends {
     }
 }
 
+/// Whether a process goes on, with any of its threads.
+pub(super) fn goes_on(pid: Pid) -> bool {
+    task::threads(pid).unwrap_or_default().into_iter().any(task::goes_on)
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+
+    /// A process goes on until it is killed, and not as a zombie.
+    #[test]
+    fn those_that_go_on() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = Pid(child.id() as i32);
+        assert!(goes_on(pid));
+        child.kill().unwrap();
+        assert!(!goes_on(pid), "the signal is on its way, if it has not ended it yet");
+        child.wait().unwrap();
+        assert!(!goes_on(pid));
+    }
 
     /// How a process ended is known of a zombie, and (with Linux 6.15) of one that has been reaped.
     #[test]

@@ -237,6 +237,9 @@ impl Perf {
                 if let Some(pid) = self.stream.ends_unseen(record.tid) {
                     self.see_end(pid);
                 }
+                if self.stream.ends_without_reason(record.tid).is_some_and(ends::goes_on) {
+                    self.stream.has_missed(record.tid);
+                }
                 self.stream.take(record);
             }
             _ => self.stream.take(record),

@@ -209,6 +209,22 @@ impl Stream {
         (is_last && (*missed || is_unsure || self.opaque.contains(space))).then_some(*pid)
     }
 
+    /// The process of a task whose end now has no reason that was seen, although there are others: all of them have been
+    /// killed, or its call of exit was lost, which the ring that lost it may not have told yet.
+    pub fn ends_without_reason(&self, tid: Tid) -> Option<Pid> {
+        let Task { pid, missed, ended, .. } = self.tasks.get(&tid)?;
+        let group = self.groups.get(pid)?;
+        let has_reason = group.code.is_some() || group.fatal.is_some() || group.executing.is_some();
+        (!has_reason && !missed && !ended && group.tasks > 1).then_some(*pid)
+    }
+
+    /// The task's call of exit was lost.
+    pub fn has_missed(&mut self, tid: Tid) {
+        if let Some(task) = self.tasks.get_mut(&tid) {
+            task.missed = true;
+        }
+    }
+
     /// How a process has ended of which that may not be in the records. To be told before its last task's end.
     pub fn saw_end(&mut self, pid: Pid, exit: Exit) {
         if let Some(group) = self.groups.get_mut(&pid) {
