@@ -146,8 +146,8 @@ impl AddressSpace {
             Call::ProcessMadvise { advice: madv::DONTFORK | madv::DOFORK, .. } | Call::IoUringSetup { .. } => {
                 self.has_unseen = true;
             }
-            // shmdt and io_destroy succeed although they leave alone what is sealed.
-            Call::Mseal { .. } => self.has_undetachable = true,
+            // shmdt and io_destroy succeed although they leave alone what is sealed, and advice ends at it halfway.
+            Call::Mseal { .. } => (self.has_unseen, self.has_undetachable) = (true, true),
             Call::ProcessMadvise { .. }
             | Call::Personality { .. }
             | Call::Clone(_)
@@ -307,7 +307,7 @@ impl AddressSpace {
                 Ok(())
             }
             Call::Mseal { .. } => {
-                self.has_undetachable = true;
+                (self.has_unseen, self.has_undetachable) = (true, true);
                 Ok(())
             }
             Call::Mmap { addr, len, flags, .. } => {

@@ -147,8 +147,11 @@ impl Perf {
     fn catch_up(&mut self, until: u64) -> Vec<(u64, crate::event::Event)> {
         while self.sorter.next_at().is_some_and(|at| at <= until) {
             let Some(record) = self.sorter.pop() else { break };
-            if !matches!(record.what, What::Executed { .. } | What::Lost(_)) {
-                self.stream.take(record);
+            match record.what {
+                What::Executed { .. } => {}
+                What::Lost(records) => self.take_lost(records),
+                What::Exited => self.take_end(record),
+                _ => self.stream.take(record),
             }
         }
         let mut children = Vec::new();

@@ -233,15 +233,7 @@ impl Perf {
                 self.image = Some((record, image));
             }
             What::Lost(records) => self.take_lost(records),
-            What::Exited => {
-                if let Some(pid) = self.stream.ends_unseen(record.tid) {
-                    self.see_end(pid);
-                }
-                if self.stream.ends_without_reason(record.tid).is_some_and(ends::goes_on) {
-                    self.stream.has_missed(record.tid);
-                }
-                self.stream.take(record);
-            }
+            What::Exited => self.take_end(record),
             _ => self.stream.take(record),
         }
         true
@@ -255,6 +247,16 @@ impl Perf {
             self.images.remove(&record.pid);
         }
         image
+    }
+
+    /// A task has ended, for a reason that may not be in the records.
+    fn take_end(&mut self, record: Record) {
+        if self.stream.ends_without_reason(record.tid).is_some_and(ends::goes_on) {
+            self.stream.has_missed(record.tid);
+        } else if let Some(pid) = self.stream.ends_unseen(record.tid) {
+            self.see_end(pid);
+        }
+        self.stream.take(record);
     }
 
     /// Sees how a process has ended, of which records may be missing.

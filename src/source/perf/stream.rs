@@ -209,13 +209,13 @@ impl Stream {
         (is_last && (*missed || is_unsure || self.opaque.contains(space))).then_some(*pid)
     }
 
-    /// The process of a task whose end now has no reason that was seen, although there are others: all of them have been
-    /// killed, or its call of exit was lost, which the ring that lost it may not have told yet.
+    /// The process of a task whose end now has no reason that was seen: all of them have been killed, or its call of exit was
+    /// lost, which the ring that lost it may not have told yet.
     pub fn ends_without_reason(&self, tid: Tid) -> Option<Pid> {
         let Task { pid, missed, ended, .. } = self.tasks.get(&tid)?;
         let group = self.groups.get(pid)?;
         let has_reason = group.code.is_some() || group.fatal.is_some() || group.executing.is_some();
-        (!has_reason && !missed && !ended && group.tasks > 1).then_some(*pid)
+        (!has_reason && !missed && !ended).then_some(*pid)
     }
 
     /// The task's call of exit was lost.
