@@ -343,7 +343,7 @@ fn without_the_privilege() {
 fn the_last_comparison_comes_last() {
     let _alone = alone();
     let target = start("crowd", &["2", "1"]);
-    for _ in 0..5 {
+    for _ in 0..2 {
         let pid = target.pid().to_string();
         let options = ["--engine=perf", "--format=json", "--verify=1", "--for=50ms", "-p", &pid];
         let ended = run(&mut vmtrace(options)).expect_code(0);
