@@ -19,7 +19,9 @@ fn seed(own: u32) -> u32 {
 fn agree(program: &str, own_seed: u32, arguments: &[&str], every: u32) -> Report {
     let seed = seed(own_seed).to_string();
     let command = [&[testprog(program), &seed], arguments].concat();
-    let launched = launch(&[&format!("--verify={every}"), "--min-confidence=possible"], &command);
+    // What threads have left behind when they end may well be possible leaks, by chance of one size that is never unmapped.
+    let confidence = if arguments.contains(&"deaths") { "probable" } else { "possible" };
+    let launched = launch(&[&format!("--verify={every}"), &format!("--min-confidence={confidence}")], &command);
     let context = format!("{program} with seed {seed} {arguments:?}");
     let launched_errors = launched.ended.errors();
     launched.report.expect_verified(&context, &launched_errors);
