@@ -116,7 +116,8 @@ pub struct Syscall {
 
 /// A followed system call. Names and arguments are those of the manual pages.
 ///
-/// Of prctl, PR_SET_MM alone. i386's mmap2 and old mmap arrive as `Mmap` with the offset in bytes, its ipc(2) as `Shmat` or `Shmdt`.
+/// Of prctl, PR_SET_MM alone. i386's mmap2 and old mmap arrive as `Mmap` with the offset in bytes, its ipc(2) as `Shmat`
+/// or `Shmdt`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)] // fields are the manual page's arguments, by its names
 pub enum Call {
@@ -197,6 +198,20 @@ pub struct CloneArgs {
 }
 
 impl CloneArgs {
+    /// Such a call with these CLONE_* flags, and zeroes for the rest.
+    pub fn bare(call: CloneCall, flags: u64) -> CloneArgs {
+        CloneArgs {
+            call,
+            flags,
+            exit_signal: 0,
+            stack: Addr(0),
+            stack_size: 0,
+            tls: Addr(0),
+            parent_tid: Addr(0),
+            child_tid: Addr(0),
+        }
+    }
+
     /// Whether the child uses the parent's address space.
     pub fn shares_memory(&self) -> bool {
         self.flags & crate::abi::clone::VM != 0

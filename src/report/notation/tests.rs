@@ -14,19 +14,6 @@ fn mmap(len: u64, prot: u32, flags: u32, fd: i32, offset: u64) -> Call {
     Call::Mmap { addr: Addr(0), len, prot, flags, fd, offset }
 }
 
-fn clone_args(call: CloneCall, flags: u64) -> CloneArgs {
-    CloneArgs {
-        call,
-        flags,
-        exit_signal: 0,
-        stack: Addr(0),
-        stack_size: 0,
-        tls: Addr(0),
-        parent_tid: Addr(0),
-        child_tid: Addr(0),
-    }
-}
-
 /// Known bits by name and in strace's order, unknown ones as one number behind them.
 #[test]
 fn mmap_as_strace_writes_it() {
@@ -239,7 +226,7 @@ fn execve_shows_addresses() {
 #[test]
 fn clone_as_strace_writes_it() {
     let stack = Addr(0x5567_a196_a290);
-    let clone = |flags, exit_signal| CloneArgs { exit_signal, stack, ..clone_args(CloneCall::Clone, flags) };
+    let clone = |flags, exit_signal| CloneArgs { exit_signal, stack, ..CloneArgs::bare(CloneCall::Clone, flags) };
     assert_eq!(
         line(Call::Clone(clone(0x40_4100, 17)), Ok(3512)),
         "clone(child_stack=0x5567a196a290, flags=CLONE_VM|CLONE_VFORK|0x400000|SIGCHLD) = 3512"
@@ -260,8 +247,8 @@ fn clone_as_strace_writes_it() {
         line(Call::Clone(refused), Err(Errno::EINVAL)),
         "clone(child_stack=0x5567a196a290, flags=CLONE_THREAD|CLONE_SETTLS|CLONE_PARENT_SETTID|CLONE_CHILD_CLEARTID, parent_tid=0x7ffe3a3f3580, tls=0x1000, child_tidptr=0x7ffe3a3f3584) = -1 EINVAL (Invalid argument)"
     );
-    assert_eq!(line(Call::Clone(clone_args(CloneCall::Fork, 0)), Ok(8325)), "fork() = 8325");
-    assert_eq!(line(Call::Clone(clone_args(CloneCall::Vfork, 0x4100)), Ok(8326)), "vfork() = 8326");
+    assert_eq!(line(Call::Clone(CloneArgs::bare(CloneCall::Fork, 0)), Ok(8325)), "fork() = 8325");
+    assert_eq!(line(Call::Clone(CloneArgs::bare(CloneCall::Vfork, 0x4100)), Ok(8326)), "vfork() = 8326");
 }
 
 /// clone3's structure, of glibc's pthread_create and of calls by hand.
@@ -273,7 +260,7 @@ fn clone3_as_strace_writes_it() {
         stack: Addr(0x7f92_9e5c_3000),
         stack_size: 0x7f_ff80,
         tls: Addr(0x7f92_9edc_36c0),
-        ..clone_args(CloneCall::Clone3, 0x3d_0f00)
+        ..CloneArgs::bare(CloneCall::Clone3, 0x3d_0f00)
     };
     assert_eq!(
         line(Call::Clone(thread), Ok(8332)),
@@ -283,13 +270,13 @@ fn clone3_as_strace_writes_it() {
         child_tid: Addr(0x7ffe_3a3f_3584),
         parent_tid: Addr(0x7ffe_3a3f_3580),
         exit_signal: 17,
-        ..clone_args(CloneCall::Clone3, 0x1_0110_0000)
+        ..CloneArgs::bare(CloneCall::Clone3, 0x1_0110_0000)
     };
     assert_eq!(
         line(Call::Clone(interrupted), Err(Errno::ERESTARTNOINTR)),
         "clone3({flags=CLONE_PARENT_SETTID|CLONE_CHILD_SETTID|CLONE_CLEAR_SIGHAND, child_tid=0x7ffe3a3f3584, parent_tid=0x7ffe3a3f3580, exit_signal=SIGCHLD, stack=NULL, stack_size=0}, 88) = ? ERESTARTNOINTR (To be restarted)"
     );
-    let odd = CloneArgs { exit_signal: 256, ..clone_args(CloneCall::Clone3, 0) };
+    let odd = CloneArgs { exit_signal: 256, ..CloneArgs::bare(CloneCall::Clone3, 0) };
     assert_eq!(
         line(Call::Clone(odd), Err(Errno::EINVAL)),
         "clone3({flags=0, exit_signal=256, stack=NULL, stack_size=0}, 88) = -1 EINVAL (Invalid argument)"
@@ -301,11 +288,11 @@ fn clone3_as_strace_writes_it() {
 fn a_clone_in_short_names_its_stack() {
     let stack = Addr(0x7fa9_4c5a_fe50);
     let of = |call| EvidenceCall::Returned { call: Call::Clone(call), result: 20610 };
-    let clone = CloneArgs { stack, ..clone_args(CloneCall::Clone, 0x3d_0f00) };
+    let clone = CloneArgs { stack, ..CloneArgs::bare(CloneCall::Clone, 0x3d_0f00) };
     assert_eq!(evidence_in_short(&of(clone)), "clone(child_stack=0x7fa94c5afe50, flags=CLONE_VM|…) = 20610");
-    let clone3 = CloneArgs { stack, stack_size: 0x7f_ff80, ..clone_args(CloneCall::Clone3, 0x3d_0f00) };
+    let clone3 = CloneArgs { stack, stack_size: 0x7f_ff80, ..CloneArgs::bare(CloneCall::Clone3, 0x3d_0f00) };
     assert_eq!(evidence_in_short(&of(clone3)), "clone3({…, stack=0x7fa94c5afe50, stack_size=0x7fff80}) = 20610");
-    assert_eq!(evidence_in_short(&of(clone_args(CloneCall::Fork, 0))), "fork() = 20610");
+    assert_eq!(evidence_in_short(&of(CloneArgs::bare(CloneCall::Fork, 0))), "fork() = 20610");
 }
 
 /// Signals by name, real-time ones as strace numbers them.
@@ -338,16 +325,21 @@ fn every_event_is_one_line() {
         EventKind::Born(Birth {
             child: Tid(12),
             pid: Pid(7),
-            args: clone_args(CloneCall::Clone, 0x1_0100),
+            args: CloneArgs::bare(CloneCall::Clone, 0x1_0100),
             function: None,
         }),
         EventKind::Born(Birth {
             child: Tid(12),
             pid: Pid(12),
-            args: clone_args(CloneCall::Clone, 0x100),
+            args: CloneArgs::bare(CloneCall::Clone, 0x100),
             function: None,
         }),
-        EventKind::Born(Birth { child: Tid(12), pid: Pid(12), args: clone_args(CloneCall::Fork, 0), function: None }),
+        EventKind::Born(Birth {
+            child: Tid(12),
+            pid: Pid(12),
+            args: CloneArgs::bare(CloneCall::Fork, 0),
+            function: None,
+        }),
         EventKind::Executing,
         EventKind::Ended(Exit::Code(3)),
         EventKind::Exec(Box::new(Exec { former: Tid(7), maps: [].into(), start_brk: None, read_implies_exec: false })),

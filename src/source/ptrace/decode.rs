@@ -266,16 +266,7 @@ fn clone_args(tid: Tid, abi: Abi, followed: Followed, arguments: [u64; 6]) -> Op
     use crate::abi::clone;
     const CSIGNAL: u64 = 0xff;
     const SIGCHLD: u32 = nix::libc::SIGCHLD as u32;
-    let none = CloneArgs {
-        call: CloneCall::Fork,
-        flags: 0,
-        exit_signal: SIGCHLD,
-        stack: Addr(0),
-        stack_size: 0,
-        tls: Addr(0),
-        parent_tid: Addr(0),
-        child_tid: Addr(0),
-    };
+    let without_arguments = |call, flags| CloneArgs { exit_signal: SIGCHLD, ..CloneArgs::bare(call, flags) };
     Some(match followed {
         Followed::Clone3 => {
             let mut bytes = [0u8; 64];
@@ -302,8 +293,8 @@ fn clone_args(tid: Tid, abi: Abi, followed: Followed, arguments: [u64; 6]) -> Op
                 child_tid: Addr(child_tid),
             }
         }
-        Followed::Vfork => CloneArgs { call: CloneCall::Vfork, flags: clone::VM | clone::VFORK, ..none },
-        _ => none,
+        Followed::Vfork => without_arguments(CloneCall::Vfork, clone::VM | clone::VFORK),
+        _ => without_arguments(CloneCall::Fork, 0),
     })
 }
 

@@ -5,11 +5,11 @@ use std::time::Instant;
 use super::decode::Followed;
 use super::gate::Gate;
 use super::{After, GateId, Phase, Ptrace, STRAY_AFTER, Tracee, decode, gone};
-use crate::event::{Birth, Call, CloneArgs, EventKind, Exec, Exit, Syscall};
+use crate::event::{Birth, Call, CloneArgs, CloneCall, EventKind, Exec, Exit, Syscall};
 use crate::procfs;
 use crate::source::Follow;
 use crate::sys;
-use crate::units::{Addr, Pid, Tid};
+use crate::units::{Pid, Tid};
 
 impl Ptrace {
     /// fork, vfork or clone has made a task, which has not run yet.
@@ -208,16 +208,7 @@ impl Ptrace {
         };
         self.add_child(tid, status.pid, Some(gate));
         let thread = if status.pid.0 == tid.0 { 0 } else { crate::abi::clone::THREAD };
-        let args = CloneArgs {
-            call: crate::event::CloneCall::Clone,
-            flags: crate::abi::clone::VM | thread,
-            exit_signal: 0,
-            stack: Addr(0),
-            stack_size: 0,
-            tls: Addr(0),
-            parent_tid: Addr(0),
-            child_tid: Addr(0),
-        };
+        let args = CloneArgs::bare(CloneCall::Clone, crate::abi::clone::VM | thread);
         self.tell(relative, EventKind::Born(Birth { child: tid, pid: status.pid, args, function: None }));
     }
 }

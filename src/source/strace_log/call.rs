@@ -209,7 +209,7 @@ fn call(name: Name, cursor: &mut Cursor<'_>) -> Result<Call, Damage> {
 }
 
 fn forked(call: CloneCall, flags: u64) -> CloneArgs {
-    CloneArgs { flags, exit_signal: libc::SIGCHLD as u32, ..clone::none(call) }
+    CloneArgs { exit_signal: libc::SIGCHLD as u32, ..CloneArgs::bare(call, flags) }
 }
 
 #[inline]

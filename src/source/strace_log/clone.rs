@@ -18,26 +18,12 @@ use crate::units::Addr;
 /// The lowest byte of clone's flags is the signal to the parent (CSIGNAL in linux/sched.h).
 const SIGNAL: u64 = 0xff;
 
-/// Nothing but which call it is.
-pub fn none(call: CloneCall) -> CloneArgs {
-    CloneArgs {
-        call,
-        flags: 0,
-        exit_signal: 0,
-        stack: Addr(0),
-        stack_size: 0,
-        tls: Addr(0),
-        parent_tid: Addr(0),
-        child_tid: Addr(0),
-    }
-}
-
 /// The arguments of clone, up to the closing bracket.
 ///
 /// # Errors
 /// They are written in no known way.
 pub fn clone(cursor: &mut Cursor<'_>) -> Result<CloneArgs, Damage> {
-    let mut args = none(CloneCall::Clone);
+    let mut args = CloneArgs::bare(CloneCall::Clone, 0);
     cursor.skip_blanks();
     if cursor.peek().is_some_and(|byte| byte.is_ascii_digit() || byte == b'N') {
         raw(cursor, &mut args)?;
@@ -54,7 +40,7 @@ pub fn clone(cursor: &mut Cursor<'_>) -> Result<CloneArgs, Damage> {
 /// # Errors
 /// They are written in no known way.
 pub fn clone3(cursor: &mut Cursor<'_>) -> Result<Option<CloneArgs>, Damage> {
-    let mut args = none(CloneCall::Clone3);
+    let mut args = CloneArgs::bare(CloneCall::Clone3, 0);
     cursor.skip_blanks();
     if !cursor.eat(b"{") {
         cursor.number()?;

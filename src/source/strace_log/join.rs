@@ -12,7 +12,7 @@ use super::line::{Body, body, interrupted};
 use super::plain::Plain;
 use super::text::{Cursor, Damage};
 use super::times::Times;
-use crate::event::{Call, CloneCall, Exit};
+use crate::event::{Call, CloneArgs, CloneCall, Exit};
 use crate::units::{NumberMap, Tid, Time};
 
 /// The task of lines that do not say whose they are.
@@ -388,7 +388,7 @@ impl Joiner {
                 }
             }
             (Called::UnseenClone3, Err(errno)) => {
-                let args = super::clone::none(CloneCall::Clone3);
+                let args = CloneArgs::bare(CloneCall::Clone3, 0);
                 tell(What::Returned(Call::Clone(args), Err(errno)));
             }
             (Called::Call(call), result) => {

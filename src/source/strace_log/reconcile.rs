@@ -222,7 +222,7 @@ impl Reconciler {
             What::Lost(name) => self.lost(at, tid, name),
             What::MadeSomehow(child) => {
                 self.leave(tid);
-                let args = CloneArgs { flags: VM | THREAD, ..super::clone::none(CloneCall::Clone3) };
+                let args = CloneArgs::bare(CloneCall::Clone3, VM | THREAD);
                 self.born(at, tid, child, args);
             }
             What::Ended(exit) => self.ended(at, tid, exit),
