@@ -91,9 +91,9 @@ impl AddressSpace {
                 self.apply_mremap(old, old_len, new_len, flags, made)?;
             }
             Call::Madvise { addr, len, advice } => {
-                let had_holes = self.apply_madvise(addr, len, advice);
-                // The kernel had none: a stack may have grown without a call.
-                if had_holes && syscall.call.changes_mappings() && !self.is_partial {
+                self.apply_madvise(addr, len, advice);
+                // The kernel had no hole: a stack may have grown without a call.
+                if syscall.call.changes_mappings() && !self.is_partial && self.has_hole(addr, len) {
                     return Err(Unclear);
                 }
                 if advice == madv::GUARD_INSTALL {
@@ -232,11 +232,14 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Advice that stays with the pages applies on both sides of a hole, and ENOMEM tells of the hole only. Whether there
-    /// is one.
-    fn apply_madvise(&mut self, addr: Addr, len: u64, advice: i32) -> bool {
+    fn has_hole(&self, addr: Addr, len: u64) -> bool {
+        Range::of_len(addr, len).is_some_and(|range| self.areas.first_hole(range).is_some())
+    }
+
+    /// Advice that stays with the pages applies on both sides of a hole, and ENOMEM tells of the hole only.
+    fn apply_madvise(&mut self, addr: Addr, len: u64, advice: i32) {
         let Some(range) = Range::of_len(addr, len) else {
-            return false;
+            return;
         };
         match advice {
             madv::DONTFORK => self.advise(range, |marks| marks.dont_fork = true),
@@ -245,7 +248,6 @@ impl AddressSpace {
             madv::GUARD_REMOVE => self.advise(range, |marks| marks.guard = false),
             _ => {}
         }
-        self.areas.first_hole(range).is_some()
     }
 
     /// Remembers the call that made the guard of what is about to become a stack.

@@ -297,6 +297,10 @@ impl Model {
 
     fn add_task(&mut self, tid: Tid, task: Task) {
         self.tasks_seen += 1;
+        self.put_task(tid, task);
+    }
+
+    fn put_task(&mut self, tid: Tid, task: Task) {
         // A number is given again when its task is gone, of which a damaged recording may not tell.
         if let Some(former) = self.tasks.insert(tid, task)
             && let Some(space) = self.spaces.get_mut(former.space)
@@ -429,9 +433,7 @@ impl Model {
         space.brk = exec.start_brk.map(|start| Break { start, end: Some(start) });
         let space = self.spaces.insert(space);
         let read_implies_exec = exec.read_implies_exec;
-        // It is one that was seen before.
-        self.tasks_seen -= 1;
-        self.add_task(tid, Task { pid, space, stack: None, anchor: None, last_birth: None, read_implies_exec });
+        self.put_task(tid, Task { pid, space, stack: None, anchor: None, last_birth: None, read_implies_exec });
     }
 
     /// Whether all tasks of the address space are of this task's process.

@@ -20,18 +20,24 @@ pub fn read(tid: Tid) -> io::Result<Box<[Vma]>> {
 /// Where the kernel can be asked for single lines (Linux 6.11) this costs microseconds, however many there are.
 pub fn around(tid: Tid, addr: Addr) -> Option<(Option<Vma>, Vma)> {
     let maps = File::open(format!("/proc/{tid}/maps")).ok()?;
-    let Ok(line) = sys::query_maps(maps.as_fd(), MapsQuery::At, addr) else {
+    let Ok(line) = query_at(&maps, addr) else {
         return around_in(&read(tid).ok()?, addr);
     };
-    let line = Vma::try_from(line?).ok()?;
-    let below = Addr(line.range.start().0.checked_sub(1)?);
-    let below = sys::query_maps(maps.as_fd(), MapsQuery::At, below).ok()?;
-    Some((below.and_then(|below| Vma::try_from(below).ok()), line))
+    let line = line?;
+    let below = query_at(&maps, Addr(line.range.start().0.checked_sub(1)?)).ok()?;
+    Some((below, line))
 }
 
 /// The line that holds `addr`, if there is one.
 pub fn line_at(tid: Tid, addr: Addr) -> Option<Vma> {
-    around(tid, addr).map(|(_, line)| line)
+    let maps = File::open(format!("/proc/{tid}/maps")).ok()?;
+    query_at(&maps, addr).unwrap_or_else(|_| read(tid).ok()?.into_iter().find(|vma| vma.range.contains(addr)))
+}
+
+/// The line that holds `addr`; an error where the kernel cannot be asked for a single line.
+fn query_at(maps: &File, addr: Addr) -> io::Result<Option<Vma>> {
+    let line = sys::query_maps(maps.as_fd(), MapsQuery::At, addr)?;
+    Ok(line.and_then(|line| Vma::try_from(line).ok()))
 }
 
 fn around_in(maps: &[Vma], addr: Addr) -> Option<(Option<Vma>, Vma)> {

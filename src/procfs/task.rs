@@ -88,10 +88,7 @@ pub fn start_brk(tid: Tid) -> Option<Addr> {
 /// How a process has ended, as wait(2) tells it: field 52 of proc_pid_stat(5) of a zombie. Needs the right to trace.
 pub fn wait_status(tid: Tid) -> Option<i32> {
     let text = super::read(tid, "stat").ok()?;
-    let after_name = text.iter().rposition(|byte| *byte == b')')?;
-    let mut fields = std::str::from_utf8(&text[after_name + 1..]).ok()?.split_ascii_whitespace();
-    let is_zombie = fields.next()? == "Z";
-    fields.nth(52 - 4)?.parse().ok().filter(|_| is_zombie)
+    stat_field(&text, 52)?.parse().ok().filter(|_| stat_field(&text, 3) == Some("Z"))
 }
 
 /// When a task was created, in ticks since the boot: field 22 of proc_pid_stat(5). Tells it from a later one of its number.
@@ -122,10 +119,8 @@ pub fn processor_time(pid: Pid) -> Option<Duration> {
     /// USER_HZ, the same on all machines that we know.
     const TICK: Duration = Duration::from_millis(10);
     let text = super::read(pid.into(), "stat").ok()?;
-    let after_name = text.iter().rposition(|byte| *byte == b')')?;
-    let fields = std::str::from_utf8(&text[after_name + 1..]).ok()?;
-    let mut fields = fields.split_ascii_whitespace().skip(14 - 3).map(|field| field.parse::<u32>().ok());
-    Some(TICK * fields.next()??.saturating_add(fields.next()??))
+    let ticks = |field| stat_field(&text, field)?.parse::<u32>().ok();
+    Some(TICK * ticks(14)?.saturating_add(ticks(15)?))
 }
 
 /// What a task does, and how much it has run.
@@ -149,8 +144,7 @@ impl Activity {
 /// What a task does: /proc/TID/stat and /proc/TID/schedstat.
 pub fn activity(tid: Tid) -> Option<Activity> {
     let text = super::read(tid, "stat").ok()?;
-    let after_name = text.iter().rposition(|byte| *byte == b')')?;
-    let wants_to_run = text.get(after_name + 2) == Some(&b'R');
+    let wants_to_run = stat_field(&text, 3)? == "R";
     // All of it is 0 where the kernel does not count.
     let text = super::read(tid, "schedstat").unwrap_or_default();
     let mut numbers = std::str::from_utf8(&text).ok()?.split_ascii_whitespace().map(|word| word.parse().unwrap_or(0));
