@@ -409,7 +409,9 @@ impl Model {
         let Some(space) = self.spaces.get_mut(id) else { return };
         for stack in stacks {
             let task = stack.task.and_then(|tid| self.tasks.get_mut(&tid)).filter(|task| task.space == id);
-            let mapping = space.library_stack(stack);
+            // A source whose events come late may know a task whose birth has not been told: then it takes its stack.
+            let known = LibraryStack { task: stack.task.filter(|_| task.is_some()), ..*stack };
+            let mapping = space.library_stack(&known);
             if let (Some(task), Some(mapping)) = (task, mapping) {
                 task.stack = Some(mapping);
             }

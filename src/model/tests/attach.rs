@@ -48,6 +48,23 @@ fn the_library_knows_bounds() {
     assert!(trace.mapping(stacks[0]).idle_stack().is_none() && trace.mapping(stacks[1]).idle_stack().is_some());
 }
 
+/// A source whose events come late may know from the lists of a thread whose birth has not been told: its stack is idle
+/// after its end all the same.
+#[test]
+fn the_library_is_ahead_of_births() {
+    let stack = range(0x2000, STACK);
+    let guard = part(stack, 0, PAGE);
+    let maps = [line(guard, Prot::NONE, ""), line(above_guard(stack), READ_WRITE, "")];
+    let mut trace = Trace::attached(&maps, &[(MAIN, None, None)]);
+    let told = LibraryStack { library: ThreadLibrary::Glibc, range: stack, guard_bytes: PAGE, task: Some(ONE) };
+    trace.happen(MAIN, EventKind::LibraryStacks([told].into()));
+    trace.thread(ONE, stack);
+    trace.happen(MAIN, EventKind::LibraryStacks([told].into()));
+    assert_eq!((trace.stack(stack).maker, trace.stack(stack).live), (Maker::Glibc, 1));
+    trace.end_released(ONE, usable(stack));
+    assert!(trace.mapping(stack).idle_stack().is_some());
+}
+
 /// What has been seen being mapped has known bounds, and descriptors that say otherwise, or nonsense, change nothing.
 #[test]
 fn bounds_that_are_known_are_kept() {
