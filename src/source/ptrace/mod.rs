@@ -242,10 +242,11 @@ impl Ptrace {
             self.looked_at = None;
         }
         if let Some(overhead) = &mut self.overhead
-            && let Some(noticed) = self.tracees.get_mut(&tid).and_then(|tracee| tracee.noticed.take())
+            && let Some(tracee) = self.tracees.get_mut(&tid)
+            && let Some(noticed) = tracee.noticed.take()
             && how != Restart::Listen
         {
-            overhead.add(noticed);
+            overhead.add(tracee.pid, noticed);
         }
         let _ = gone(sys::restart(tid, how, signal));
     }

@@ -44,9 +44,12 @@ impl Overhead {
         Overhead { pid, most, since, ran: None, stopped: Duration::ZERO, has_warned: false }
     }
 
-    /// A task that was noticed to have stopped at `noticed` goes on.
-    pub fn add(&mut self, noticed: Instant) {
-        self.stopped += noticed.elapsed() + UNSEEN;
+    /// A task of `pid` that was noticed to have stopped at `noticed` goes on. Those of other processes, which the target has
+    /// forked, are not counted, as their processor time is not.
+    pub fn add(&mut self, pid: Pid, noticed: Instant) {
+        if pid == self.pid {
+            self.stopped += noticed.elapsed() + UNSEEN;
+        }
     }
 
     /// Looks at what the last second has cost, if it is over.
@@ -73,7 +76,8 @@ impl Overhead {
 fn share(stopped: Duration, ran: Duration) -> Option<f64> {
     /// Half a percent of a second: the kernel counts processor time in hundredths.
     const LEAST: Duration = Duration::from_millis(5);
-    (stopped > LEAST).then(|| 100.0 * stopped.as_secs_f64() / (stopped + ran).as_secs_f64())
+    // Rounding may not make it more than all of it.
+    (stopped > LEAST).then(|| (100.0 * stopped.as_secs_f64() / (stopped + ran).as_secs_f64()).min(100.0))
 }
 
 #[cfg(test)]
@@ -87,5 +91,25 @@ mod tests {
         assert_eq!(share(ms(300), ms(300)), Some(50.0));
         assert_eq!(share(ms(100), ms(900)), Some(10.0));
         assert_eq!(share(ms(5), ms(0)), None);
+    }
+
+    /// What never runs has an overhead of 100 % and no more, which `--max-overhead 100` allows.
+    #[test]
+    fn all_of_the_time_is_the_most() {
+        for nanoseconds in 5_000_001..5_100_000 {
+            assert!(share(Duration::from_nanos(nanoseconds), Duration::ZERO).is_some_and(|percent| percent <= 100.0));
+        }
+    }
+
+    /// The stops of other processes cost the target nothing.
+    #[test]
+    fn stops_of_children() {
+        let target = Pid(std::process::id() as i32);
+        let mut overhead = Overhead::new(target, None);
+        let noticed = Instant::now() - Duration::from_millis(300);
+        overhead.add(Pid(target.0 + 1), noticed);
+        assert_eq!(overhead.stopped, Duration::ZERO);
+        overhead.add(target, noticed);
+        assert!(overhead.stopped >= Duration::from_millis(300));
     }
 }
