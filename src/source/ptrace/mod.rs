@@ -36,8 +36,11 @@ use overhead::{Overhead, Verdict};
 use placement::Placement;
 use stop::Stop;
 
-/// How long a new task may wait for the event of the one that made it; after that its parent has died before telling.
+/// When a new task has waited so long for the event of the one that made it, it is looked whether that can still come.
 const STRAY_AFTER: Duration = Duration::from_millis(200);
+
+/// So long it may take the one that made it to get a processor, and stop for that event.
+const LATE_EVENT_WITHIN: Duration = Duration::from_secs(10);
 
 /// A share of the target's time, in percent, that hardly anybody minds.
 const MODEST: u32 = 5;
@@ -207,22 +210,27 @@ impl Ptrace {
             return Ok(self.looked_at);
         }
         self.in_a_row = 0;
-        let mut wait = Wait::Block;
-        for _ in 0..MOST_READY {
-            match sys::peek_status(wait) {
-                Ok(Some((tid, status))) if self.is_signal_for(tid, status) => self.dispatch(tid, status),
-                Ok(Some((tid, _))) => {
+        match self.collect(Wait::Block, MOST_READY) {
+            Err(errno) if self.ready.is_empty() => Err(errno),
+            _ => Ok(self.ready.pop_front()),
+        }
+    }
+
+    /// Takes the statuses that there are, up to so many, and passes signals on.
+    fn collect(&mut self, mut wait: Wait, most: usize) -> Result<(), Errno> {
+        for _ in 0..most {
+            match sys::peek_status(wait)? {
+                Some((tid, status)) if self.is_signal_for(tid, status) => self.dispatch(tid, status),
+                Some((tid, _)) => {
                     if let Ok(Some(status)) = sys::take_status(tid) {
                         self.ready.push_back((tid, status));
                     }
                 }
-                Ok(None) => break,
-                Err(errno) if self.ready.is_empty() => return Err(errno),
-                Err(_) => break,
+                None => break,
             }
             wait = Wait::Poll;
         }
-        Ok(self.ready.pop_front())
+        Ok(())
     }
 
     /// Takes the status that was looked at last, if its task has not gone on since.

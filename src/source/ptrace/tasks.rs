@@ -1,14 +1,16 @@
 //! The births, ends and replacements of tasks.
 
-use std::time::Instant;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use super::decode::Followed;
 use super::gate::Gate;
-use super::{After, GateId, Phase, Ptrace, STRAY_AFTER, Tracee, decode, gone};
+use super::stop::Stop;
+use super::{After, GateId, LATE_EVENT_WITHIN, Phase, Ptrace, STRAY_AFTER, Tracee, decode, gone};
 use crate::event::{Birth, Call, CloneArgs, CloneCall, EventKind, Exec, Exit, Syscall};
 use crate::procfs;
 use crate::source::Follow;
-use crate::sys;
+use crate::sys::{self, Status, Wait};
 use crate::units::{Pid, Tid};
 
 impl Ptrace {
@@ -18,6 +20,10 @@ impl Ptrace {
         let Some(child) = gone(sys::event_message(tid)).and_then(|message| i32::try_from(message).ok()).map(Tid) else {
             return;
         };
+        if self.tracees.contains_key(&child) {
+            // It has waited too long for this.
+            return;
+        }
         let call =
             self.call_at_event(tid).and_then(|(abi, followed, registers)| decode::call(tid, abi, followed, &registers));
         let Some(decode::Decoded { call: Call::Clone(args), .. }) = call else {
@@ -181,17 +187,40 @@ impl Ptrace {
 
     /// New tasks whose parent was killed before it could tell of them.
     pub(super) fn adopt_strays(&mut self, now: Instant) {
-        let strays: Vec<Tid> = self
-            .unborn
-            .iter()
-            .filter(|(_, since)| now.duration_since(**since) > STRAY_AFTER)
-            .map(|(tid, _)| *tid)
+        let waits = |since: &Instant| now.duration_since(*since);
+        if !self.unborn.values().any(|since| waits(since) > STRAY_AFTER) {
+            return;
+        }
+        // Where there is much to do, what their parents have to tell may have to wait its turn.
+        self.take_looked_at();
+        let _ = self.collect(Wait::Poll, usize::MAX);
+        let told: HashSet<Tid> = self.ready.iter().filter_map(|(tid, status)| announced(*tid, *status)).collect();
+        let unborn = self.unborn.iter().map(|(tid, since)| (*tid, waits(since)));
+        let strays: Vec<Tid> = unborn
+            .filter(|(tid, waited)| *waited > STRAY_AFTER && !told.contains(tid) && !self.may_be_told(*tid, *waited))
+            .map(|(tid, _)| tid)
             .collect();
         for tid in strays {
             self.adopt(tid);
             self.unborn.remove(&tid);
             self.after.push_back(After::Resume(tid));
         }
+    }
+
+    /// Whether some task may be about to stop for the event that tells of this new one: it is in the call that makes one, or
+    /// waits for a processor, perhaps in such a call.
+    fn may_be_told(&self, child: Tid, waited: Duration) -> bool {
+        let Ok(status) = procfs::task::status(child) else { return false };
+        let makes_task = |tracee: &Tracee| {
+            let followed = tracee.inside.map(|inside| inside.followed);
+            matches!(followed, Some(Followed::Clone | Followed::Clone3 | Followed::Fork | Followed::Vfork))
+        };
+        let may_be_running = |tid: Tid| procfs::task::status(tid).is_ok_and(|status| matches!(status.state, 'R' | 'D'));
+        let mut parents = self
+            .tracees
+            .iter()
+            .filter(|(_, tracee)| [status.pid, status.parent].contains(&tracee.pid) && !tracee.ended);
+        parents.any(|(tid, tracee)| makes_task(tracee) || waited < LATE_EVENT_WITHIN && may_be_running(*tid))
     }
 
     /// Files a task of which only /proc can tell whose it is. Its stack stays unknown.
@@ -211,4 +240,11 @@ impl Ptrace {
         let args = CloneArgs::bare(CloneCall::Clone, crate::abi::clone::VM | thread);
         self.tell(relative, EventKind::Born(Birth { child: tid, pid: status.pid, args, function: None }));
     }
+}
+
+/// The new task of which a status tells that was taken.
+fn announced(tid: Tid, status: Status) -> Option<Tid> {
+    let Status::Stopped(status) = status else { return None };
+    let message = (Stop::from_status(status) == Stop::NewTask).then(|| gone(sys::event_message(tid)))??;
+    i32::try_from(message).ok().map(Tid)
 }
