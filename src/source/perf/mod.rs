@@ -89,7 +89,8 @@ pub struct Perf {
     opaque: OpaqueProcesses,
     /// How processes end, where no record tells.
     ends: Ends,
-    /// Records that were just read, in the order of the rings.
+    /// Records that were just read, in the order of the rings, behind those of processes that are not known to be followed,
+    /// until all forks that were before them have been read.
     batch: Vec<Record>,
     /// Processes that followed ones have forked, and that have not been told of yet.
     newborn: HashSet<Pid>,
@@ -144,23 +145,21 @@ impl Perf {
         self.sorter.begin_round(now);
         // Before the records are read: those of the same moment are there then.
         self.take_seen();
+        let horizon = self.sorter.horizon();
         let Perf { rings, batch, newborn, stream, kept, .. } = self;
         // The memory of a process that has threads is held as soon as possible: it may end at once.
         let (mut executed, mut threaded) = (Vec::new(), Vec::new());
         rings.drain(|record| batch.push(record));
-        // A child's records may be in a ring that was read before its parent's.
         newborn.retain(|pid| !stream.knows(*pid));
-        for record in batch.iter() {
-            if let What::Fork { child_pid, .. } = record.what
-                && child_pid != record.pid
-                && (stream.knows(record.pid) || newborn.contains(&record.pid))
-            {
-                newborn.insert(child_pid);
-            }
-        }
+        see_forks(batch, newborn, |pid| stream.knows(pid));
+        let mut strangers = Vec::new();
         for record in batch.drain(..) {
             let is_lost = matches!(record.what, What::Lost(_));
             if !is_lost && !stream.knows(record.pid) && !newborn.contains(&record.pid) {
+                // Its fork may be in a ring that was read before it happened.
+                if record.at >= horizon {
+                    strangers.push(record);
+                }
                 continue;
             }
             match record.what {
@@ -175,6 +174,7 @@ impl Perf {
             }
             self.sorter.push(record);
         }
+        *batch = strangers;
         for pid in executed {
             self.ends.watch(pid);
             self.opaque.see(pid);
@@ -445,6 +445,22 @@ impl Source for Perf {
     }
 
     fn detach(&mut self) {}
+}
+
+/// Adds the processes that followed ones have forked, and those that these have, to `newborn`. A child's records may be in
+/// a ring that was read before its parent's.
+fn see_forks(records: &[Record], newborn: &mut HashSet<Pid>, is_followed: impl Fn(Pid) -> bool) {
+    let fork = |record: &Record| match record.what {
+        What::Fork { child_pid, .. } if child_pid != record.pid => Some((record.at, record.pid, child_pid)),
+        _ => None,
+    };
+    let mut forks: Vec<(u64, Pid, Pid)> = records.iter().filter_map(fork).collect();
+    forks.sort_unstable();
+    for (_, parent, child) in forks {
+        if is_followed(parent) || newborn.contains(&parent) {
+            newborn.insert(child);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -68,3 +68,44 @@ fn no_more_is_read_than_can_be_told() {
     assert!(matches!(perf.next(&control), Ok(Next::Event(_))));
     assert_ne!(perf.last_round, 0, "and then it is read again");
 }
+
+fn fork(at: u64, parent: i32, child: i32) -> Record {
+    let what = What::Fork { child: Tid(child), child_pid: Pid(child) };
+    Record { at, tid: Tid(parent), pid: Pid(parent), what }
+}
+
+fn taken_in(perf: &mut Perf) -> Vec<(u64, Pid)> {
+    perf.sorter.pending().map(|record| (record.at, record.pid)).collect()
+}
+
+/// A child's records may be read in the round before that of its parent's fork, or before it in the same round, and what the
+/// child forks at once is followed too.
+#[test]
+fn records_of_children_may_come_before_their_forks() {
+    const CHILD: i32 = MAIN + 1;
+    const GRANDCHILD: i32 = MAIN + 2;
+    let mut perf = perf();
+    let at = monotonic_ns();
+    perf.batch.push(Record { tid: Tid(CHILD), pid: Pid(CHILD), ..munmap(at + 1, 0) });
+    perf.round();
+    assert_eq!(taken_in(&mut perf), []);
+    let grandchild = Record { tid: Tid(GRANDCHILD), pid: Pid(GRANDCHILD), ..munmap(at + 3, 0) };
+    perf.batch.extend([grandchild, fork(at + 2, CHILD, GRANDCHILD), fork(at, MAIN, CHILD)]);
+    perf.round();
+    let expected = [(at, MAIN), (at + 1, CHILD), (at + 2, CHILD), (at + 3, GRANDCHILD)];
+    assert_eq!(taken_in(&mut perf), expected.map(|(at, pid)| (at, Pid(pid))));
+}
+
+/// Other processes' records are forgotten as soon as no fork can come any more that makes them followed ones'.
+#[test]
+fn strangers_are_forgotten() {
+    let mut perf = perf();
+    let at = monotonic_ns();
+    perf.batch.push(Record { tid: Tid(1), pid: Pid(1), ..munmap(at, 0) });
+    perf.round();
+    assert_eq!(perf.batch.len(), 1);
+    while perf.sorter.horizon() <= at {
+        perf.round();
+    }
+    assert_eq!((perf.batch.len(), taken_in(&mut perf)), (0, vec![]));
+}
