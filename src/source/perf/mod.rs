@@ -98,7 +98,7 @@ pub struct Perf {
     last_record: u64,
     last_census: u64,
     lost: u64,
-    /// Since records were lost, the tasks and maps have not been put right.
+    /// Since records were lost, or came late, the tasks and maps have not been put right.
     to_heal: bool,
     heals: u64,
 }
@@ -175,6 +175,8 @@ impl Perf {
             self.sorter.push(record);
         }
         *batch = strangers;
+        // What was told in the wrong order is put right as if it had been lost.
+        self.to_heal |= self.sorter.take_late();
         for pid in executed {
             self.ends.watch(pid);
             self.opaque.see(pid);

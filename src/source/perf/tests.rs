@@ -109,3 +109,17 @@ fn strangers_are_forgotten() {
     }
     assert_eq!((perf.batch.len(), taken_in(&mut perf)), (0, vec![]));
 }
+
+/// A record that comes behind later ones may have been told in the wrong order: /proc is asked what is right.
+#[test]
+fn what_comes_late_is_put_right() {
+    let mut perf = perf();
+    let begin = monotonic_ns() - 1_000_000_000;
+    perf.batch.push(munmap(begin + 10, 0));
+    perf.round();
+    perf.round();
+    assert!(perf.advance() && !perf.to_heal);
+    perf.batch.push(munmap(begin, 0));
+    perf.round();
+    assert!(perf.to_heal);
+}
