@@ -17,5 +17,6 @@ pub mod source;
 pub mod symbols;
 pub mod sys;
 pub mod target;
+pub mod tasks;
 pub mod threadlib;
 pub mod units;

@@ -26,7 +26,8 @@ use crate::abi::{clone, madv};
 use crate::event::{
     Attached, Birth, Call, CloneArgs, Event, EventKind, Exec, Exit, ExitScope, LibraryStack, StackRegion, Syscall, Vma,
 };
-use crate::units::{Addr, NumberMap, Pid, Range, Tid, Time};
+use crate::tasks::{OfProcess, Tasks};
+use crate::units::{Addr, Pid, Range, Tid, Time};
 use calls::Caller;
 use mapping::{Born, MappingId};
 use space::{AddressSpace, Break};
@@ -51,7 +52,7 @@ pub enum Calls {
 pub struct Model {
     calls: Calls,
     spaces: SlotMap<SpaceId, AddressSpace>,
-    tasks: NumberMap<Tid, Task>,
+    tasks: Tasks<Task>,
     /// Followed system calls, births and deaths.
     events: u64,
     tasks_seen: u64,
@@ -74,6 +75,12 @@ pub struct Task {
     last_birth: Option<Time>,
     /// READ_IMPLIES_EXEC of personality(2).
     read_implies_exec: bool,
+}
+
+impl OfProcess for Task {
+    fn pid(&self) -> Pid {
+        self.pid
+    }
 }
 
 /// What an event meant.
@@ -217,12 +224,18 @@ impl Model {
 
     /// All live tasks that use the address space.
     pub fn tasks_of(&self, space: SpaceId) -> impl Iterator<Item = (Tid, &Task)> {
-        self.tasks.iter().filter(move |(_, task)| task.space == space).map(|(tid, task)| (*tid, task))
+        let (pid, tasks) = self.spaces.get(space).map_or((Pid(0), 0), |space| (space.pid, space.tasks));
+        let of_process = move || self.tasks.of(pid).iter().filter_map(|tid| Some((*tid, self.tasks.get(tid)?)));
+        let is_here = move |(_, task): &(Tid, &Task)| task.space == space;
+        // As a rule these are all; others are looked for among all tasks there are.
+        let has_others = of_process().filter(is_here).count() < tasks as usize;
+        let others = has_others.then(|| self.tasks.iter()).into_iter().flatten().map(|(tid, task)| (*tid, task));
+        of_process().chain(others.filter(move |(_, task)| task.pid != pid)).filter(is_here)
     }
 
     /// A live task that uses the address space.
     pub fn any_task_of(&self, space: SpaceId) -> Option<Tid> {
-        self.tasks.iter().find(|(_, task)| task.space == space).map(|(tid, _)| *tid)
+        self.tasks_of(space).next().map(|(tid, _)| tid)
     }
 
     /// Followed system calls, births and deaths so far.
@@ -279,7 +292,7 @@ impl Model {
         if self.tasks.contains_key(&tid) {
             return;
         }
-        let known = self.tasks.values().find(|task| task.pid == pid).copied();
+        let known = self.tasks.of(pid).first().and_then(|sibling| self.tasks.get(sibling)).copied();
         let (space, read_implies_exec) = match known {
             Some(sibling) => (sibling.space, sibling.read_implies_exec),
             None => {
@@ -382,7 +395,7 @@ impl Model {
     }
 
     fn ended(&mut self, tid: Tid, at: Time, exit: Exit) {
-        let Some(task) = self.tasks.remove(&tid) else {
+        let Some(task) = self.tasks.remove(tid) else {
             return;
         };
         let Some(space) = self.spaces.get_mut(task.space) else {
@@ -423,7 +436,7 @@ impl Model {
         // The caller goes on under the leader's number, whose own task is gone, with all its siblings. Who shares the
         // old address space without being one, such as the parent of a vfork, keeps it, and their stacks in it.
         let pid = self.tasks.get(&exec.former).map_or(Pid(tid.0), |caller| caller.pid);
-        let siblings: Vec<Tid> = self.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(tid, _)| *tid).collect();
+        let siblings = self.tasks.of(pid).to_vec();
         self.tasks_seen += u64::from(siblings.is_empty());
         for sibling in siblings {
             self.ended(sibling, event.at, Exit::Code(0));
@@ -440,6 +453,6 @@ impl Model {
 
     /// Whether all tasks of the address space are of this task's process.
     fn group_is_alone(&self, task: &Task) -> bool {
-        !self.tasks.values().any(|other| other.space == task.space && other.pid != task.pid)
+        self.tasks_of(task.space).all(|(_, other)| other.pid == task.pid)
     }
 }

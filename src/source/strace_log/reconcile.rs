@@ -21,22 +21,27 @@ use super::gaps::Kin;
 use super::join::{Item, UNNAMED, What};
 use crate::abi::clone::{THREAD, VM};
 use crate::event::{Attached, AttachedTask, Call, CloneArgs, CloneCall, Event, EventKind, Exit, Syscall};
-use crate::units::{Addr, NumberMap, Pid, Range, Tid, Time};
+use crate::tasks::{OfProcess, Tasks};
+use crate::units::{Addr, Pid, Range, Tid, Time};
 
 /// So many items wait for something to come, at most; a damaged log may not have it.
 const PATIENCE: usize = 10_000;
+
+/// So many tasks are in calls that unmap at the same time, at most: a machine has hardly more processors, and a log may never
+/// show their returns.
+const MOST_UNMAPS: usize = 1024;
 
 /// Puts items in order.
 #[derive(Debug)]
 pub struct Reconciler {
     main: Pid,
-    tasks: NumberMap<Tid, Task>,
+    tasks: Tasks<Task>,
     /// Address spaces so far.
     memories: u32,
     /// Tasks inside a call that makes another one.
     births_under_way: usize,
     /// Tasks inside a call that unmaps.
-    unmaps_under_way: Vec<Tid>,
+    unmaps_under_way: VecDeque<Tid>,
     /// What tasks have done that may be the children of births under way.
     early: Vec<Item>,
     /// What waits for the return of a call that unmaps, and of whose.
@@ -71,6 +76,12 @@ struct Task {
     is_unseen_child: bool,
 }
 
+impl OfProcess for Task {
+    fn pid(&self) -> Pid {
+        self.pid
+    }
+}
+
 /// A call that has not returned.
 #[derive(Clone, Copy, Debug)]
 struct Inside {
@@ -86,10 +97,10 @@ impl Reconciler {
         tasks.extend(others.into_iter().filter(|tid| *tid != Tid::from(main) && *tid != UNNAMED));
         let mut new = Reconciler {
             main,
-            tasks: tasks.iter().map(|tid| (*tid, Task::new(main, 0))).collect(),
+            tasks: Tasks::default(),
             memories: 0,
             births_under_way: 0,
-            unmaps_under_way: Vec::new(),
+            unmaps_under_way: VecDeque::new(),
             early: Vec::new(),
             waiting: None,
             ends: HashMap::new(),
@@ -103,6 +114,9 @@ impl Reconciler {
             exit: None,
             now: Time::default(),
         };
+        for tid in &tasks {
+            new.tasks.insert(*tid, Task::new(main, 0));
+        }
         let attached = |tid| AttachedTask { tid, pid: main, sp: None, tls: None };
         let attached = Attached {
             pid: main,
@@ -296,7 +310,11 @@ impl Reconciler {
         }
         self.births_under_way += usize::from(name.is_birth());
         if frees.is_some() {
-            self.unmaps_under_way.push(tid);
+            // The oldest of so many is long over, or never returns.
+            if self.unmaps_under_way.len() >= MOST_UNMAPS {
+                self.unmaps_under_way.pop_front();
+            }
+            self.unmaps_under_way.push_back(tid);
         }
         if matches!(name, Name::Execve | Name::Execveat) {
             self.tell(at, tid, EventKind::Executing);

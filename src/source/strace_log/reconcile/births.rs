@@ -25,7 +25,7 @@ impl Reconciler {
     /// A task was there before the log, as far as that shows.
     pub(super) fn meet(&mut self, at: Time, tid: Tid) {
         self.kin.strangers += u64::from(self.kin.born > 0);
-        let known = self.tasks.values().find(|task| task.pid == self.main).map(|task| task.memory);
+        let known = self.tasks.of(self.main).first().and_then(|tid| self.tasks.get(tid)).map(|task| task.memory);
         let memory = known.unwrap_or_else(|| self.new_memory());
         self.tasks.insert(tid, Task::new(self.main, memory));
         self.tell(at, tid, EventKind::Noticed(self.main));
@@ -86,10 +86,10 @@ impl Reconciler {
         let leader = Tid::from(pid);
         let exec = Exec { former, maps: Box::default(), start_brk: None, read_implies_exec: false };
         self.tell(at, leader, EventKind::Exec(Box::new(exec)));
-        let siblings: Vec<Tid> = self.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(tid, _)| *tid).collect();
+        let siblings = self.tasks.of(pid).to_vec();
         for sibling in siblings {
             self.leave(sibling);
-            self.tasks.remove(&sibling);
+            self.tasks.remove(sibling);
             self.release(sibling);
         }
         self.ends.remove(&pid);

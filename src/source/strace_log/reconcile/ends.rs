@@ -30,7 +30,7 @@ impl Reconciler {
             ends.push(Item { at, tid, what: What::Ended(exit) });
         }
         let ended = ends.len();
-        if self.tasks.values().filter(|task| task.pid == pid).count() == ended {
+        if self.tasks.of(pid).len() == ended {
             let code = if let Exit::Code(code) = exit { code } else { 0 };
             self.tell(at, tid, EventKind::Exiting(Exiting { scope: ExitScope::Group, code }));
             self.believe_ends(pid);
@@ -50,7 +50,7 @@ impl Reconciler {
     pub(super) fn gone(&mut self, at: Time, tid: Tid, exit: Exit) {
         self.room_was_made(tid);
         self.leave(tid);
-        if self.tasks.remove(&tid).is_some() {
+        if self.tasks.remove(tid).is_some() {
             self.tell(at, tid, EventKind::Ended(exit));
         }
         if tid == Tid::from(self.main) {
