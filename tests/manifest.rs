@@ -39,6 +39,35 @@ fn all_cases_pass_by_their_logs() {
     assert!(output.ends_with(&format!("\n\n{passed} passed, 0 failed\n")), "{output}");
 }
 
+/// By perf events nobody waits for vmtrace: what programs of milliseconds leave is found all the same. These are the cases
+/// in which that is lost first when vmtrace is late.
+#[test]
+fn cases_of_milliseconds_pass_by_perf() {
+    const CASES: &[&str] = &[
+        "unjoined_once",
+        "joined_on_demand",
+        "two_sites",
+        "two_sites.nosymbols",
+        "call_stacks",
+        "alive_at_attach",
+        "raw_clone_once",
+        "orphaned_mapping_left",
+        "cpp_threads.leaked",
+        "rust_threads.leaked",
+        "leader_exits_first_exit_group",
+        "leak_in_child",
+        "fork_after_leak",
+        "exec_after_leak_leader",
+        "exec_after_leak_thread",
+    ];
+    testprog("unjoined");
+    let manifest = format!("{FOLDER}/cases.toml");
+    let ended = run(vmtrace(["check", "-j", "4", "--by", "perf", &manifest]).args(CASES)).expect_code(0);
+    let output = ended.output();
+    let passed = output.lines().filter(|line| line.contains(" perf ") && line.contains("  ok  ")).count();
+    assert!(passed >= CASES.len() && output.ends_with(&format!("\n\n{passed} passed, 0 failed\n")), "{output}");
+}
+
 /// Cases that can be launched and of which a log can show something.
 fn shown_by_logs(manifest: &str) -> usize {
     let manifest: toml::Table = fs::read_to_string(manifest).expect("a text").parse().expect("TOML");

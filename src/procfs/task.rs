@@ -37,9 +37,23 @@ fn parse_status(text: &[u8]) -> Option<TaskStatus> {
     })
 }
 
+/// CAP_SYS_PTRACE of capabilities(7).
+pub const CAP_SYS_PTRACE: u32 = 19;
+
+/// Whether this program has a capability.
+pub fn has_capability(number: u32) -> bool {
+    let effective = std::fs::read("/proc/thread-self/status").ok().and_then(|text| effective_capabilities(&text));
+    effective.is_some_and(|set| set & 1 << number != 0)
+}
+
+fn effective_capabilities(status: &[u8]) -> Option<u64> {
+    u64::from_str_radix(super::field(status, "CapEff")?, 16).ok()
+}
+
 /// Any bytes as a task's status and stat, for fuzzing.
 pub(super) fn digest(bytes: &[u8]) {
-    let _ = (parse_status(bytes), arguments(bytes), stat_field(bytes, 47), stat_field(bytes, 22));
+    let _ = (parse_status(bytes), effective_capabilities(bytes));
+    let _ = (arguments(bytes), stat_field(bytes, 47), stat_field(bytes, 22));
 }
 
 /// A field of proc_pid_stat(5) behind the name, by its number.
@@ -223,6 +237,14 @@ mod tests {
         let expected = TaskStatus { pid: Pid(100), parent: Pid(7), uid: 1001, tracer: Some(Pid(55)), state: 't' };
         assert_eq!(parse_status(text), Some(expected));
         assert_eq!(parse_status(b"Tgid:\t100\n"), None);
+    }
+
+    /// The effective ones are told, as a set of bits.
+    #[test]
+    fn capabilities() {
+        let text = b"CapPrm:\t000001ffffffffff\nCapEff:\t0000000000080001\nCapBnd:\t000001ffffffffff\n";
+        assert_eq!(effective_capabilities(text), Some(1 << CAP_SYS_PTRACE | 1));
+        assert_eq!(effective_capabilities(b"CapPrm:\t000001ffffffffff\n"), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -65,9 +65,11 @@ impl Grip {
         let watch = watch(&page)?;
         let (done_read, done_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         let let_go = Arc::new(AtomicBool::new(false));
+        let holder = Arc::new(AtomicI32::new(0));
         let thread = std::thread::Builder::new().name("grip".to_owned()).spawn({
-            let (page, let_go) = (Arc::clone(&page), Arc::clone(&let_go));
+            let (page, let_go, holder) = (Arc::clone(&page), Arc::clone(&let_go), Arc::clone(&holder));
             move || {
+                holder.store(super::own_tid().0, Ordering::Release);
                 hold(tid, readable, &page, &let_go);
                 drop(done_write);
             }
@@ -78,6 +80,10 @@ impl Grip {
             [PollFd::new(watch.as_fd(), PollFlags::POLLIN), PollFd::new(done_read.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut files, PollTimeout::from(1000u16));
         let held = files[0].any() == Some(true);
+        // It was to be there at once. What it has to do at the end, which is to free that memory, can wait.
+        if held {
+            let _ = super::set_policy(Tid(holder.load(Ordering::Acquire)), super::Policy::Normal);
+        }
         let grip = Grip { page, watch: Some(watch), let_go, thread: Some(thread) };
         if held { Ok(grip) } else { Err(Errno::ESRCH) }
     }

@@ -212,7 +212,7 @@ pub(super) fn live_task(pid: Pid) -> Tid {
 }
 
 /// Whether a process's program is a 32-bit one.
-fn is_i386(tid: Tid) -> bool {
+pub(super) fn is_i386(tid: Tid) -> bool {
     std::fs::File::open(format!("/proc/{tid}/exe")).is_ok_and(is_of_class_32)
 }
 

@@ -12,7 +12,7 @@ use super::look::Image;
 use super::record::What;
 use super::rings::Rings;
 use crate::procfs::task;
-use crate::sys::perf::{hurry, wait_readable};
+use crate::sys::perf::{preempt, wait_readable};
 use crate::units::Pid;
 
 /// How often it looks whether it is to end.
@@ -26,6 +26,15 @@ pub(super) struct Seen {
     pub(super) image: Image,
     /// Its memory, where that could be held.
     pub(super) kept: Option<Kept>,
+}
+
+impl Seen {
+    /// What a process runs now; none where it is gone. Memory first: what is held does not go away.
+    pub(super) fn now(pid: Pid, is_i386: bool) -> Option<Seen> {
+        let kept = if is_i386 { None } else { kept::take(pid.into()) };
+        let image = Image::read(pid.into(), is_i386, kept.as_ref());
+        (!image.new.maps.is_empty()).then_some(Seen { pid, image, kept })
+    }
 }
 
 /// The thread, and what it has seen.
@@ -79,7 +88,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn watch(mut rings: Rings, shared: &Shared) {
-    hurry();
+    preempt();
     let files = rings.files();
     let mut executed = Vec::new();
     while !shared.done.load(Ordering::Acquire) {
@@ -93,10 +102,7 @@ fn watch(mut rings: Rings, shared: &Shared) {
             if !is_followed(&locked(&shared.followed), pid) {
                 continue;
             }
-            // Memory first: what is held does not go away.
-            let kept = if is_i386 { None } else { kept::take(pid.into()) };
-            let image = Image::read(pid.into(), is_i386, kept.as_ref());
-            locked(&shared.seen).push(Seen { pid, image, kept });
+            locked(&shared.seen).extend(Seen::now(pid, is_i386));
         }
     }
 }

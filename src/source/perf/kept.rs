@@ -27,6 +27,11 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> &HeldMemory {
+        &self.memory
+    }
+
     /// What is mapped, or was when the process ended.
     pub(super) fn maps(&self, tid: Tid) -> Arc<[Vma]> {
         self.memory.maps_through(tid)
@@ -48,9 +53,28 @@ impl Perf {
     pub(super) fn take_seen(&mut self) {
         for Seen { pid, image, kept } in self.keeper.as_ref().map(Keeper::take).unwrap_or_default() {
             self.images.entry(pid).or_default().push_back(image);
-            if let Some(kept) = kept.filter(|_| self.kept.len() < MOST) {
-                self.kept.entry(pid).or_default().push(kept);
-            }
+            self.keep_seen(pid, kept);
+        }
+    }
+
+    /// What was seen of the launched program when it was about to end, if that had to be kept from it.
+    pub(super) fn seen_at_its_end(&self, pid: Pid) -> Option<Seen> {
+        self.launch.as_ref().filter(|_| pid == self.main)?.tether.take()
+    }
+
+    /// Keeps this memory of a process. The launched program need not be kept from ending then.
+    pub(super) fn keep_seen(&mut self, pid: Pid, kept: Option<Kept>) {
+        let Some(kept) = kept.filter(|_| self.kept.len() < MOST) else { return };
+        self.kept.entry(pid).or_default().push(kept);
+        if pid == self.main {
+            self.let_go();
+        }
+    }
+
+    /// The launched program may end.
+    pub(super) fn let_go(&self) {
+        if let Some(launch) = &self.launch {
+            launch.tether.let_go();
         }
     }
 
@@ -91,6 +115,9 @@ impl Perf {
         }
         if !self.kept.contains_key(&pid) {
             self.keep(pid, &[pid.into()]);
+        }
+        if pid == self.main {
+            self.let_go();
         }
     }
 

@@ -1,4 +1,4 @@
-//! Launching a program that is followed from its first instruction on, without ever being stopped.
+//! Launching a program that is followed from its first instruction on, without being stopped.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -11,20 +11,31 @@ use nix::sys::signal::SigSet;
 use super::Perf;
 use super::attach::{FollowError, is_of_class_32};
 use super::rings::Rings;
+use super::tether::Tether;
 use crate::event::Exit;
 use crate::source::Launched;
 use crate::source::control::Control;
 use crate::source::ptrace::launch::{LaunchError, arguments, pass_on};
 use crate::sys::{self, Child, ChildReport, Status, Wait};
+use crate::units::Pid;
 
 /// A launched program.
 #[derive(Debug)]
 pub(super) struct Launch {
     child: Child,
+    pub(super) tether: Tether,
     /// It has executed its program.
     pub(super) runs: bool,
     /// It is stopped by job control, and that has been told.
     pub(super) stop_told: bool,
+}
+
+impl Launch {
+    /// Whether it is stopped by job control.
+    pub(super) fn is_stopped(&self, main: Pid) -> bool {
+        // As long as it is traced another stop would show, too; the tracer leaves whom job control has stopped.
+        !self.tether.is_tied() && matches!(sys::peek_status_of(main.into()), Ok(Some(Status::Stopped(_))))
+    }
 }
 
 impl Perf {
@@ -55,8 +66,9 @@ impl Perf {
         let space = source.stream.new_space();
         source.stream.add(pid.into(), pid, space);
         source.change_mappers();
+        let tether = Tether::tie(pid);
         child.go().map_err(LaunchError::Fork)?;
-        source.launch = Some(Launch { child, runs: false, stop_told: false });
+        source.launch = Some(Launch { child, tether, runs: false, stop_told: false });
         Ok(source)
     }
 
@@ -64,7 +76,7 @@ impl Perf {
     pub(super) fn has_news_of_stop(&mut self) -> bool {
         let main = self.main;
         let Some(launch) = &mut self.launch else { return false };
-        let is_stopped = is_stopped(main.into());
+        let is_stopped = launch.is_stopped(main);
         let is_news = is_stopped && !launch.stop_told;
         launch.stop_told = is_stopped;
         is_news
@@ -82,11 +94,6 @@ fn is_i386(program: &OsStr) -> bool {
         std::env::split_paths(&paths).map(|folder| folder.join(program)).find(is_program)
     };
     path.filter(is_program).is_some_and(|path| File::open(path).is_ok_and(is_of_class_32))
-}
-
-/// Whether a child is stopped by job control.
-pub(super) fn is_stopped(child: crate::units::Tid) -> bool {
-    matches!(sys::peek_status_of(child), Ok(Some(Status::Stopped(_))))
 }
 
 impl Launched for Perf {

@@ -58,12 +58,14 @@ pub struct NewImage {
 #[derive(Debug)]
 pub(super) struct Image {
     pub(super) new: NewImage,
+    pub(super) read_from: u64,
     pub(super) read_until: u64,
 }
 
 impl Image {
     /// Reads it, a while after execve; the maps from what is kept of it, if that is.
     pub(super) fn read(tid: Tid, is_i386: bool, kept: Option<&Kept>) -> Image {
+        let read_from = monotonic_ns();
         let maps = match kept {
             Some(kept) => kept.maps(tid).to_vec().into(),
             None => procfs::maps::read(tid).unwrap_or_default(),
@@ -74,7 +76,13 @@ impl Image {
             read_implies_exec: task::read_implies_exec(tid),
             is_i386,
         };
-        Image { new, read_until: monotonic_ns() }
+        Image { new, read_from, read_until: monotonic_ns() }
+    }
+
+    /// One that was gone before it could be read.
+    pub(super) fn unseen(is_i386: bool) -> Image {
+        let now = monotonic_ns();
+        Image { new: NewImage { is_i386, ..NewImage::default() }, read_from: now, read_until: now }
     }
 }
 
@@ -232,6 +240,8 @@ impl Perf {
         self.lost += records;
         self.to_heal = true;
         self.stream.lost();
+        // That of execve may be among them.
+        self.let_go();
     }
 
     /// Reads all address spaces for the last time.

@@ -17,6 +17,7 @@ pub mod record;
 pub mod rings;
 pub mod sorter;
 mod stream;
+mod tether;
 pub mod tracefs;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -35,7 +36,7 @@ use crate::report::Engine;
 use crate::sys::perf::{monotonic_ns, wait_readable};
 use crate::units::{Addr, Pid, Range, Tid, Time};
 use ends::Ends;
-use keeper::Keeper;
+use keeper::{Keeper, Seen};
 use kept::Kept;
 use launch::Launch;
 use look::{Closing, Image, Look};
@@ -231,7 +232,7 @@ impl Perf {
         let Some(record) = self.sorter.pop() else { return false };
         match record.what {
             What::Executed { is_i386, .. } if self.stream.knows(record.pid) => {
-                let image = self.seen_image(&record).unwrap_or_else(|| Image::read(record.tid, is_i386, None));
+                let image = self.seen_image(&record).unwrap_or_else(|| self.see_image(&record, is_i386));
                 self.image = Some((record, image));
             }
             What::Lost(records) => self.take_lost(records),
@@ -248,6 +249,15 @@ impl Perf {
         if seen.is_empty() {
             self.images.remove(&record.pid);
         }
+        image
+    }
+
+    /// Sees what a process runs, if that can still be seen.
+    fn see_image(&mut self, record: &Record, is_i386: bool) -> Image {
+        // Who was tied, and is gone now, was seen before that.
+        let seen = Seen::now(record.pid, is_i386).or_else(|| self.seen_at_its_end(record.pid));
+        let Some(Seen { image, kept, .. }) = seen else { return Image::unseen(is_i386) };
+        self.keep_seen(record.pid, kept);
         image
     }
 
@@ -271,13 +281,27 @@ impl Perf {
     /// execve has succeeded, and the new image has been seen.
     fn execute(&mut self) -> bool {
         let Some((record, image)) = self.image.take() else { return false };
-        let What::Executed { by_leader, .. } = record.what else { return false };
-        let Image { mut new, read_until } = image;
+        let What::Executed { by_leader, is_i386 } = record.what else { return false };
+        let image = self.unless_superseded(&record, image, is_i386);
+        let Image { mut new, read_until, .. } = image;
         new.maps =
             look::before(&mut self.sorter, new.maps, new.start_brk, record.at, read_until, |one| one.pid == record.pid);
         self.forget_kept(record.pid, record.at);
         self.stream.executed(record.at, record.tid, by_leader, new);
         true
+    }
+
+    /// What was read of the image, unless the process had executed another one by then, whose image it is.
+    fn unless_superseded(&mut self, record: &Record, image: Image, is_i386: bool) -> Image {
+        let is_next = |later: &&Record| later.pid == record.pid && matches!(later.what, What::Executed { .. });
+        let Some(next) = self.sorter.pending().find(is_next).map(|next| next.at) else { return image };
+        if next >= image.read_until {
+            return image;
+        }
+        if next <= image.read_from {
+            self.images.entry(record.pid).or_default().push_front(image);
+        }
+        Image::unseen(is_i386)
     }
 
     /// Lets the kernel know which mmap calls are of interest now.
@@ -372,11 +396,11 @@ impl Source for Perf {
     }
 
     fn main_is_stopped(&self) -> bool {
-        self.launch.is_some() && launch::is_stopped(self.main.into())
+        self.launch.as_ref().is_some_and(|launch| launch.is_stopped(self.main))
     }
 
     fn stops(&self) -> u64 {
-        0
+        self.launch.as_ref().map_or(0, |launch| launch.tether.stops())
     }
 
     fn lost(&self) -> u64 {
@@ -446,7 +470,9 @@ impl Source for Perf {
         }
     }
 
-    fn detach(&mut self) {}
+    fn detach(&mut self) {
+        self.let_go();
+    }
 }
 
 /// Adds the processes that followed ones have forked, and those that these have, to `newborn`. A child's records may be in

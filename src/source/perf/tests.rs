@@ -123,3 +123,29 @@ fn what_comes_late_is_put_right() {
     perf.round();
     assert!(perf.to_heal);
 }
+
+/// A process that has executed two programs before anybody looked: what was seen is the second one's image.
+#[test]
+fn an_image_is_that_of_the_last_execve_before_it_was_read() {
+    let mut perf = perf();
+    let control = Control::new(Manners::Attached);
+    let at = monotonic_ns() - 1_000_000_000;
+    let executed = |at| {
+        let what = What::Executed { by_leader: true, is_i386: false };
+        Record { at, tid: Tid(MAIN), pid: Pid(MAIN), what }
+    };
+    for at in [at, at + 100] {
+        perf.sorter.push(executed(at));
+    }
+    let maps = procfs::maps::read(crate::sys::own_tid()).unwrap();
+    let new = look::NewImage { maps, ..Default::default() };
+    let image = Image { new, read_from: at + 200, read_until: at + 300 };
+    perf.images.entry(Pid(MAIN)).or_default().push_back(image);
+    let mut lines = Vec::new();
+    while lines.len() < 2 {
+        if let Next::Event(Event { kind: EventKind::Exec(exec), .. }) = perf.next(&control).unwrap() {
+            lines.push(exec.maps.len());
+        }
+    }
+    assert!(lines[0] == 0 && lines[1] > 0, "{lines:?}");
+}
