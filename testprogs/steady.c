@@ -1,5 +1,5 @@
 /* A service for hours in short: makes RATE threads a second, evenly, and joins all but each FORGOTTEN-th, until the input
-   ends: steady RATE FORGOTTEN. Prints "ready" when it begins, and at the end how many it has forgotten.
+   has ended and three are forgotten: steady RATE FORGOTTEN. Prints "ready" when it begins, and at the end how many it has forgotten.
    Must be found: one orphaned-stack, unjoined, definite, with so many regions. */
 #include "testprog.h"
 #include <poll.h>
@@ -34,7 +34,7 @@ int main(int argc, char **argv)
     struct timespec turn;
     check(clock_gettime(CLOCK_MONOTONIC, &turn));
     struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
-    for (long made = 1; check(poll(&input, 1, 0)) == 0; made++) {
+    for (long made = 1; forgotten < 3 || check(poll(&input, 1, 0)) == 0; made++) {
         await_turn(&turn, 1000000000 / rate);
         pthread_t thread;
         check_zero(pthread_create(&thread, &attributes, live, NULL));
