@@ -3,7 +3,7 @@
 use syscalls::Errno;
 
 use super::mapping::{Kind, Made, Mapping};
-use super::space::{AddressSpace, Area, Backing, Marks, Refusal};
+use super::space::{AddressSpace, Area, Backing, HalfMoved, Marks, Refusal};
 use crate::abi::{madv, map, mremap, prot, set_mm};
 use crate::event::{Call, Prot, Sharing, Syscall, Vma};
 use crate::units::{Addr, CallStackId, PAGE, Range, Tid, Time, page_down, page_up};
@@ -352,9 +352,7 @@ impl AddressSpace {
                 let Some(from) = Range::of_len(old, old_len) else { return Err(Unclear) };
                 self.disturb(from);
                 Range::of_len(new, new_len).into_iter().for_each(|to| self.disturb(to));
-                if flags & mremap::DONTUNMAP == 0 {
-                    self.half_moved = Some((from, new));
-                }
+                self.half_moved = Some(HalfMoved { from, to: new, stays: flags & mremap::DONTUNMAP != 0 });
                 Err(Unclear)
             }
             // A driver, or what is lacking, may have refused it when the old mapping was gone.

@@ -7,7 +7,8 @@
 use std::fmt;
 
 use super::Calls;
-use super::space::{AddressSpace, Area, Backing};
+use super::mapping::{Kind, Mapping};
+use super::space::{AddressSpace, Area, Backing, HalfMoved};
 use super::tolerance::not_modelled;
 use crate::event::{Prot, Sharing, Vma};
 use crate::units::{Addr, PAGE, Range};
@@ -126,7 +127,11 @@ impl AddressSpace {
 
     /// An mremap of several mappings that has failed has moved those that are not where they were.
     fn move_half(&mut self, maps: &[Vma]) {
-        let Some((from, to)) = self.half_moved.take() else { return };
+        let Some(HalfMoved { from, to, stays }) = self.half_moved.take() else { return };
+        if stays {
+            self.copy_half(maps, from, to);
+            return;
+        }
         let left: Vec<Range> = maps.iter().map(|vma| vma.range).collect();
         let pieces = self.areas.overlapping(from).map(|(range, area)| area.segment(range));
         let gone: Vec<Range> = without(pieces, &left).iter().map(|segment| segment.range).collect();
@@ -134,6 +139,29 @@ impl AddressSpace {
             self.move_pieces(range, from.start(), to);
         }
         self.move_growth(from, to);
+    }
+
+    /// The same with MREMAP_DONTUNMAP: those have been moved that are seen where something else was.
+    fn copy_half(&mut self, maps: &[Vma], from: Range, to: Addr) {
+        let pieces: Vec<(Range, Area)> = self.areas.overlapping(from).map(|(range, area)| (range, *area)).collect();
+        for (piece, area) in pieces {
+            let Some(target) = piece.moved(from.start(), to) else { continue };
+            let backing = area.backing.moved(from.start(), to);
+            let is_moved = |vma: &&Vma| area.is_like(vma) && vma.backing() == backing;
+            let lines: Vec<Range> =
+                maps.iter().filter(is_moved).filter_map(|vma| vma.range.intersection(target)).collect();
+            for there in lines {
+                let was_alike = self.areas.first_hole(there).is_none()
+                    && self
+                        .areas
+                        .overlapping(there)
+                        .all(|(range, at)| at.segment(range) == Area { backing, ..area }.segment(range));
+                let Some(source) = there.moved(to, from.start()).filter(|_| !was_alike) else { continue };
+                let kind = self.mappings.get(area.mapping).map_or(Kind::Anonymous, |mapping| mapping.kind);
+                let mapping = self.mappings.insert(Mapping { bytes: there.bytes(), ..Mapping::new(kind, None) });
+                self.put_moved(source, Area { mapping, ..area }, from.start(), to);
+            }
+        }
     }
 
     /// Makes the pages of one line of maps what the kernel says they are.

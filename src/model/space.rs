@@ -99,6 +99,17 @@ pub struct Refusal {
     pub limits: Option<Box<Limits>>,
 }
 
+/// What an mremap was to move that has failed on the way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HalfMoved {
+    /// The pages.
+    pub from: Range,
+    /// Where to.
+    pub to: Addr,
+    /// MREMAP_DONTUNMAP: the source stays mapped.
+    pub stays: bool,
+}
+
 /// An address space.
 #[derive(Clone, Debug)]
 pub struct AddressSpace {
@@ -119,7 +130,7 @@ pub struct AddressSpace {
     /// Where a part of a mapping that grows down was taken away or changed: what grew below it, unseen, is still there.
     pub growth: Vec<Grown>,
     /// What an mremap was to move, and where to, that has failed on the way.
-    pub half_moved: Option<(Range, Addr)>,
+    pub half_moved: Option<HalfMoved>,
     /// Idle stacks that no fresh one has passed over yet.
     pub waiting: Waiting,
     /// Whether a stack that showed no sure sign of its maker turned out to be glibc's own.
@@ -479,7 +490,7 @@ impl AddressSpace {
         }
     }
 
-    fn put_moved(&mut self, piece: Range, area: Area, from: Addr, to: Addr) {
+    pub(super) fn put_moved(&mut self, piece: Range, area: Area, from: Addr, to: Addr) {
         let moved = Area { backing: area.backing.moved(from, to), ..area };
         match piece.moved(from, to) {
             Some(target) => {

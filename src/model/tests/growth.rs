@@ -213,6 +213,26 @@ fn growth_that_is_half_moved() {
     assert!(compare(&mut trace, &[shared, at(0xfd_000, 5, READ_WRITE)]).0);
 }
 
+/// With MREMAP_DONTUNMAP the source is still there: what has come to lie at the target grows.
+#[test]
+fn growth_that_is_half_copied() {
+    let mut trace = growing();
+    trace.mmap_at(MAIN, Addr(0x12_000), PAGE, RW, map::SHARED);
+    trace.mmap_at(MAIN, Addr(0x100_000), 2 * PAGE, NONE, PLAIN);
+    let call = Call::Mremap {
+        old: Addr(0x10_000),
+        old_len: 3 * PAGE,
+        new_len: 3 * PAGE,
+        flags: mremap::MAYMOVE | mremap::FIXED | mremap::DONTUNMAP,
+        new: Addr(0x100_000),
+    };
+    assert!(trace.call(MAIN, call, Err(Errno::EFAULT)).unclear.is_some());
+    let source = at(0x10_000, 2, READ_WRITE);
+    let shared = Vma { sharing: Sharing::Shared, inode: 7, ..at(0x12_000, 1, READ_WRITE) };
+    look(&mut trace, &[source.clone(), shared.clone(), at(0x100_000, 2, READ_WRITE)]);
+    assert!(compare(&mut trace, &[source, shared, at(0xfd_000, 5, READ_WRITE)]).0);
+}
+
 /// mmap that fails may have unmapped what had grown: what lies below it has grown too.
 #[test]
 fn growth_below_a_mapping_that_failed() {
