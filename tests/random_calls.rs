@@ -106,7 +106,7 @@ fn an_adviser() {
 #[test]
 fn everything() {
     for program in ["random_calls", "random_calls.i386"] {
-        let report = agree(program, 12, &["6000", "4", "fork", "vfork", "exec", "deaths", "adviser"], 10);
+        let report = agree(program, 12, &["6000", "4", "fork", "vfork", "exec", "deaths", "adviser", "faults"], 10);
         assert!(report.number("/counts/threads_seen") > 40, "children were made");
     }
 }
@@ -116,4 +116,34 @@ fn everything() {
 fn i386_forks() {
     let report = agree("random_calls.i386", 5, &["4000", "3", "fork"], 3);
     assert!(report.number("/counts/threads_seen") > 15, "children were forked");
+}
+
+/// The number of pages that had grown unseen, and were taken over: the word `faults` does what it says.
+#[track_caller]
+fn expect_growth(report: &Report) {
+    assert!(report.number("/verify/tolerated/stack-growth") > 0, "nothing has grown");
+}
+
+/// The kernel touches pages in between: what grows down grows, and no call tells of it.
+#[test]
+fn faults() {
+    let report = agree("random_calls", 205, &["60000", "4", "faults"], 50);
+    expect_at_least(&report, 50_000, 600);
+    expect_growth(&report);
+}
+
+/// One thread whose children get what has grown, or make it grow.
+#[test]
+fn faults_and_forks() {
+    let report = agree("random_calls", 14, &["6000", "1", "fork", "vfork", "faults"], 1);
+    assert!(report.number("/counts/threads_seen") > 20, "children were made");
+    expect_growth(&report);
+}
+
+/// Faults of the other table's programs: one thread, so that what grows is always the same.
+#[test]
+fn i386_faults() {
+    let report = agree("random_calls.i386", 14, &["16000", "1", "faults"], 5);
+    expect_at_least(&report, 12_000, 2_000);
+    expect_growth(&report);
 }

@@ -3,7 +3,7 @@
 use syscalls::Errno;
 
 use super::mapping::{Kind, Made, Mapping};
-use super::space::{AddressSpace, Area, Backing, Marks, Refusal};
+use super::space::{AddressSpace, Area, Backing, HalfMoved, Marks, Refusal};
 use crate::abi::{madv, map, mremap, prot, set_mm};
 use crate::event::{Call, Prot, Sharing, Syscall, Vma};
 use crate::units::{Addr, CallStackId, PAGE, Range, Tid, Time, page_down, page_up};
@@ -91,9 +91,14 @@ impl AddressSpace {
                 self.apply_mremap(old, old_len, new_len, flags, made)?;
             }
             Call::Madvise { addr, len, advice } => {
+                let advised = Range::of_len(addr, len).filter(|_| syscall.call.changes_mappings() && !self.is_partial);
+                let had_holes = advised.is_some_and(|range| self.areas.first_hole(range).is_some());
+                if let Some(range) = advised {
+                    self.claim_growth(range);
+                }
                 self.apply_madvise(addr, len, advice);
-                // The kernel had no hole: a stack may have grown without a call.
-                if syscall.call.changes_mappings() && !self.is_partial && self.has_hole(addr, len) {
+                // The kernel had none: a stack may have grown without a call.
+                if had_holes {
                     return Err(Unclear);
                 }
                 if advice == madv::GUARD_INSTALL {
@@ -195,14 +200,26 @@ impl AddressSpace {
             self.areas.update(range, |area| Area { prot, ..area });
             return Ok(());
         }
-        let hole = self.protect(range, prot);
-        if hole.is_some() { Err(Unclear) } else { Ok(()) }
+        let had_hole = self.areas.first_hole(range).is_some();
+        self.claim_growth(range);
+        self.protect(range, prot);
+        if had_hole { Err(Unclear) } else { Ok(()) }
     }
 
     fn apply_mremap(&mut self, old: Addr, old_len: u64, new_len: u64, flags: u32, made: Made) -> Result<(), Unclear> {
         let to = Range::of_len(Addr(made.result), new_len).ok_or(Unclear)?;
+        let first = Range::of_len(old, 1).ok_or(Unclear)?;
+        let has_grown = !self.is_partial && self.may_have_grown(Range::of_len(old, old_len).unwrap_or(first));
+        if !self.is_partial {
+            self.claim_growth(first);
+        }
         if self.areas.at(old).is_none() {
-            return if self.is_partial { self.remap_unknown(old, old_len, to, made) } else { Err(Unclear) };
+            if self.is_partial {
+                return self.remap_unknown(old, old_len, to, made);
+            }
+            self.disturb(to);
+            self.disturb(first);
+            return Err(Unclear);
         }
         if old_len == 0 {
             self.remap_again(old, to, made);
@@ -214,7 +231,8 @@ impl AddressSpace {
                 self.remap(from, to);
             }
         }
-        Ok(())
+        // What has grown in holes of the source has moved too, and has taken the place of what lay there.
+        if has_grown { Err(Unclear) } else { Ok(()) }
     }
 
     /// mremap of something that was there before anything was told: what it has become is anonymous, for all we know.
@@ -230,10 +248,6 @@ impl AddressSpace {
             marks: Marks::default(),
         });
         Ok(())
-    }
-
-    fn has_hole(&self, addr: Addr, len: u64) -> bool {
-        Range::of_len(addr, len).is_some_and(|range| self.areas.first_hole(range).is_some())
     }
 
     /// Advice that stays with the pages applies on both sides of a hole, and ENOMEM tells of the hole only.
@@ -273,7 +287,14 @@ impl AddressSpace {
                 if bits & (prot::GROWSDOWN | prot::GROWSUP) != 0 {
                     return if errno == Errno::EINVAL { Ok(()) } else { Err(Unclear) };
                 }
+                // It may have gone on where a stack had grown.
+                let has_grown = errno != Errno::EINVAL && !self.is_partial && self.may_have_grown(range);
                 match self.areas.first_hole(range) {
+                    Some(_) if has_grown => {
+                        self.disturb(range);
+                        self.refused(call, errno);
+                        Err(Unclear)
+                    }
                     // With ENOMEM because of a hole, the pages before it have been changed.
                     Some(hole) if errno == Errno::ENOMEM => {
                         if let Some(before) = Range::new(addr, hole) {
@@ -296,11 +317,11 @@ impl AddressSpace {
                 }
             }
             Call::Madvise { addr, len, advice } if errno == Errno::ENOMEM => {
-                self.apply_madvise(addr, len, advice);
                 // One of the holes may be none: a stack may have grown there, and is not to be copied by fork now.
-                let hole = Range::of_len(addr, len).and_then(|range| self.areas.first_hole(range));
+                let has_grown = Range::of_len(addr, len).is_some_and(|range| self.may_have_grown(range));
                 let stays = matches!(advice, madv::DONTFORK | madv::DOFORK);
-                self.has_unseen |= stays && hole == Some(addr) && self.grows_into(addr);
+                self.has_unseen |= stays && has_grown;
+                self.apply_madvise(addr, len, advice);
                 Ok(())
             }
             // Some of it may have been advised, or sealed, before the rest was refused.
@@ -315,14 +336,24 @@ impl AddressSpace {
             Call::Mmap { addr, len, flags, .. } => {
                 self.refused(call, errno);
                 // The kernel may have unmapped what lay there before it failed.
+                if let (true, Some(range)) = (replaces(flags), Range::of_len(addr, len)) {
+                    self.disturb(range);
+                }
                 self.unclear_if(replaces(flags) && errno != Errno::EBADF, Range::of_len(addr, len))
             }
-            Call::Mremap { flags, .. } => {
+            Call::Mremap { old, old_len, new, new_len, flags } => {
                 self.refused(call, errno);
                 // What lay at the target has been unmapped first, and of several regions those before the one that was
                 // refused have been moved, unless the arguments are wrong in themselves.
                 let fixed = flags & mremap::FIXED != 0 && (errno != Errno::EINVAL || is_possible_move(call));
-                if fixed { Err(Unclear) } else { Ok(()) }
+                if !fixed {
+                    return Ok(());
+                }
+                let Some(from) = Range::of_len(old, old_len) else { return Err(Unclear) };
+                self.disturb(from);
+                Range::of_len(new, new_len).into_iter().for_each(|to| self.disturb(to));
+                self.half_moved = Some(HalfMoved { from, to: new, stays: flags & mremap::DONTUNMAP != 0 });
+                Err(Unclear)
             }
             // A driver, or what is lacking, may have refused it when the old mapping was gone.
             Call::RemapFilePages { addr, len, .. } => {
@@ -332,6 +363,7 @@ impl AddressSpace {
             Call::Shmat { addr, flags, .. } if flags & SHM_REMAP != 0 => {
                 self.refused(call, errno);
                 let early = matches!(errno, Errno::EINVAL | Errno::EACCES | Errno::EPERM | Errno::EIDRM);
+                Range::of_len(addr, 1).into_iter().for_each(|start| self.disturb(start));
                 self.unclear_if(!early && addr.0 != 0, Range::of_len(addr, u64::MAX >> 16))
             }
             Call::Clone(_) | Call::Shmat { .. } | Call::Munmap { .. } | Call::IoSetup { .. } => {
@@ -340,13 +372,6 @@ impl AddressSpace {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Whether pages that grow down lie above this hole, with nothing in between.
-    fn grows_into(&self, hole: Addr) -> bool {
-        let rest = Range::new(hole, Addr(!(PAGE - 1)));
-        let first = rest.and_then(|rest| self.areas.overlapping(rest).next());
-        first.is_some_and(|(_, area)| area.marks.grows_down)
     }
 
     fn unclear_if(&self, condition: bool, range: Option<Range>) -> Result<(), Unclear> {

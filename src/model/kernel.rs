@@ -7,10 +7,14 @@
 use std::fmt;
 
 use super::Calls;
-use super::space::{AddressSpace, Area, Backing};
+use super::mapping::{Kind, Mapping};
+use super::space::{AddressSpace, Area, Backing, HalfMoved};
 use super::tolerance::not_modelled;
 use crate::event::{Prot, Sharing, Vma};
-use crate::units::{Addr, Range};
+use crate::units::{Addr, PAGE, Range};
+
+/// The end of all that can be mapped.
+const CEILING: Addr = Addr(!(PAGE - 1));
 
 /// Pages that are alike, as both sides see them.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -74,6 +78,7 @@ impl AddressSpace {
     /// What no call shows is taken over first, as far as [`Tolerance`](super::tolerance::Tolerance) has evidence for it.
     pub fn compare(&mut self, maps: &[Vma]) -> Result<(), Mismatch> {
         self.take_over_untold(maps);
+        self.growth.clear();
         let model = merged(self.areas.iter().map(|(range, area)| area.segment(range)));
         let kernel = merged(maps.iter().filter(|vma| is_modelled(vma)).map(Segment::from));
         match first_difference(&model, &kernel) {
@@ -88,6 +93,7 @@ impl AddressSpace {
             return self.compare(maps);
         }
         self.take_over_untold(maps);
+        self.growth.clear();
         let model = without(self.areas.iter().map(|(range, area)| area.segment(range)), unsure);
         let kernel = without(maps.iter().filter(|vma| is_modelled(vma)).map(Segment::from), unsure);
         match first_difference(&merged(model.into_iter()), &merged(kernel.into_iter())) {
@@ -99,20 +105,62 @@ impl AddressSpace {
     /// Makes the model what the kernel says, keeping what is known of mappings that it still has.
     pub fn adopt(&mut self, maps: &[Vma]) {
         (self.has_unseen, self.has_undetachable) = (true, true);
+        self.move_half(maps);
         self.take_over_untold(maps);
-        let mut position = Addr(0);
-        for vma in maps.iter().filter(|vma| is_modelled(vma)) {
-            if let Some(gap) = Range::new(position, vma.range.start()) {
-                self.unmap(gap);
+        // From the top down: what has grown is known by what lies above it.
+        let mut position = CEILING;
+        for vma in maps.iter().rev().filter(|vma| is_modelled(vma)) {
+            if let Some(gap) = Range::new(vma.range.end(), position) {
+                self.remove(gap);
             }
-            position = vma.range.end();
+            position = vma.range.start();
             self.adopt_line(vma);
         }
-        if let Some(rest) = Range::new(position, Addr(!(crate::units::PAGE - 1))) {
-            self.unmap(rest);
+        if let Some(rest) = Range::new(Addr(0), position) {
+            self.remove(rest);
         }
+        self.growth.clear();
         if self.calls == Calls::Untold {
             self.disown_cut();
+        }
+    }
+
+    /// An mremap of several mappings that has failed has moved those that are not where they were.
+    fn move_half(&mut self, maps: &[Vma]) {
+        let Some(HalfMoved { from, to, stays }) = self.half_moved.take() else { return };
+        if stays {
+            self.copy_half(maps, from, to);
+            return;
+        }
+        let left: Vec<Range> = maps.iter().map(|vma| vma.range).collect();
+        let pieces = self.areas.overlapping(from).map(|(range, area)| area.segment(range));
+        let gone: Vec<Range> = without(pieces, &left).iter().map(|segment| segment.range).collect();
+        for range in gone {
+            self.move_pieces(range, from.start(), to);
+        }
+        self.move_growth(from, to);
+    }
+
+    /// The same with MREMAP_DONTUNMAP: those have been moved that are seen where something else was.
+    fn copy_half(&mut self, maps: &[Vma], from: Range, to: Addr) {
+        let pieces: Vec<(Range, Area)> = self.areas.overlapping(from).map(|(range, area)| (range, *area)).collect();
+        for (piece, area) in pieces {
+            let Some(target) = piece.moved(from.start(), to) else { continue };
+            let backing = area.backing.moved(from.start(), to);
+            let is_moved = |vma: &&Vma| area.is_like(vma) && vma.backing() == backing;
+            let lines: Vec<Range> =
+                maps.iter().filter(is_moved).filter_map(|vma| vma.range.intersection(target)).collect();
+            for there in lines {
+                let was_alike = self.areas.first_hole(there).is_none()
+                    && self
+                        .areas
+                        .overlapping(there)
+                        .all(|(range, at)| at.segment(range) == Area { backing, ..area }.segment(range));
+                let Some(source) = there.moved(to, from.start()).filter(|_| !was_alike) else { continue };
+                let kind = self.mappings.get(area.mapping).map_or(Kind::Anonymous, |mapping| mapping.kind);
+                let mapping = self.mappings.insert(Mapping { bytes: there.bytes(), ..Mapping::new(kind, None) });
+                self.put_moved(source, Area { mapping, ..area }, from.start(), to);
+            }
         }
     }
 
@@ -135,7 +183,8 @@ impl AddressSpace {
             let Some(missing) = Range::new(hole, next.unwrap_or(vma.range.end())) else {
                 break;
             };
-            let grew = self.areas.at(missing.end()).is_some_and(|(_, area)| area.marks.grows_down);
+            let is_plain = backing == Backing::Anonymous && sharing == Sharing::Private;
+            let grew = is_plain && self.grows_below(missing.end());
             self.map_seen(missing, vma);
             if grew {
                 self.advise(missing, |marks| marks.grows_down = true);
@@ -162,7 +211,7 @@ impl From<&Vma> for Segment {
 }
 
 /// Neighbours that are alike become one.
-fn merged(segments: impl Iterator<Item = Segment>) -> Vec<Segment> {
+pub(super) fn merged(segments: impl Iterator<Item = Segment>) -> Vec<Segment> {
     let mut merged: Vec<Segment> = Vec::new();
     for segment in segments {
         if let Some(last) = merged.last_mut()

@@ -5,6 +5,7 @@
 
 pub mod calls;
 mod digest;
+mod growth;
 pub mod kernel;
 pub mod mapping;
 pub mod page_map;

@@ -6,6 +6,7 @@
 use slotmap::SlotMap;
 
 use super::Calls;
+use super::growth::Grown;
 use super::mapping::{Kind, Made, Mapping, MappingId};
 use super::page_map::PageMap;
 use super::sites::{FreedSizes, Sites};
@@ -98,6 +99,17 @@ pub struct Refusal {
     pub limits: Option<Box<Limits>>,
 }
 
+/// What an mremap was to move that has failed on the way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HalfMoved {
+    /// The pages.
+    pub from: Range,
+    /// Where to.
+    pub to: Addr,
+    /// MREMAP_DONTUNMAP: the source stays mapped.
+    pub stays: bool,
+}
+
 /// An address space.
 #[derive(Clone, Debug)]
 pub struct AddressSpace {
@@ -116,7 +128,9 @@ pub struct AddressSpace {
     /// Calls that failed for lack of something.
     pub refusals: Vec<Refusal>,
     /// Where a part of a mapping that grows down was taken away or changed: what grew below it, unseen, is still there.
-    pub growth: Vec<(Addr, Area)>,
+    pub growth: Vec<Grown>,
+    /// What an mremap was to move, and where to, that has failed on the way.
+    pub half_moved: Option<HalfMoved>,
     /// Idle stacks that no fresh one has passed over yet.
     pub waiting: Waiting,
     /// Whether a stack that showed no sure sign of its maker turned out to be glibc's own.
@@ -156,6 +170,7 @@ impl AddressSpace {
             freed_sizes: FreedSizes::default(),
             refusals: Vec::new(),
             growth: Vec::new(),
+            half_moved: None,
             waiting: Waiting::default(),
             glibc_confirmed: false,
             was_attached: false,
@@ -208,14 +223,13 @@ impl AddressSpace {
     /// Pages that are put into a stack with MAP_FIXED stay part of it: the JVM arms and disarms its guards so, and
     /// whoever unmaps the stack unmaps them too.
     pub fn map(&mut self, range: Range, mapping: Mapping, area: impl FnOnce(MappingId) -> Area) -> MappingId {
+        self.disturb(range);
         if self.areas.overlapping(range).next().is_some() {
             if let Some(stack) = self.stack_around(range) {
                 self.areas.set(range, area(stack));
                 return stack;
             }
-            self.unmap(range);
-        } else {
-            self.disturb(range);
+            self.remove(range);
         }
         let id = self.mappings.insert(Mapping { bytes: range.bytes(), made_bytes: range.bytes(), ..mapping });
         self.areas.set(range, area(id));
@@ -253,6 +267,11 @@ impl AddressSpace {
     /// munmap(2).
     pub fn unmap(&mut self, range: Range) {
         self.disturb(range);
+        self.remove(range);
+    }
+
+    /// Takes pages out, below which nothing can have grown unseen.
+    pub(super) fn remove(&mut self, range: Range) {
         for (piece, area) in self.areas.cut(range) {
             self.lose(area.mapping, piece.bytes());
         }
@@ -316,10 +335,9 @@ impl AddressSpace {
             self.unmap(tail);
         }
         self.disturb(from);
-        let source = Range::of_len(from.start(), kept).filter(|_| from.start() != to.start());
-        let pieces: Vec<(Range, Area)> = source.map(|source| self.areas.cut(source).collect()).unwrap_or_default();
-        for (piece, area) in pieces {
-            self.put_moved(piece, area, from.start(), to.start());
+        if let Some(source) = Range::of_len(from.start(), kept).filter(|_| from.start() != to.start()) {
+            self.move_pieces(source, from.start(), to.start());
+            self.move_growth(source, to.start());
         }
         let grown = to.start().checked_add(kept).and_then(|start| Range::new(start, to.end()));
         let last = grown.and_then(|grown| self.areas.at(Addr(grown.start().0 - 1)).map(|(_, area)| *area));
@@ -464,7 +482,15 @@ impl AddressSpace {
         self.areas.at(addr).map(|(_, area)| area.mapping)
     }
 
-    fn put_moved(&mut self, piece: Range, area: Area, from: Addr, to: Addr) {
+    /// Moves all that lies in `range` as far as from `from` to `to`.
+    pub(super) fn move_pieces(&mut self, range: Range, from: Addr, to: Addr) {
+        let pieces: Vec<(Range, Area)> = self.areas.cut(range).collect();
+        for (piece, area) in pieces {
+            self.put_moved(piece, area, from, to);
+        }
+    }
+
+    pub(super) fn put_moved(&mut self, piece: Range, area: Area, from: Addr, to: Addr) {
         let moved = Area { backing: area.backing.moved(from, to), ..area };
         match piece.moved(from, to) {
             Some(target) => {

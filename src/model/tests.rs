@@ -5,6 +5,7 @@ mod bounds;
 mod calls;
 mod ends;
 mod fork;
+mod growth;
 mod makers;
 mod ownership;
 mod regions;

@@ -3,10 +3,9 @@
 
 use serde::Serialize;
 
-use super::mapping::{Kind, Mapping};
 use super::space::{AddressSpace, Area, Backing};
 use crate::event::{Prot, Sharing, Vma};
-use crate::units::{Addr, PAGE, Range};
+use crate::units::{Addr, PAGE};
 
 /// A difference that is none of the model's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
@@ -14,9 +13,9 @@ use crate::units::{Addr, PAGE, Range};
 pub enum Tolerance {
     /// A page fault has extended a stack downwards (`expand_downwards`).
     ///
-    /// Evidence: the pages end where a mapping begins that grows down (the main stack, or MAP_GROWSDOWN), or began when
-    /// a call took pages away or changed them there; their rights and sharing are its own; no other mapping lies in
-    /// between. RLIMIT_STACK is no evidence: it may have been another one at the time of the fault.
+    /// Evidence: the pages are private and anonymous, and end where a mapping begins that grows down (the main stack, or
+    /// MAP_GROWSDOWN), or began when a call took pages away or changed them there; their rights are its own; no other
+    /// mapping lies in between. RLIMIT_STACK is no evidence: it may have been another one at the time of the fault.
     StackGrowth,
     /// The vsyscall page, which is in no address space of its own (`get_gate_vma`).
     ///
@@ -92,41 +91,6 @@ impl AddressSpace {
         }
     }
 
-    /// Stacks that have grown.
-    fn grow_stacks(&mut self, maps: &[Vma]) {
-        let remembered = std::mem::take(&mut self.growth);
-        for vma in maps {
-            if self.areas.at(vma.range.start()).is_some() {
-                continue;
-            }
-            let left = remembered.iter().find(|(above, area)| *above == vma.range.end() && area.is_like(vma));
-            if let Some((_, area)) = left {
-                self.put_growth(vma.range, *area);
-                continue;
-            }
-            let first = self.areas.overlapping(vma.range).next().map(|(range, area)| (range, *area));
-            if let Some((first, area)) = first
-                && area.marks.grows_down
-                && area.is_like(vma)
-                && let Some(growth) = Range::new(vma.range.start(), first.start())
-            {
-                self.put_growth(growth, area);
-            }
-        }
-    }
-
-    /// Pages that a page fault has put below those of `above`.
-    fn put_growth(&mut self, growth: Range, above: Area) {
-        let mapping = if self.mappings.contains_key(above.mapping) {
-            above.mapping
-        } else {
-            self.mappings.insert(Mapping::new(Kind::Anonymous, None))
-        };
-        self.areas.set(growth, Area { mapping, marks: above.marks.unguarded(), ..above });
-        self.mappings[mapping].bytes += growth.bytes();
-        self.tolerated.count(Tolerance::StackGrowth);
-    }
-
     /// The offset of pages of /dev/zero.
     fn take_over_offset(&mut self, vma: &Vma) {
         let backing = vma.backing();
@@ -136,30 +100,6 @@ impl AddressSpace {
         if self.areas.overlapping(vma.range).any(|(_, area)| differs(area)) {
             self.areas.update(vma.range, |area| if differs(&area) { Area { backing, ..area } } else { area });
             self.tolerated.count(Tolerance::ZeroDeviceOffset);
-        }
-    }
-
-    /// A call takes away, replaces or changes these pages: what a page fault may have put below those that grow down is
-    /// no longer one with them.
-    pub(super) fn disturb(&mut self, range: Range) {
-        /// Where maps are never compared nothing takes them out again.
-        const MOST: usize = 1024;
-        if self.is_partial || self.growth.len() >= MOST {
-            return;
-        }
-        let Some(rest) = Range::new(range.start(), Addr(!(PAGE - 1))) else { return };
-        let first = self.areas.overlapping(rest).next().map(|(piece, area)| (piece.start(), *area));
-        let ceiling = first.map_or(rest.end(), |(start, _)| start);
-        // What lies in the hole may have grown from what was above it before.
-        let earlier = self.growth.iter().filter(|(above, _)| (range.start()..=ceiling).contains(above));
-        let mut below: Vec<(Addr, Area)> = earlier.map(|(_, area)| (range.start(), *area)).collect();
-        if let Some((start, area)) = first.filter(|(_, area)| area.marks.grows_down) {
-            below.extend([(start, area), (range.start(), area)]);
-        }
-        for one in below {
-            if !self.growth.contains(&one) {
-                self.growth.push(one);
-            }
         }
     }
 }

@@ -219,8 +219,10 @@ fn random_calls(random: &mut Random, tally: &mut Tally) {
     let seed = random.below(1 << 31).to_string();
     let program = random.one_of(&["random_calls", "random_calls", "random_calls.i386"]);
     let mut words = vec![testprog(program), &seed, calls, threads];
-    if random.below(2) == 0 {
-        words.push("fork");
+    for word in ["fork", "faults"] {
+        if random.below(2) == 0 {
+            words.push(word);
+        }
     }
     let launched = launch(&[&format!("--verify={every}"), "--min-confidence=possible"], &words);
     let errors = launched.ended.errors();

@@ -3,100 +3,21 @@
 use super::*;
 use crate::model::tolerance::Tolerated;
 
-const GROWS: u32 = PLAIN | map::GROWSDOWN;
-
 /// A mapping of two pages at 0x10000, which may grow down, and what has to be agreed with.
-fn compared(flags: u32, maps: &[Vma]) -> (bool, Tolerated) {
+pub(super) fn compared(flags: u32, maps: &[Vma]) -> (bool, Tolerated) {
     let mut trace = Trace::new();
     trace.mmap_at(MAIN, Addr(0x10_000), 2 * PAGE, RW, flags);
     compare(&mut trace, maps)
 }
 
-fn compare(trace: &mut Trace, maps: &[Vma]) -> (bool, Tolerated) {
+pub(super) fn compare(trace: &mut Trace, maps: &[Vma]) -> (bool, Tolerated) {
     let id = trace.model.space_of(MAIN).unwrap();
     let space = trace.model.space_mut(id).unwrap();
     (space.compare(maps).is_ok(), space.tolerated)
 }
 
-fn at(start: u64, pages: u64, prot: Prot) -> Vma {
+pub(super) fn at(start: u64, pages: u64, prot: Prot) -> Vma {
     line(range(start, pages * PAGE), prot, "")
-}
-
-/// Stacks grow downwards, with their own rights, from where they begin; nothing else does.
-#[test]
-fn growth_of_stacks() {
-    let known = at(0x10_000, 2, READ_WRITE);
-    let grown = [at(0xc_000, 6, READ_WRITE)];
-    let (agrees, tolerated) = compared(GROWS, &grown);
-    assert!(agrees);
-    assert_eq!(tolerated, Tolerated { stack_growth: 1, ..Tolerated::default() });
-    let shared = Vma { sharing: Sharing::Shared, ..at(0xf_000, 1, READ_WRITE) };
-    let wrong: [(&str, u32, Vec<Vma>); 6] = [
-        ("what does not grow", PLAIN, grown.to_vec()),
-        ("upwards", GROWS, vec![at(0x10_000, 3, READ_WRITE)]),
-        ("not adjoining", GROWS, vec![at(0xe_000, 1, READ_WRITE), known.clone()]),
-        ("with other rights", GROWS, vec![at(0xf_000, 1, Prot::READ), known.clone()]),
-        ("with another sharing", GROWS, vec![shared, known.clone()]),
-        ("growth alone", GROWS, vec![at(0xf_000, 1, READ_WRITE)]),
-    ];
-    for (what, flags, maps) in wrong {
-        assert_eq!(compared(flags, &maps), (false, Tolerated::default()), "{what}");
-    }
-}
-
-/// What has grown and was cut by a call stays below the cut, and only there.
-#[test]
-fn growth_below_a_cut() {
-    let known = at(0x10_000, 2, READ_WRITE);
-    let cases = [
-        (vec![at(0xb_000, 2, READ_WRITE), at(0xe_000, 4, READ_WRITE)], true),
-        (vec![at(0xb_000, 1, READ_WRITE), at(0xe_000, 4, READ_WRITE)], false),
-        (vec![at(0xb_000, 2, Prot::READ), known.clone()], false),
-        (vec![known], true),
-    ];
-    for (maps, agrees) in cases {
-        let mut trace = Trace::new();
-        trace.mmap_at(MAIN, Addr(0x10_000), 2 * PAGE, RW, GROWS);
-        trace.munmap(range(0xd_000, PAGE));
-        assert_eq!(compare(&mut trace, &maps).0, agrees, "{maps:?}");
-    }
-}
-
-/// What has grown keeps its rights when those above it change, also below a later cut.
-#[test]
-fn growth_below_a_change_and_a_cut() {
-    let mut trace = Trace::new();
-    let known = trace.mmap_at(MAIN, Addr(0x10_000), 2 * PAGE, RW, GROWS);
-    trace.mprotect(MAIN, known, 1);
-    trace.munmap(range(0xd_000, PAGE));
-    let maps = [at(0xb_000, 2, READ_WRITE), at(0xe_000, 2, READ_WRITE), at(0x10_000, 2, Prot::READ)];
-    assert!(compare(&mut trace, &maps).0);
-}
-
-/// What has grown below a cut grows on.
-#[test]
-fn growth_goes_on_below_a_cut() {
-    let mut trace = Trace::new();
-    trace.mmap_at(MAIN, Addr(0x10_000), 2 * PAGE, RW, GROWS);
-    trace.munmap(range(0xd_000, PAGE));
-    assert!(compare(&mut trace, &[at(0xb_000, 2, READ_WRITE), at(0xe_000, 4, READ_WRITE)]).0);
-    assert!(compare(&mut trace, &[at(0x9_000, 4, READ_WRITE), at(0xe_000, 4, READ_WRITE)]).0);
-}
-
-/// A call that succeeds over pages that have grown unseen is for the kernel to tell.
-#[test]
-fn advice_over_growth_is_unclear() {
-    let advise = |result| {
-        let mut trace = Trace::new();
-        trace.exec(MAIN, MAIN);
-        trace.mmap_at(MAIN, Addr(0x10_000), 2 * PAGE, RW, GROWS);
-        let call = Call::Madvise { addr: Addr(0xf_000), len: 2 * PAGE, advice: madv::DONTFORK };
-        let unclear = trace.call(MAIN, call, result).unclear.is_some();
-        (unclear, trace.space().has_unseen)
-    };
-    assert_eq!(advise(Ok(0)), (true, false));
-    // There is a hole for certain, but where it is the model cannot know.
-    assert_eq!(advise(Err(Errno::ENOMEM)), (false, true));
 }
 
 /// The gate page is tolerated where it lies, and nowhere else.
