@@ -195,7 +195,9 @@ fn launch_killed(random: &mut Random, tally: &mut Tally) {
         wait_for("vmtrace has ended", || vmtrace.has_ended());
         let programs = || -> Vec<i32> {
             let named = proc::with_argument(&mark).into_iter().filter(|pid| *pid != vmtrace.pid());
-            named.filter(|pid| proc::arguments(*pid)[0] == testprog("random_calls")).collect()
+            // It may be gone since it was named.
+            let program = |pid: &i32| proc::arguments(*pid).into_iter().next();
+            named.filter(|pid| program(pid).as_deref() == Some(testprog("random_calls"))).collect()
         };
         if by_perf {
             for pid in programs() {
