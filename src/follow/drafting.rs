@@ -105,6 +105,14 @@ impl Follower<'_> {
             let text = format!("{} more findings in processes that have ended are not listed", self.beyond_finished);
             notes.push(Note::incomplete(None, self.beyond_finished, text));
         }
+        let given_up = self.model.given_up();
+        if given_up > 0 {
+            let text = format!(
+                "{given_up} times a process's memory was given up, of which nothing is known then: there were more mappings at \
+                 the same time than vmtrace keeps in mind"
+            );
+            notes.push(Note::incomplete(None, given_up, text));
+        }
         notes
     }
 }

@@ -48,8 +48,12 @@ pub enum Calls {
     Untold,
 }
 
+/// So many mappings are known at the same time, of all address spaces: some 400 MiB. No machine is likely to have as many;
+/// a log without the ends of processes, or one that means ill, may.
+const MOST_MAPPINGS: usize = 2 << 20;
+
 /// All followed tasks and their address spaces.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Model {
     calls: Calls,
     spaces: SlotMap<SpaceId, AddressSpace>,
@@ -59,6 +63,27 @@ pub struct Model {
     tasks_seen: u64,
     /// Whether mappings may have been there that nothing was told of.
     is_partial: bool,
+    /// How many mappings there are, as far as they have been counted.
+    mappings: usize,
+    most_mappings: usize,
+    /// Address spaces that were given up, because there were more.
+    given_up: u64,
+}
+
+impl Default for Model {
+    fn default() -> Model {
+        Model {
+            calls: Calls::default(),
+            spaces: SlotMap::default(),
+            tasks: Tasks::default(),
+            events: 0,
+            tasks_seen: 0,
+            is_partial: false,
+            mappings: 0,
+            most_mappings: MOST_MAPPINGS,
+            given_up: 0,
+        }
+    }
 }
 
 /// A live task.
@@ -176,8 +201,11 @@ impl Model {
             }
             EventKind::Exec(exec) => self.exec(event, exec),
             EventKind::Maps(maps) => {
-                if let Some(space) = self.space_of(event.tid).and_then(|id| self.spaces.get_mut(id)) {
+                if let Some(id) = self.space_of(event.tid)
+                    && let Some(space) = self.spaces.get_mut(id).filter(|space| !space.is_opaque)
+                {
                     space.adopt(maps);
+                    self.count(id);
                 }
             }
             EventKind::LibraryStacks(stacks) => self.library_stacks(event.tid, stacks),
@@ -216,6 +244,35 @@ impl Model {
     /// The address space of a live task.
     pub fn space_of(&self, tid: Tid) -> Option<SpaceId> {
         self.tasks.get(&tid).map(|task| task.space)
+    }
+
+    /// Address spaces of which nothing more is known, because more mappings than can be kept were there at the same time.
+    pub fn given_up(&self) -> u64 {
+        self.given_up
+    }
+
+    fn add_space(&mut self, space: AddressSpace) -> SpaceId {
+        let id = self.spaces.insert(space);
+        self.count(id);
+        id
+    }
+
+    fn remove_space(&mut self, id: SpaceId) {
+        if let Some(space) = self.spaces.remove(id) {
+            self.mappings -= space.counted;
+        }
+    }
+
+    /// Counts the mappings of an address space that may have got some, and gives it up if there are too many in all.
+    fn count(&mut self, id: SpaceId) {
+        let Some(space) = self.spaces.get_mut(id) else { return };
+        self.mappings = self.mappings - space.counted + space.mappings.len();
+        space.counted = space.mappings.len();
+        if self.mappings > self.most_mappings && !space.is_opaque {
+            self.mappings -= space.counted;
+            space.give_up();
+            self.given_up += 1;
+        }
     }
 
     /// A live task.
@@ -269,7 +326,7 @@ impl Model {
         if attached.tasks.is_empty() {
             return;
         }
-        let id = self.spaces.insert(space);
+        let id = self.add_space(space);
         for (task, stack) in attached.tasks.iter().zip(stacks) {
             self.add_task(
                 task.tid,
@@ -300,7 +357,7 @@ impl Model {
                 let mut space = self.new_space(pid, &[], None);
                 space.was_attached = true;
                 (space.has_unseen, space.has_undetachable) = (true, true);
-                (self.spaces.insert(space), false)
+                (self.add_space(space), false)
             }
         };
         if let Some(space) = self.spaces.get_mut(space) {
@@ -321,7 +378,7 @@ impl Model {
         {
             space.tasks = space.tasks.saturating_sub(1);
             if space.tasks == 0 {
-                self.spaces.remove(former.space);
+                self.remove_space(former.space);
             }
         }
     }
@@ -336,7 +393,7 @@ impl Model {
             task.read_implies_exec = persona & crate::abi::READ_IMPLIES_EXEC != 0;
         }
         let id = task.space;
-        let Some(space) = self.spaces.get_mut(id) else {
+        let Some(space) = self.spaces.get_mut(id).filter(|space| !space.is_opaque) else {
             return Applied::default();
         };
         if let (Call::Madvise { addr, len, advice: madv::DONTNEED }, Ok(_)) = (syscall.call, syscall.result)
@@ -352,6 +409,14 @@ impl Model {
         };
         // Nobody can be asked about what is not all known.
         let unclear = space.apply(caller, syscall).is_err() && !space.is_partial;
+        let (before, now) = (space.counted, space.mappings.len());
+        if now != before {
+            space.counted = now;
+            self.mappings = self.mappings - before + now;
+            if self.mappings > self.most_mappings {
+                self.count(id);
+            }
+        }
         let changes = syscall.call.changes_mappings() && !matches!(syscall.call, Call::Clone(_));
         Applied { changed: changes.then_some(id), unclear: unclear.then_some(id) }
     }
@@ -385,7 +450,7 @@ impl Model {
             if let Some(stack) = parent.stack.and_then(|id| copy.mappings.get_mut(id)?.stack.as_deref_mut()) {
                 stack.live = 1;
             }
-            Task { pid: birth.pid, space: self.spaces.insert(copy), last_birth: None, ..parent }
+            Task { pid: birth.pid, space: self.add_space(copy), last_birth: None, ..parent }
         };
         self.add_task(birth.child, child);
         if let Some(parent) = self.tasks.get_mut(&event.tid)
@@ -404,7 +469,7 @@ impl Model {
         };
         space.tasks = space.tasks.saturating_sub(1);
         if space.tasks == 0 {
-            self.spaces.remove(task.space);
+            self.remove_space(task.space);
         } else if let (Some(stack), false) = (task.stack, space.finished) {
             space.owner_ended(stack, tid, at, exit);
         }
@@ -447,7 +512,7 @@ impl Model {
         space.calls = self.calls;
         // A new program's break is where it starts (fs/binfmt_elf.c, load_elf_binary).
         space.brk = exec.start_brk.map(|start| Break { start, end: Some(start) });
-        let space = self.spaces.insert(space);
+        let space = self.add_space(space);
         let read_implies_exec = exec.read_implies_exec;
         self.put_task(tid, Task { pid, space, stack: None, anchor: None, last_birth: None, read_implies_exec });
     }

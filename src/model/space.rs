@@ -150,6 +150,8 @@ pub struct AddressSpace {
     pub untold_unmaps: u64,
     /// What had to be taken over from the kernel's maps so far, in comparisons and looks.
     pub tolerated: Tolerated,
+    /// How many mappings the model has counted in it.
+    pub counted: usize,
     /// Live tasks.
     pub tasks: u32,
     /// Whether its process is over as far as verdicts go; what happens now is only its end.
@@ -180,6 +182,7 @@ impl AddressSpace {
             is_partial: false,
             untold_unmaps: 0,
             tolerated: Tolerated::default(),
+            counted: 0,
             tasks: 0,
             finished: false,
             is_opaque: false,
@@ -194,6 +197,7 @@ impl AddressSpace {
     pub fn fork(&self, child: Pid) -> AddressSpace {
         let mut copy = AddressSpace {
             pid: child,
+            counted: 0,
             tasks: 0,
             finished: self.is_opaque,
             was_attached: false,
@@ -216,6 +220,19 @@ impl AddressSpace {
             copy.unmap(range);
         }
         copy
+    }
+
+    /// Nothing is known of it from here on.
+    pub fn give_up(&mut self) {
+        let (tasks, calls) = (self.tasks, self.calls);
+        *self = AddressSpace {
+            calls,
+            tasks,
+            is_partial: self.is_partial,
+            is_opaque: true,
+            finished: true,
+            ..AddressSpace::new(self.pid, &[], None)
+        };
     }
 
     /// mmap(2) and its kin: a new mapping, over whatever was there.

@@ -6,6 +6,7 @@ mod calls;
 mod ends;
 mod fork;
 mod growth;
+mod limits;
 mod makers;
 mod ownership;
 mod regions;
