@@ -217,8 +217,13 @@ impl AddressSpace {
             if self.is_partial {
                 return self.remap_unknown(old, old_len, to, made);
             }
-            self.disturb(to);
             self.disturb(first);
+            if has_grown {
+                // Of which of those above it, only a look shows; it grows on where it is now in any case.
+                self.map_grown(to, made);
+            } else {
+                self.disturb(to);
+            }
             return Err(Unclear);
         }
         if old_len == 0 {
@@ -233,6 +238,18 @@ impl AddressSpace {
         }
         // What has grown in holes of the source has moved too, and has taken the place of what lay there.
         if has_grown { Err(Unclear) } else { Ok(()) }
+    }
+
+    /// mremap of what only page faults have put there, with rights that are not known.
+    fn map_grown(&mut self, to: Range, made: Made) {
+        let marks = Marks { grows_down: true, ..Marks::default() };
+        self.map(to, Mapping::new(Kind::Anonymous, Some(made)), |mapping| Area {
+            mapping,
+            prot: Prot::READ.with(Prot::WRITE),
+            sharing: Sharing::Private,
+            backing: Backing::Anonymous,
+            marks,
+        });
     }
 
     /// mremap of something that was there before anything was told: what it has become is anonymous, for all we know.

@@ -163,6 +163,20 @@ fn growth_that_is_moved() {
     assert!(compare(&mut trace, &[at(0x10_000, 2, READ_WRITE), at(0x2d_000, 5, READ_WRITE)]).0);
 }
 
+/// What has grown, and may have the rights of before or after a change, is moved: where it is now it grows on.
+#[test]
+fn growth_of_unknown_rights_is_moved() {
+    let mut trace = growing();
+    trace.mprotect(MAIN, range(0x10_000, 2 * PAGE), 1);
+    let to = range(0x30_000, 4 * PAGE);
+    let (flags, new) = (mremap::MAYMOVE, Addr(0));
+    let call = Call::Mremap { old: Addr(0xf_000), old_len: PAGE, new_len: to.bytes(), flags, new };
+    assert!(trace.call(MAIN, call, Ok(to.start().0)).unclear.is_some());
+    let known = at(0x10_000, 2, Prot::READ);
+    look(&mut trace, &[known.clone(), at(0x30_000, 4, Prot::READ)]);
+    assert!(compare(&mut trace, &[known, at(0x2e_000, 6, Prot::READ)]).0);
+}
+
 /// What has grown in a hole of what is moved (Linux 6.17) moves too, and takes the place of what lay there.
 #[test]
 fn growth_within_what_is_moved() {
