@@ -187,6 +187,7 @@ impl Lab {
             let process = &mut self.processes[which];
             check_pages(space, &process.kernel, &mut process.names);
             check_invariants(space);
+            process.kernel.have_seen();
         }
     }
 }
@@ -247,6 +248,10 @@ fn flawed(kernel: &Kernel, flaw: Flaw) -> Option<Box<[Vma]>> {
         match maps.get_mut(above).filter(|vma| vma.range.start() == page.end() && !vma.is_file() && !grows) {
             // The region above reaches further down, as only a stack may.
             Some(vma) => vma.range = vmtrace::units::Range::new(page.start(), vma.range.end())?,
+            // With the rights of what grows above it, it could have grown.
+            None if grows && kernel.pages[flaw.at + 1].is_some_and(|page| page.prot == Prot::READ) => {
+                maps.insert(above, Vma { prot: Prot::NONE, ..anonymous(page) });
+            }
             None => maps.insert(above, anonymous(page)),
         }
         return Some(maps.into());

@@ -1,6 +1,7 @@
 //! What /proc tells of processes and threads.
 
 use std::fs;
+use std::path::PathBuf;
 
 /// All threads of a process; none when it is gone.
 pub fn threads(pid: i32) -> Vec<i32> {
@@ -56,6 +57,16 @@ pub fn children(pid: i32) -> Vec<i32> {
 /// All processes of a session.
 pub fn session(leader: i32) -> Vec<i32> {
     all().into_iter().filter(|pid| job(*pid).is_some_and(|[_, session, _]| session == leader)).collect()
+}
+
+/// All processes of a process group.
+pub fn group(leader: i32) -> Vec<i32> {
+    all().into_iter().filter(|pid| job(*pid).is_some_and(|[group, ..]| group == leader)).collect()
+}
+
+/// The file that a process executes; none when it has ended.
+pub fn program(pid: i32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
 /// Whether a process is in the foreground of its terminal.

@@ -88,6 +88,8 @@ pub struct Outcome {
 #[derive(Clone, Debug)]
 pub struct Kernel {
     pub pages: [Option<Page>; PAGES],
+    /// Where a page fault may have put something since the maps were seen: below what grows down, or did.
+    may_have_grown: [bool; PAGES],
     /// The break, in bytes from the arena's start.
     brk: u64,
     read_implies_exec: bool,
@@ -117,6 +119,7 @@ impl Kernel {
         pages[PAGES - 2..].fill(Some(stack));
         Kernel {
             pages,
+            may_have_grown: [false; PAGES],
             brk: HEAP as u64 * PAGE,
             read_implies_exec: false,
             named: 0,
@@ -127,6 +130,36 @@ impl Kernel {
 
     /// Executes a system call.
     pub fn call(&mut self, call: &Call, fate: Fate) -> Outcome {
+        self.note_growth();
+        let before = self.may_have_grown;
+        let outcome = self.make(call, fate);
+        if let (Call::Mremap { old, old_len, .. }, Ok(new)) = (*call, outcome.result)
+            && let (Some(from), Some(to)) = (index_of(old), index_of(Addr(new)))
+        {
+            // What may have grown has moved with the rest.
+            let count = (page_up(old_len) / PAGE) as usize;
+            for at in (0..count).take_while(|at| from.max(to) + at < PAGES) {
+                self.may_have_grown[to + at] |= before[from + at];
+            }
+        }
+        self.note_growth();
+        outcome
+    }
+
+    /// The maps have been seen: what had grown is known.
+    pub fn have_seen(&mut self) {
+        self.may_have_grown = [false; PAGES];
+    }
+
+    fn note_growth(&mut self) {
+        for at in 0..PAGES {
+            let above = self.pages[at..].iter().flatten().next();
+            let grows_above = above.is_some_and(|above| above.grows_down);
+            self.may_have_grown[at] = self.pages[at].is_none() && (self.may_have_grown[at] || grows_above);
+        }
+    }
+
+    fn make(&mut self, call: &Call, fate: Fate) -> Outcome {
         let mut open = false;
         let mut mapped = None;
         let result = match *call {
@@ -138,13 +171,17 @@ impl Kernel {
             }
             Call::Munmap { addr, len } => self.munmap(addr, len, fate),
             Call::Mprotect { addr, len, prot } => {
+                let may_have_grown = self.may_have_grown_in(addr, len);
                 let result = self.mprotect(addr, len, prot, fate);
-                open = prot & prot::GROWSDOWN != 0 || matches!(result, Err(Errno::EACCES | Errno::EPERM));
+                open = prot & prot::GROWSDOWN != 0
+                    || matches!(result, Err(Errno::EACCES | Errno::EPERM))
+                    || result == Err(Errno::ENOMEM) && may_have_grown;
                 result
             }
             Call::Mremap { old, old_len, new_len, flags, new } => {
+                let may_have_grown = self.may_have_grown_in(old, old_len);
                 let result = self.mremap(old, page_up(old_len), page_up(new_len), flags, new, fate);
-                open = flags & mremap::FIXED != 0 && result.is_err();
+                open = if result.is_err() { flags & mremap::FIXED != 0 } else { may_have_grown };
                 result
             }
             Call::Madvise { addr, len, advice } => self.madvise(addr, len, advice),
@@ -182,6 +219,14 @@ impl Kernel {
         for page in self.pages[pages].iter_mut().flatten() {
             page.sealed |= !page.heap && !is_segment(*page);
         }
+    }
+
+    /// Whether a page fault may have put something among these pages, of which no call tells.
+    fn may_have_grown_in(&self, addr: Addr, len: u64) -> bool {
+        let pages = Range::of_len(addr, len).and_then(|range| Some(index_of(range.start())?..index_of(range.end())?));
+        pages.is_some_and(|pages| {
+            (pages.start..pages.end.min(PAGES)).any(|at| self.pages[at].is_none() && self.may_have_grown[at])
+        })
     }
 
     /// A page fault right below the region that holds `index` (`expand_downwards`).

@@ -186,18 +186,17 @@ fn target_ends(random: &mut Random, tally: &mut Tally) {
 /// its calls fail; by perf it goes on, as if nobody had been there.
 fn launch_killed(random: &mut Random, tally: &mut Tally) {
     for _ in 0..5 {
-        let mark = format!("4{}", random.below(1_000_000_000));
+        let seed = random.below(1 << 31).to_string();
         let by_perf = random.below(3) == 0;
         let mut command = vmtrace(by_perf.then_some("--engine=perf"));
-        let vmtrace = Process::start(command.arg("--").args([testprog("random_calls"), &mark, "100000000", "4"]));
+        let vmtrace = Process::start(command.arg("--").args([testprog("random_calls"), &seed, "100000000", "4"]));
         random.pause(MOST_PAUSE);
         vmtrace.send(Signal::SIGKILL);
         wait_for("vmtrace has ended", || vmtrace.has_ended());
+        // What it is called by /proc it changes itself.
         let programs = || -> Vec<i32> {
-            let named = proc::with_argument(&mark).into_iter().filter(|pid| *pid != vmtrace.pid());
-            // It may be gone since it was named.
-            let program = |pid: &i32| proc::arguments(*pid).into_iter().next();
-            named.filter(|pid| program(pid).as_deref() == Some(testprog("random_calls"))).collect()
+            let program = Some(Path::new(testprog("random_calls")));
+            proc::group(vmtrace.pid()).into_iter().filter(|pid| proc::program(*pid).as_deref() == program).collect()
         };
         if by_perf {
             for pid in programs() {
