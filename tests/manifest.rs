@@ -19,7 +19,7 @@ fn all_cases_pass() {
     let manifest = format!("{FOLDER}/cases.toml");
     let expected = runs_in(&manifest);
     // Most of the programs' time is spent asleep.
-    let ended = run(&mut vmtrace(["check", "-j", "4", "--replay", &manifest])).expect_code(0);
+    let ended = run(&mut vmtrace(["check", "-j", "6", "--replay", &manifest])).expect_code(0);
     let (output, last) = (ended.output(), format!("\n\n{expected} passed, 0 failed\n"));
     assert!(output.ends_with(&last), "{output}");
     assert_eq!(output.lines().filter(|line| line.contains("  ok  ")).count(), expected, "{output}");
