@@ -107,6 +107,9 @@ impl Launched for Perf {
 
     fn wait_for_main(&mut self, control: &Control) -> Result<Exit, Errno> {
         let main = self.main;
+        if let Some(launch) = &mut self.launch {
+            launch.tether.untie();
+        }
         loop {
             pass_on(control.take(), main);
             match sys::peek_status(Wait::Block) {

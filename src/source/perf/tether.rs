@@ -71,6 +71,14 @@ impl Tether {
         self.shared.let_go.store(true, Ordering::Release);
     }
 
+    /// Lets the child go, and waits until it has: from then on the child's stops are not the tracer's to take.
+    pub(super) fn untie(&mut self) {
+        self.let_go();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+
     /// Whether the child may still be traced.
     pub(super) fn is_tied(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
@@ -89,10 +97,7 @@ impl Tether {
 
 impl Drop for Tether {
     fn drop(&mut self) {
-        self.let_go();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.untie();
     }
 }
 
