@@ -541,16 +541,7 @@ fn unseen_clone(is_thread: bool, child: Tid, parent: Tid) -> CloneArgs {
     use crate::abi::clone;
     let shares = is_thread || sys::share_memory(child, parent).unwrap_or(false);
     let thread = if is_thread { clone::THREAD } else { 0 };
-    CloneArgs {
-        call: CloneCall::Clone,
-        flags: if shares { clone::VM | thread } else { 0 },
-        exit_signal: 0,
-        stack: Addr(0),
-        stack_size: 0,
-        tls: Addr(0),
-        parent_tid: Addr(0),
-        child_tid: Addr(0),
-    }
+    CloneArgs::bare(CloneCall::Clone, if shares { clone::VM | thread } else { 0 })
 }
 
 /// The arguments of a call that makes a task.
