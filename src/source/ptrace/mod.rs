@@ -40,7 +40,7 @@ use stop::Stop;
 const STRAY_AFTER: Duration = Duration::from_millis(200);
 
 /// So long it may take the one that made it to get a processor, and stop for that event.
-const LATE_EVENT_WITHIN: Duration = Duration::from_secs(10);
+const LATE_EVENT_WITHIN: Duration = Duration::from_secs(1);
 
 /// A share of the target's time, in percent, that hardly anybody minds.
 const MODEST: u32 = 5;

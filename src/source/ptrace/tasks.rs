@@ -220,7 +220,7 @@ impl Ptrace {
             .tracees
             .iter()
             .filter(|(_, tracee)| [status.pid, status.parent].contains(&tracee.pid) && !tracee.ended);
-        parents.any(|(tid, tracee)| makes_task(tracee) || waited < LATE_EVENT_WITHIN && may_be_running(*tid))
+        waited < LATE_EVENT_WITHIN && parents.any(|(tid, tracee)| makes_task(tracee) || may_be_running(*tid))
     }
 
     /// Files a task of which only /proc can tell whose it is. Its stack stays unknown.
