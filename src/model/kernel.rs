@@ -8,10 +8,10 @@ use std::fmt;
 
 use super::Calls;
 use super::mapping::{Kind, Mapping};
-use super::space::{AddressSpace, Area, Backing, HalfMoved};
+use super::space::{AddressSpace, Area, Backing, Break, HalfMoved};
 use super::tolerance::not_modelled;
 use crate::event::{Prot, Sharing, Vma};
-use crate::units::{Addr, PAGE, Range};
+use crate::units::{Addr, PAGE, Range, page_up};
 
 /// The end of all that can be mapped.
 const CEILING: Addr = Addr(!(PAGE - 1));
@@ -119,9 +119,20 @@ impl AddressSpace {
         if let Some(rest) = Range::new(Addr(0), position) {
             self.remove(rest);
         }
+        self.doubt_break(maps);
         self.growth.clear();
         if self.calls == Calls::Untold {
             self.disown_cut();
+        }
+    }
+
+    /// The maps may be of another moment than what is known of the break, which they do not tell: a brk that comes between,
+    /// of another thread or before a fork, is in only one of them. Then the next one is looked at.
+    fn doubt_break(&mut self, maps: &[Vma]) {
+        let Some(Break { start, end: Some(end) }) = self.brk else { return };
+        let heaps = maps.iter().filter(|vma| &*vma.name == b"[heap]").map(|vma| vma.range.end());
+        if heaps.max().unwrap_or(Addr(page_up(start.0))) != Addr(page_up(end.0)) {
+            self.brk = Some(Break { start, end: None });
         }
     }
 

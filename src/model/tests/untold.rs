@@ -54,13 +54,17 @@ fn mappings_of_drivers() {
     }
 }
 
+/// Of which nothing is mapped yet.
+fn image_with_break(start: Addr) -> EventKind {
+    let start_brk = Some(start);
+    EventKind::Exec(Box::new(Exec { former: MAIN, maps: Box::default(), start_brk, read_implies_exec: false }))
+}
+
 /// prctl(PR_SET_MM) moves the break without a mapping, and later calls of brk count from there.
 #[test]
 fn the_break_is_set() {
     let mut trace = Trace::new();
-    let start_brk = Some(Addr(0x50_0000));
-    let image = Exec { former: MAIN, maps: Box::default(), start_brk, read_implies_exec: false };
-    trace.happen(MAIN, EventKind::Exec(Box::new(image)));
+    trace.happen(MAIN, image_with_break(Addr(0x50_0000)));
     let set = |trace: &mut Trace, what, to| {
         trace.call(MAIN, Call::Prctl { option: 35, arg2: what, arg3: to, arg4: 0, arg5: 0 }, Ok(0)).unclear
     };
@@ -76,6 +80,25 @@ fn the_break_is_set() {
     // All bounds at once lie in the target's memory.
     assert_eq!(set(&mut trace, 14, 0x7000), None);
     assert!(brk(&mut trace, start).is_some());
+}
+
+/// Where the kernel's maps have another end of the heap, a brk was between them and what is known of the break.
+#[test]
+fn the_break_is_doubted() {
+    for (seen_pages, known) in [(4, true), (6, false), (2, false), (0, false)] {
+        let mut trace = launched();
+        let start = 0x50_0000;
+        trace.happen(MAIN, image_with_break(Addr(start)));
+        let brk = |trace: &mut Trace, pages: u64| {
+            let to = start + pages * PAGE;
+            trace.call(MAIN, Call::Brk { addr: Addr(to) }, Ok(to)).unclear
+        };
+        assert_eq!(brk(&mut trace, 4), None);
+        let heap = (seen_pages > 0).then(|| line(range(start, seen_pages * PAGE), READ_WRITE, "[heap]"));
+        trace.happen(MAIN, EventKind::Maps(heap.into_iter().collect()));
+        assert_eq!(brk(&mut trace, 8).is_none(), known, "{seen_pages} pages");
+        assert_eq!(brk(&mut trace, 9), None, "known again");
+    }
 }
 
 /// After these, what a fork copies, or what shmdt and io_destroy leave, is for the kernel to tell.
