@@ -9,7 +9,8 @@
 //! modes = ["launch", "attach"]             # launch without
 //! options = "--min-confidence possible"    # for vmtrace
 //! exit = 0                                 # a status (128 + N for signal N), or a name such as "SIGTERM"; 0 without
-//! verify = true                            # compare with the kernel at every change, and demand no difference
+//! verify = true                            # compare with the kernel at every change, and demand no difference;
+//!                                          # at every hundredth and at the end: verify = 100
 //! expect = [                               # exactly these findings; none without
 //!   { reason = "unjoined", regions = 15, resident_bytes = { min = 4096 }, thread_function = { symbol = "job" } },
 //! ]
@@ -29,6 +30,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::num::NonZeroU64;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -76,8 +78,8 @@ pub struct Case {
     pub exit: Option<ExpectedExit>,
     /// Options for vmtrace.
     pub options: Vec<String>,
-    /// Whether the model is compared with the kernel at every change.
-    pub verify: bool,
+    /// At every how many changes the model is compared with the kernel, and at the end.
+    pub verify: Option<NonZeroU64>,
     /// Where sources show something else.
     by: BTreeMap<By, Shown>,
 }
@@ -87,7 +89,7 @@ impl Case {
     pub fn by(&self, by: By) -> Option<Case> {
         let mut case = self.clone();
         // Only ptrace can hold a program still at every change, and at its end.
-        case.verify &= by == By::Ptrace;
+        case.verify = case.verify.filter(|_| by == By::Ptrace);
         let Some(shown) = self.by.get(&by) else { return Some(case) };
         if shown.cannot.is_some() {
             return None;
@@ -98,7 +100,7 @@ impl Case {
             finding.extend(shown.differ.clone());
         }
         case.notes = shown.notes.clone().unwrap_or(case.notes);
-        case.verify = shown.verify.unwrap_or(case.verify);
+        case.verify = shown.verify.map_or(case.verify, |Verify(every)| every);
         Some(case)
     }
 }
@@ -114,7 +116,7 @@ struct Shown {
     #[serde(default)]
     without: Vec<String>,
     notes: Option<Vec<Map<String, Value>>>,
-    verify: Option<bool>,
+    verify: Option<Verify>,
 }
 
 /// What a source does not show of any case.
@@ -339,7 +341,7 @@ struct RawCase {
     modes: Option<Vec<Mode>>,
     exit: Option<ExpectedExit>,
     options: Option<Command>,
-    verify: Option<bool>,
+    verify: Option<Verify>,
     #[serde(default)]
     by: BTreeMap<By, Shown>,
 }
@@ -373,7 +375,7 @@ impl RawCase {
             modes,
             exit: self.exit,
             options: self.options.map(Command::arguments).unwrap_or_default(),
-            verify: self.verify.unwrap_or(true),
+            verify: self.verify.map_or(Some(NonZeroU64::MIN), |Verify(every)| every),
             by: self.by,
         })
     }
@@ -415,6 +417,31 @@ impl<'de> Deserialize<'de> for Command {
             }
         }
         deserializer.deserialize_any(CommandVisitor)
+    }
+}
+
+/// At every how many changes the model is to be compared with the kernel; none for never.
+#[derive(Clone, Copy, Debug)]
+struct Verify(Option<NonZeroU64>);
+
+impl<'de> Deserialize<'de> for Verify {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct VerifyVisitor;
+        impl Visitor<'_> for VerifyVisitor {
+            type Value = Verify;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false, or at every how many changes")
+            }
+            fn visit_bool<E: de::Error>(self, always: bool) -> Result<Verify, E> {
+                Ok(Verify(always.then_some(NonZeroU64::MIN)))
+            }
+            fn visit_i64<E: de::Error>(self, every: i64) -> Result<Verify, E> {
+                let positive = u64::try_from(every).ok().and_then(NonZeroU64::new);
+                let every = positive.ok_or_else(|| E::invalid_value(de::Unexpected::Signed(every), &self))?;
+                Ok(Verify(Some(every)))
+            }
+        }
+        deserializer.deserialize_any(VerifyVisitor)
     }
 }
 

@@ -206,9 +206,7 @@ impl Runner<'_> {
             By::Threads => Some("--follow=threads".to_owned()),
             By::StraceLog => None,
         });
-        if run.case.verify {
-            arguments.push("--verify=1".to_owned());
-        }
+        arguments.extend(run.case.verify.map(|every| format!("--verify={every}")));
         arguments.extend(run.recording.iter().map(|path| format!("--record={}", text(path))));
         arguments.extend_from_slice(&run.case.options);
         arguments
@@ -272,7 +270,7 @@ fn judged(case: &Case, report: &Path, ended: &str) -> Outcome {
     let mut problems: Vec<String> = judge(&case.expect, findings).into_iter().flat_map(told).collect();
     problems.extend(missing_notes(case, &report["notes"]));
     problems.extend(wrong_end(case.exit.as_ref(), &report["target"]["exit"]));
-    if case.verify {
+    if case.verify.is_some() {
         problems.extend(unverified(&report["verify"]));
     }
     Outcome { problems, findings: Some(findings.len()), ..Outcome::default() }

@@ -36,7 +36,7 @@ fn a_case_in_full() {
     assert_eq!(case.modes, [Mode::Launch, Mode::Attach]);
     assert_eq!(case.options, ["--min-confidence", "possible"]);
     assert_eq!(case.exit, Some(ExpectedExit::Signal("SIGTERM".to_owned())));
-    assert!(!case.verify);
+    assert_eq!(case.verify, None);
     assert_eq!(
         json!(case.expect),
         json!([{"reason": "unjoined", "regions": 15, "period_seconds": 1.5, "thread_function": {"symbol": "job"}}])
@@ -61,7 +61,7 @@ fn a_short_case() {
     let case = &manifest.cases[0];
     assert_eq!(case.run, ["./clean", "two words"]);
     assert_eq!(case.timeout, Duration::from_secs(5));
-    assert_eq!((case.build.as_ref(), case.modes.as_slice(), case.verify), (None, &[Mode::Launch][..], true));
+    assert_eq!((case.build.as_ref(), case.modes.as_slice(), case.verify), (None, &[Mode::Launch][..], NonZeroU64::new(1)));
     assert_eq!(case.exit, Some(ExpectedExit::Status(3)));
     assert!(case.expect.is_empty() && case.notes.is_empty() && case.options.is_empty());
     let case = &parse("[[cases]]\nname = 'a'\nrun = 'a'").unwrap().cases[0];
@@ -86,6 +86,7 @@ fn what_sources_show() {
         [[case]]
         name = "a"
         run = "a"
+        verify = 100
         expect = [{ regions = 2, site = [] }]
         [case.by.perf]
         differ = { reason = "unjoined" }
@@ -98,10 +99,10 @@ fn what_sources_show() {
         "#,
     )
     .unwrap();
-    let shown = |by| manifest.cases[0].by(by).map(|case| (json!(case.expect), json!(case.notes), case.verify));
-    assert_eq!(shown(By::Ptrace), Some((json!([{"regions": 2, "site": []}]), json!([]), true)));
-    assert_eq!(shown(By::Perf), Some((json!([{"reason": "unjoined"}]), json!([]), false)));
-    assert_eq!(shown(By::Threads), Some((json!([{"regions": 1}]), json!([{"kind": "incomplete"}]), false)));
+    let shown = |by| manifest.cases[0].by(by).map(|case| (json!(case.expect), json!(case.notes), case.verify.map(NonZeroU64::get)));
+    assert_eq!(shown(By::Ptrace), Some((json!([{"regions": 2, "site": []}]), json!([]), Some(100))));
+    assert_eq!(shown(By::Perf), Some((json!([{"reason": "unjoined"}]), json!([]), None)));
+    assert_eq!(shown(By::Threads), Some((json!([{"regions": 1}]), json!([{"kind": "incomplete"}]), None)));
     assert_eq!(shown(By::StraceLog), None);
 }
 
@@ -119,6 +120,9 @@ fn errors_name_the_line_and_the_way_out() {
     ");
     insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 7\n"), @r"
     cases.toml:3: invalid type: integer `7`, expected a command line or a list of arguments
+    ");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\nverify = 0\n"), @r"
+    cases.toml:4: invalid value: integer `0`, expected true, false, or at every how many changes
     ");
     insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = ' '\n"), @r"
     cases.toml:1: a: run is empty; it must say what to execute
