@@ -256,7 +256,15 @@ impl<'a> Follower<'a> {
         self.verify.checks += 1;
         let pid = space.pid;
         let unsure = self.target.unsure(tid);
-        let compared = space.compare_but(&maps, &unsure);
+        let mut compared = space.compare_but(&maps, &unsure);
+        if compared.is_err() {
+            let perhaps = space.perhaps_grown(&maps).into_iter();
+            let grown: Vec<_> = perhaps.filter(|start| self.target.grows_down(tid, *start)).collect();
+            if !grown.is_empty() {
+                grown.into_iter().for_each(|start| space.grows_from(start));
+                compared = space.compare_but(&maps, &unsure);
+            }
+        }
         self.verify.tolerated.add(std::mem::take(&mut space.tolerated));
         if let Err(mismatch) = compared {
             space.adopt(&maps);

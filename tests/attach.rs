@@ -93,6 +93,23 @@ fn live_musl_threads() {
     }
 }
 
+/// What was there before the attach may grow down by page faults: the kernel's flag says so, and no more is tolerated.
+#[test]
+fn growth_of_what_was_there() {
+    let mut target = start("grows_later", &[]);
+    let attached = attach(target.pid(), &["--verify=1"]).await_following();
+    for times in 1..=3 {
+        target.write(b"\n");
+        wait_for("it has grown", || target.output().matches("grown").count() == times);
+    }
+    target.close_input();
+    let report = attached.end();
+    report.expect_verified("attached", "");
+    // The model learns once that it grows.
+    assert_eq!(report.number("/verify/tolerated/stack-growth"), 3, "{:#}", report.at("/verify"));
+    target.end().expect_code(0);
+}
+
 /// Threads that live at the attach on stacks that the kernel shows as one line, and end unjoined after it, are found one
 /// by one: the thread library knows where each stack begins and ends.
 #[test]

@@ -56,6 +56,17 @@ pub const ATTACHING: &[Contender] = &[
     },
 ];
 
+/// Follow redis, after one that shows how much runs without any differ.
+pub const FOLLOWING_REDIS: &[Contender] = &[
+    Contender { name: "native", command: &[] },
+    Contender { name: "native, once more", command: &[] },
+    Contender {
+        name: "vmtrace --follow threads",
+        command: &[VMTRACE, "-o", "/dev/null", "--follow", "threads", "--engine", "ptrace", "-p"],
+    },
+    Contender { name: "vmtrace --engine perf", command: &[VMTRACE, "-o", "/dev/null", "--engine", "perf", "-p"] },
+];
+
 /// The folder of the programs in benches/programs, which have been built.
 pub struct Programs(PathBuf);
 
@@ -79,7 +90,8 @@ impl Programs {
         Command::new(if here.exists() { here.as_os_str() } else { OsStr::new(program) })
     }
 
-    fn follower(&self, contender: &Contender) -> Option<Command> {
+    /// The command of a follower, which lacks what it is to follow; none for none.
+    pub fn follower(&self, contender: &Contender) -> Option<Command> {
         let (program, arguments) = contender.command.split_first()?;
         let mut command = self.command(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -108,7 +120,7 @@ impl Programs {
     }
 }
 
-/// Waits for a follower whose target has ended, or ends it by ^C.
+/// Waits for a follower whose target has ended, or stops it.
 pub fn end(mut follower: Child) {
     for _ in 0..100 {
         if let Ok(Some(_)) = follower.try_wait() {
@@ -116,6 +128,11 @@ pub fn end(mut follower: Child) {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+    stop(follower);
+}
+
+/// Ends a follower by ^C.
+pub fn stop(mut follower: Child) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(follower.id()).expect("a process's number"));
     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT);
     let _ = follower.wait();

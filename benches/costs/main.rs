@@ -3,6 +3,7 @@
 mod contenders;
 mod measures;
 mod model;
+mod redis;
 mod table;
 
 use std::env;

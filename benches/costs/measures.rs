@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use super::ROUNDS;
 use super::contenders::{ATTACHING, Contender, LAUNCHING, Programs, VMTRACE};
 use super::model::{self, Places};
+use super::redis;
 use super::table::Table;
 
 /// Names the measure that this process is to make as a child.
@@ -26,6 +27,7 @@ pub const ALL: &[(&str, Measure)] = &[
     ("launched: the same, two threads", |programs| launched(programs, "mmap_loop", "2")),
     ("attached: cheap calls, 1 % of them mapping calls, two threads", |programs| attached(programs, "cheap_loop")),
     ("attached: nothing but mmap and munmap, two threads", |programs| attached(programs, "mmap_loop")),
+    ("redis-server, attached to", redis::requests),
     ("attach to 10,000 threads, and leave them", ten_thousand_threads),
     ("replay of 100 MB of strace -f, against grep -c", replay),
     ("model with 50,000 mappings", model_events),

@@ -30,8 +30,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::num::NonZeroU64;
 use std::io::Read;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

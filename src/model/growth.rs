@@ -5,7 +5,7 @@
 
 use super::kernel::merged;
 use super::mapping::{Kind, Mapping};
-use super::space::{AddressSpace, Area, Backing};
+use super::space::{AddressSpace, Area, Backing, Marks};
 use super::tolerance::{Tolerance, not_modelled};
 use crate::event::{Sharing, Vma};
 use crate::units::{Addr, PAGE, Range};
@@ -56,6 +56,31 @@ impl AddressSpace {
                     self.tolerated.count(Tolerance::StackGrowth);
                 }
             }
+        }
+    }
+
+    /// Where mappings begin of which it was not seen whether they grow down, and below which the kernel's maps show more of
+    /// their kind: they were there before anything was told.
+    pub fn perhaps_grown(&self, maps: &[Vma]) -> Vec<Addr> {
+        let mut starts = Vec::new();
+        for segment in merged(maps.iter().filter(|vma| not_modelled(vma).is_none()).map(Into::into)) {
+            if segment.backing != Backing::Anonymous || segment.sharing != Sharing::Private {
+                continue;
+            }
+            let holes = self.holes(segment.range).into_iter();
+            let above = holes.filter_map(|hole| hole.above.filter(|(start, _)| *start == hole.asked.end()));
+            let unseen = |area: &Area| self.mappings.get(area.mapping).is_some_and(|mapping| mapping.made.is_none());
+            let alike = above.filter(|(_, area)| area.prot == segment.prot && !area.marks.grows_down && unseen(area));
+            starts.extend(alike.map(|(start, _)| start));
+        }
+        starts
+    }
+
+    /// What begins here grows down.
+    pub fn grows_from(&mut self, start: Addr) {
+        if let Some((piece, area)) = self.areas.at(start) {
+            let marks = Marks { grows_down: true, ..area.marks };
+            self.areas.set(piece, Area { marks, ..*area });
         }
     }
 

@@ -1,7 +1,7 @@
 //! /proc/PID/maps: proc_pid_maps(5), fs/proc/task_mmu.c `show_map_vma`.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::AsFd;
 
 use crate::event::{Prot, Sharing, Vma};
@@ -96,6 +96,25 @@ impl TryFrom<MapsLine> for Vma {
     }
 }
 
+/// Whether the line that holds `addr` grows down: VM_GROWSDOWN, which only smaps tells (`show_smap_vma_flags`).
+///
+/// The kernel walks through all pages below for it: not to be asked of a healthy program often.
+pub fn grows_down(tid: Tid, addr: Addr) -> bool {
+    File::open(format!("/proc/{tid}/smaps")).is_ok_and(|smaps| flagged_down(BufReader::new(smaps), addr))
+}
+
+fn flagged_down(smaps: impl BufRead, addr: Addr) -> bool {
+    let mut is_it = false;
+    for line in smaps.split(b'\n').map_while(Result::ok) {
+        if let Some(vma) = parse_line(&line) {
+            is_it = vma.range.contains(addr);
+        } else if let (true, Some(flags)) = (is_it, line.strip_prefix(b"VmFlags:")) {
+            return flags.split(|byte| *byte == b' ').any(|flag| flag == b"gd");
+        }
+    }
+    false
+}
+
 /// What was mapped at `addr`, in one piece: another thread's madvise or mlock may have split it by now.
 pub fn region_at(tid: Tid, addr: Addr) -> Option<Vma> {
     let mut lines = read(tid).ok()?.into_iter().skip_while(|vma| !vma.range.contains(addr));
@@ -186,6 +205,22 @@ mod tests {
                 "7f1c20000000-7f1c20001000 r-- Private 2000 800010 7 /tmp/a b  c",
             ]
         );
+    }
+
+    /// The flag of the line that is asked for, and of no other one.
+    #[test]
+    fn flags_of_smaps() {
+        let smaps = b"\
+55d0a6b00000-55d0a6b21000 rw-p 00000000 00:00 0                          [heap]
+Size:                132 kB
+VmFlags: rd wr mr mw me ac 
+7ffd10000000-7ffd10021000 rw-p 00000000 00:00 0                          [stack]
+Size:                132 kB
+VmFlags: rd wr mr mw me gd ac 
+7ffd10021000-7ffd10022000 rw-p 00000000 00:00 0 
+Size:                  4 kB\n";
+        let grows = |addr: u64| flagged_down(&smaps[..], Addr(addr));
+        assert_eq!([0x55d0_a6b0_0000, 0x7ffd_1002_0fff, 0x7ffd_1002_1000, 0].map(grows), [false, true, false, false]);
     }
 
     /// Text that is no maps at all, or is cut off, gives what can be read of it.

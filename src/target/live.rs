@@ -130,6 +130,10 @@ impl<S: Source> Target for Live<S> {
         self.source.unsure(tid).to_vec()
     }
 
+    fn grows_down(&mut self, tid: Tid, at: Addr) -> bool {
+        procfs::maps::grows_down(tid, at)
+    }
+
     fn look_later(&mut self, tid: Tid) -> bool {
         self.source.look_later(tid)
     }

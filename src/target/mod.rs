@@ -77,6 +77,11 @@ pub trait Target {
         Vec::new()
     }
 
+    /// Whether what the maps just given have at an address grows down by page faults, by the kernel's own flag.
+    fn grows_down(&mut self, _tid: Tid, _at: Addr) -> bool {
+        false
+    }
+
     /// Asks for the kernel's maps of a task's address space among the events, as soon as that can be; false where that
     /// is not to be had.
     fn look_later(&mut self, _tid: Tid) -> bool {

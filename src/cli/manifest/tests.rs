@@ -61,7 +61,10 @@ fn a_short_case() {
     let case = &manifest.cases[0];
     assert_eq!(case.run, ["./clean", "two words"]);
     assert_eq!(case.timeout, Duration::from_secs(5));
-    assert_eq!((case.build.as_ref(), case.modes.as_slice(), case.verify), (None, &[Mode::Launch][..], NonZeroU64::new(1)));
+    assert_eq!(
+        (case.build.as_ref(), case.modes.as_slice(), case.verify),
+        (None, &[Mode::Launch][..], NonZeroU64::new(1))
+    );
     assert_eq!(case.exit, Some(ExpectedExit::Status(3)));
     assert!(case.expect.is_empty() && case.notes.is_empty() && case.options.is_empty());
     let case = &parse("[[cases]]\nname = 'a'\nrun = 'a'").unwrap().cases[0];
@@ -99,7 +102,9 @@ fn what_sources_show() {
         "#,
     )
     .unwrap();
-    let shown = |by| manifest.cases[0].by(by).map(|case| (json!(case.expect), json!(case.notes), case.verify.map(NonZeroU64::get)));
+    let shown = |by| {
+        manifest.cases[0].by(by).map(|case| (json!(case.expect), json!(case.notes), case.verify.map(NonZeroU64::get)))
+    };
     assert_eq!(shown(By::Ptrace), Some((json!([{"regions": 2, "site": []}]), json!([]), Some(100))));
     assert_eq!(shown(By::Perf), Some((json!([{"reason": "unjoined"}]), json!([]), None)));
     assert_eq!(shown(By::Threads), Some((json!([{"regions": 1}]), json!([{"kind": "incomplete"}]), None)));

@@ -26,7 +26,7 @@ use crate::units::{CallStackId, CodeId, Pid, Range, Tid};
 pub const MAGIC: &[u8; 18] = b"vmtrace recording\n";
 
 /// The version of the format. Another one is not read.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Larger headings are damaged ones, in bytes: a command line may be long.
 pub const LARGEST_HEADING: u32 = 4 << 20;
@@ -110,6 +110,7 @@ pub enum Answer<'a> {
     StackRegion(Option<Cow<'a, StackRegion>>),
     Imprint(Option<Imprint>),
     Standing(Stood),
+    GrowsDown(bool),
 }
 
 /// Maps, as what has changed since those that were recorded before: with --verify they are most of what there is.

@@ -116,6 +116,12 @@ impl Target for Recorder<'_> {
         unsure
     }
 
+    fn grows_down(&mut self, tid: Tid, at: Addr) -> bool {
+        let grows = self.target.grows_down(tid, at);
+        self.answered(Answer::GrowsDown(grows));
+        grows
+    }
+
     fn look_later(&mut self, tid: Tid) -> bool {
         let looks = self.target.look_later(tid);
         self.answered(Answer::LooksLater(looks));

@@ -178,6 +178,10 @@ impl Target for Replay<'_> {
         }
     }
 
+    fn grows_down(&mut self, _: Tid, _: Addr) -> bool {
+        matches!(self.answer(|answer| matches!(answer, Answer::GrowsDown(_))), Some(Answer::GrowsDown(true)))
+    }
+
     fn look_later(&mut self, _: Tid) -> bool {
         let Some(Answer::LooksLater(looks)) = self.answer(|answer| matches!(answer, Answer::LooksLater(_))) else {
             return false;
