@@ -26,18 +26,18 @@ impl<T> Default for Tasks<T> {
 impl<T: OfProcess> Tasks<T> {
     /// Adds a task; gives what was known under its number.
     pub fn insert(&mut self, tid: Tid, task: T) -> Option<T> {
-        let former = self.remove(tid);
+        let former = self.remove(&tid);
         self.by_pid.entry(task.pid()).or_default().push(tid);
         self.by_tid.insert(tid, task);
         former
     }
 
     /// Takes a task out.
-    pub fn remove(&mut self, tid: Tid) -> Option<T> {
-        let task = self.by_tid.remove(&tid)?;
+    pub fn remove(&mut self, tid: &Tid) -> Option<T> {
+        let task = self.by_tid.remove(tid)?;
         if let Some(siblings) = self.by_pid.get_mut(&task.pid()) {
             // Whoever has come last is the first to go, as a rule.
-            if let Some(at) = siblings.iter().rposition(|sibling| *sibling == tid) {
+            if let Some(at) = siblings.iter().rposition(|sibling| sibling == tid) {
                 siblings.swap_remove(at);
             }
             if siblings.is_empty() {
@@ -83,13 +83,13 @@ mod tests {
         for (tid, pid) in [(1, 1), (2, 1), (3, 1), (4, 4)] {
             assert_eq!(tasks.insert(Tid(tid), Pid(pid)), None);
         }
-        assert_eq!(tasks.remove(Tid(1)), Some(Pid(1)));
+        assert_eq!(tasks.remove(&Tid(1)), Some(Pid(1)));
         assert_eq!(tasks.insert(Tid(2), Pid(4)), Some(Pid(1)));
         assert_eq!(
             (tasks.of(Pid(1)), tasks.of(Pid(4)), tasks.of(Pid(9))),
             (&[Tid(3)][..], &[Tid(4), Tid(2)][..], &[][..])
         );
-        assert_eq!((tasks.remove(Tid(3)), tasks.remove(Tid(3))), (Some(Pid(1)), None));
+        assert_eq!((tasks.remove(&Tid(3)), tasks.remove(&Tid(3))), (Some(Pid(1)), None));
         assert_eq!((tasks.of(Pid(1)), tasks.len()), (&[][..], 2));
     }
 }

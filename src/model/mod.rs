@@ -461,7 +461,7 @@ impl Model {
     }
 
     fn ended(&mut self, tid: Tid, at: Time, exit: Exit) {
-        let Some(task) = self.tasks.remove(tid) else {
+        let Some(task) = self.tasks.remove(&tid) else {
             return;
         };
         let Some(space) = self.spaces.get_mut(task.space) else {

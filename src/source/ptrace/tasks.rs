@@ -210,6 +210,9 @@ impl Ptrace {
     /// Whether some task may be about to stop for the event that tells of this new one: it is in the call that makes one, or
     /// waits for a processor, perhaps in such a call.
     fn may_be_told(&self, child: Tid, waited: Duration) -> bool {
+        if waited >= LATE_EVENT_WITHIN {
+            return false;
+        }
         let Ok(status) = procfs::task::status(child) else { return false };
         let makes_task = |tracee: &Tracee| {
             let followed = tracee.inside.map(|inside| inside.followed);
@@ -220,7 +223,7 @@ impl Ptrace {
             .tracees
             .iter()
             .filter(|(_, tracee)| [status.pid, status.parent].contains(&tracee.pid) && !tracee.ended);
-        waited < LATE_EVENT_WITHIN && parents.any(|(tid, tracee)| makes_task(tracee) || may_be_running(*tid))
+        parents.any(|(tid, tracee)| makes_task(tracee) || may_be_running(*tid))
     }
 
     /// Files a task of which only /proc can tell whose it is. Its stack stays unknown.

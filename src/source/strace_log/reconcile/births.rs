@@ -89,7 +89,7 @@ impl Reconciler {
         let siblings = self.tasks.of(pid).to_vec();
         for sibling in siblings {
             self.leave(sibling);
-            self.tasks.remove(sibling);
+            self.tasks.remove(&sibling);
             self.release(sibling);
         }
         self.ends.remove(&pid);
