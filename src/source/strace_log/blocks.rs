@@ -1,10 +1,11 @@
-//! Reads a file ahead, in a thread of its own: what has to be fetched or unpacked is there when its lines are wanted.
+//! Reads a file ahead, in a thread of its own: what has to be fetched or unpacked is there when its lines are wanted, and
+//! where they end has been seen while they were in a processor's cache.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
-use memchr::memrchr;
+use memchr::{memchr_iter, memrchr};
 
 /// Bytes that are read at once: few enough to be in a processor's cache still when they are looked at.
 const BLOCK: usize = 256 << 10;
@@ -16,16 +17,41 @@ const AHEAD: usize = 4;
 pub const LONGEST: usize = 16 << 20;
 
 /// Whole lines of a file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Block {
     buffer: Vec<u8>,
+    /// Where the lines end.
+    ends: Vec<u32>,
+    /// Where the last one ends.
     length: usize,
 }
 
 impl Block {
-    /// The lines, each with its newline, which only the last one of the file may lack.
-    pub fn text(&self) -> &[u8] {
-        &self.buffer[..self.length]
+    /// How many bytes the lines have, with their newlines.
+    pub fn bytes(&self) -> usize {
+        self.length
+    }
+
+    /// The lines, without their newlines.
+    pub fn lines(&self) -> impl Iterator<Item = &[u8]> {
+        let mut start = 0;
+        let whole = self.ends.iter().map(move |end| {
+            let end = *end as usize;
+            let line = &self.buffer[start..end];
+            start = end + 1;
+            line
+        });
+        // Only the last line of a file may lack its newline.
+        let rest = self.ends.last().map_or(0, |end| *end as usize + 1);
+        whole.chain((rest < self.length).then(|| &self.buffer[rest..self.length]))
+    }
+
+    /// These bytes of the buffer are whole lines.
+    fn fill(&mut self, length: usize) {
+        self.length = length;
+        self.ends.clear();
+        // A block is not longer than the longest line and what is read at once.
+        self.ends.extend(memchr_iter(b'\n', &self.buffer[..length]).map(|end| end as u32));
     }
 }
 
@@ -34,7 +60,7 @@ impl Block {
 pub struct Blocks {
     read: Receiver<io::Result<Block>>,
     /// What has been looked at, to be filled again.
-    used: Sender<Vec<u8>>,
+    used: Sender<Block>,
 }
 
 impl Blocks {
@@ -65,7 +91,7 @@ impl Blocks {
     /// A block has been looked at.
     pub fn done(&mut self, block: Block) {
         // At the end there is nothing more to be filled.
-        let _ = self.used.send(block.buffer);
+        let _ = self.used.send(block);
     }
 }
 
@@ -73,23 +99,24 @@ impl Blocks {
 fn read_ahead(
     mut bytes: Box<dyn Read + Send>,
     send: &SyncSender<io::Result<Block>>,
-    again: &Receiver<Vec<u8>>,
+    again: &Receiver<Block>,
 ) -> io::Result<()> {
     // The beginning of a line whose end has not been read yet.
     let mut begun = Vec::new();
     loop {
-        let buffer = again.try_recv().ok().filter(|buffer| buffer.len() == BLOCK);
-        let mut buffer = buffer.unwrap_or_else(|| vec![0; BLOCK]);
-        if buffer.len() <= begun.len() {
-            buffer.resize(begun.len() * 2, 0);
+        let block = again.try_recv().ok().filter(|block| block.buffer.len() == BLOCK);
+        let mut block = block.unwrap_or_else(|| Block { buffer: vec![0; BLOCK], ..Block::default() });
+        if block.buffer.len() <= begun.len() {
+            block.buffer.resize(begun.len() * 2, 0);
         }
-        buffer[..begun.len()].copy_from_slice(&begun);
-        let (whole, filled) = whole_lines(&mut bytes, &mut buffer, begun.len())?;
+        block.buffer[..begun.len()].copy_from_slice(&begun);
+        let (whole, filled) = whole_lines(&mut bytes, &mut block.buffer, begun.len())?;
         let is_end = whole == 0;
         let length = if is_end { filled } else { whole };
         begun.clear();
-        begun.extend_from_slice(&buffer[length..filled]);
-        if length > 0 && send.send(Ok(Block { buffer, length })).is_err() || is_end {
+        begun.extend_from_slice(&block.buffer[length..filled]);
+        block.fill(length);
+        if length > 0 && send.send(Ok(block)).is_err() || is_end {
             return Ok(());
         }
     }
@@ -144,14 +171,20 @@ mod tests {
         }
     }
 
-    fn blocks(text: &[u8]) -> Vec<Vec<u8>> {
-        let mut blocks = Blocks::of(Box::new(Slow { text: text.to_vec(), at: 0, step: 0 })).unwrap();
-        let mut read = Vec::new();
+    /// The lines, and how many bytes they have.
+    fn read(bytes: impl Read + Send + 'static) -> (Vec<Vec<u8>>, usize) {
+        let mut blocks = Blocks::of(Box::new(bytes)).unwrap();
+        let (mut lines, mut bytes) = (Vec::new(), 0);
         while let Some(block) = blocks.take().unwrap() {
-            read.push(block.text().to_vec());
+            lines.extend(block.lines().map(<[u8]>::to_vec));
+            bytes += block.bytes();
             blocks.done(block);
         }
-        read
+        (lines, bytes)
+    }
+
+    fn slowly(text: &str) -> Slow {
+        Slow { text: text.as_bytes().to_vec(), at: 0, step: 0 }
     }
 
     /// However it comes, a file is cut between lines only, and nothing is lost.
@@ -162,19 +195,25 @@ mod tests {
         for text in
             [lines.clone(), format!("{lines}{long}\n{lines}"), format!("{lines}no newline"), long, String::new()]
         {
-            let blocks = blocks(text.as_bytes());
-            assert!(blocks.concat() == text.as_bytes());
-            let cut = blocks.len().saturating_sub(1);
-            assert!(blocks[..cut].iter().all(|block| block.ends_with(b"\n")));
+            let mut lines: Vec<&[u8]> = text.as_bytes().split(|byte| *byte == b'\n').collect();
+            lines.pop_if(|last| last.is_empty());
+            let (whole, bytes) = read(slowly(&text));
+            assert!(whole == lines && bytes == text.len());
         }
+    }
+
+    /// Empty lines are lines, also the last one.
+    #[test]
+    fn empty() {
+        assert_eq!(read(slowly("\n\na\n\n")).0, [&b""[..], b"", b"a", b""]);
     }
 
     /// A line that is far too long loses its beginning, and the next one is whole.
     #[test]
     fn too_long() {
         let text = format!("{}\nbrk(NULL) = 0\n", "z".repeat(LONGEST + 3 * BLOCK));
-        let read = blocks(text.as_bytes()).concat();
-        assert!(read.len() < text.len() && read.ends_with(b"z\nbrk(NULL) = 0\n"));
+        let (lines, bytes) = read(slowly(&text));
+        assert!(bytes < text.len() && lines.len() == 2 && lines[0].ends_with(b"z") && lines[1] == b"brk(NULL) = 0");
     }
 
     /// What cannot be read is told behind what could be.
@@ -187,7 +226,7 @@ mod tests {
             }
         }
         let mut blocks = Blocks::of(Box::new(io::Cursor::new(b"a\nb\n".to_vec()).chain(Broken))).unwrap();
-        assert_eq!(blocks.take().unwrap().unwrap().text(), b"a\nb\n");
+        assert_eq!(blocks.take().unwrap().unwrap().lines().collect::<Vec<_>>(), [b"a", b"b"]);
         assert_eq!(blocks.take().unwrap_err().to_string(), "torn");
         assert!(blocks.take().unwrap().is_none());
     }

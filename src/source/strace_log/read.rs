@@ -105,17 +105,11 @@ impl Reader {
     fn read_one(&mut self, bytes: Box<dyn Read + Send>, tid: Tid) -> Result<(), Stopped> {
         let mut blocks = Blocks::of(bytes)?;
         while let Some(block) = blocks.take()? {
-            let text = block.text();
-            let mut used = 0;
-            for newline in memchr::memchr_iter(b'\n', text) {
-                self.joiner.line(&text[used..newline], tid, &mut self.items);
-                used = newline + 1;
+            for line in block.lines() {
+                self.joiner.line(line, tid, &mut self.items);
                 self.send_items(false)?;
             }
-            if used < text.len() {
-                self.joiner.line(&text[used..], tid, &mut self.items);
-            }
-            self.bytes += text.len() as u64;
+            self.bytes += block.bytes() as u64;
             blocks.done(block);
             self.send_items(true)?;
             let is_something_else = !self.joiner.seen.is_log && self.bytes > ENOUGH;
