@@ -3,7 +3,7 @@
 
 #[path = "model_oracle/exhaustive.rs"]
 mod exhaustive;
-#[path = "model_oracle/kernel.rs"]
+#[path = "model_oracle/kernel/mod.rs"]
 mod kernel;
 #[path = "model_oracle/story.rs"]
 mod story;
@@ -47,6 +47,9 @@ struct Process {
     names: HashMap<u32, MappingId>,
     /// Whether the model has taken something from the kernel's maps, which do not tell all.
     looked: bool,
+    /// Whether these may have been of another moment than what it knew of the break, as far as it can see: a call has just
+    /// left open what it did.
+    doubted: bool,
 }
 
 /// The model and the kernels that it has to agree with.
@@ -80,7 +83,7 @@ impl Lab {
         // A new program's break is where it starts.
         let syscall = Syscall { call: Call::Brk { addr: Addr(0) }, result: Ok(address_of(HEAP).0), mapped: None };
         assert!(!lab.happen(tid, EventKind::Syscall(syscall)));
-        lab.processes.push(Process { tid, kernel, names: HashMap::new(), looked: false });
+        lab.processes.push(Process { tid, kernel, names: HashMap::new(), looked: false, doubted: false });
         lab
     }
 
@@ -97,20 +100,23 @@ impl Lab {
 
     fn take(&mut self, which: usize, step: &Step) {
         let alive = self.processes.len();
-        let Process { tid, ref mut kernel, ref mut looked, .. } = self.processes[which];
+        let Process { tid, ref mut kernel, ref mut looked, ref mut doubted, .. } = self.processes[which];
         match *step {
             Step::Call(call, aim, fate) => {
                 let call = aim.at(call, kernel);
                 let outcome = kernel.call(&call, fate);
                 let maps = kernel.maps(|_| false);
                 let syscall = Syscall { call, result: outcome.result, mapped: outcome.mapped };
-                // Maps show a segment, but not which call attached it.
-                let open = outcome.open || *looked && matches!(call, Call::Shmdt { .. });
+                // Maps show a segment, but not which call attached it, and the heap, but not where the break is.
+                let is_brk = matches!(call, Call::Brk { .. });
+                let open = outcome.open || *looked && matches!(call, Call::Shmdt { .. }) || *doubted && is_brk;
+                *doubted &= !is_brk;
                 if self.happen(tid, EventKind::Syscall(syscall)) {
                     assert!(open, "{call:?} = {:?} leaves nothing open", outcome.result);
-                    self.processes[which].looked = true;
+                    let process = &mut self.processes[which];
+                    (process.looked, process.doubted) = (true, !is_brk);
                     self.happen(tid, EventKind::Maps(maps));
-                    if matches!(call, Call::Mremap { .. } | Call::Shmdt { .. }) {
+                    if matches!(call, Call::Mremap { .. } | Call::Shmdt { .. } | Call::Brk { .. }) {
                         self.forget_what_maps_do_not_show(which);
                     }
                 }
@@ -146,8 +152,9 @@ impl Lab {
         };
         self.happen(tid, EventKind::Born(Birth { child, pid: Pid(child.0), args, function: None }));
         let parent = &self.processes[which];
-        let (kernel, names, looked) = (parent.kernel.fork(), parent.names.clone(), parent.looked);
-        self.processes.push(Process { tid: child, kernel, names, looked });
+        let (kernel, names) = (parent.kernel.fork(), parent.names.clone());
+        let (looked, doubted) = (parent.looked, parent.doubted);
+        self.processes.push(Process { tid: child, kernel, names, looked, doubted });
     }
 
     /// After such a call the kernel's maps tell what lies where, but not whose it was.

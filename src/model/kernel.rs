@@ -107,6 +107,10 @@ impl AddressSpace {
         (self.has_unseen, self.has_undetachable) = (true, true);
         self.move_half(maps);
         self.take_over_untold(maps);
+        if let (true, Some(brk)) = (self.doubts_break(maps), &mut self.brk) {
+            // Then the next one is looked at.
+            brk.end = None;
+        }
         // From the top down: what has grown is known by what lies above it.
         let mut position = CEILING;
         for vma in maps.iter().rev().filter(|vma| is_modelled(vma)) {
@@ -119,21 +123,24 @@ impl AddressSpace {
         if let Some(rest) = Range::new(Addr(0), position) {
             self.remove(rest);
         }
-        self.doubt_break(maps);
         self.growth.clear();
         if self.calls == Calls::Untold {
             self.disown_cut();
         }
     }
 
-    /// The maps may be of another moment than what is known of the break, which they do not tell: a brk that comes between,
-    /// of another thread or before a fork, is in only one of them. Then the next one is looked at.
-    fn doubt_break(&mut self, maps: &[Vma]) {
-        let Some(Break { start, end: Some(end) }) = self.brk else { return };
+    /// Whether the maps are of another moment than what is known of the break, which they do not tell: a brk that comes
+    /// between, of another thread or before a fork, is in only one of them. The heap then ends elsewhere, and not because
+    /// of what the model knows to lie there, or not to.
+    fn doubts_break(&self, maps: &[Vma]) -> bool {
+        let Some(Break { start, end: Some(end) }) = self.brk else { return false };
         let heaps = maps.iter().filter(|vma| &*vma.name == b"[heap]").map(|vma| vma.range.end());
-        if heaps.max().unwrap_or(Addr(page_up(start.0))) != Addr(page_up(end.0)) {
-            self.brk = Some(Break { start, end: None });
-        }
+        let (known, seen) = (Addr(page_up(end.0)), heaps.max().unwrap_or(Addr(page_up(start.0))));
+        let Some(between) = Range::new(known.min(seen), known.max(seen)) else { return false };
+        let model = self.areas.overlapping(between).map(|(range, area)| area.segment(range));
+        let lines = maps.iter().filter(|vma| is_modelled(vma)).map(Segment::from);
+        let kernel = lines.filter_map(|line| Some(Segment { range: line.range.intersection(between)?, ..line }));
+        merged(model) != merged(kernel)
     }
 
     /// An mremap of several mappings that has failed has moved those that are not where they were.

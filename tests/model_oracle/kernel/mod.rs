@@ -3,6 +3,9 @@
 //! It decides whether a call succeeds and what it returns, as well as what it does. What the kernel calls a VMA is here
 //! a run of pages that are alike.
 
+mod moves;
+mod shm;
+
 use std::collections::HashMap;
 use std::ops::Range as Span;
 
@@ -55,13 +58,6 @@ pub enum FileKind {
     ReadOnly,
     SharedAnonymous,
     Segment,
-}
-
-/// The mapping that a call of mremap adds.
-#[derive(Clone, Copy)]
-struct Copies {
-    mapping: u32,
-    heap: bool,
 }
 
 /// What else may happen to a call.
@@ -394,127 +390,6 @@ impl Kernel {
         Ok(0)
     }
 
-    /// mremap(2), with whole pages for lengths (mm/mremap.c).
-    fn mremap(&mut self, old: Addr, old_len: u64, new_len: u64, flags: u32, new: Addr, fate: Fate) -> Answer {
-        let (fixed, keep) = (flags & mremap::FIXED != 0, flags & mremap::DONTUNMAP != 0);
-        let start = index_of(old).ok_or(Errno::EINVAL)?;
-        let (old_count, new_count) = ((old_len / PAGE) as usize, (new_len / PAGE) as usize);
-        if new_count == 0 {
-            return Err(Errno::EINVAL);
-        }
-        if fixed || keep {
-            let overlaps = fixed && old.0 + old_len > new.0 && new.0 + new_len > old.0;
-            let resizes = keep && old_count != new_count;
-            let target = index_of(new).and_then(|to| self.span(to, new_count));
-            if flags & mremap::MAYMOVE == 0 || resizes || overlaps || target.is_none() {
-                return Err(Errno::EINVAL);
-            }
-        }
-        if fixed && old_count == new_count {
-            return self.move_several(start, old_count, index_of(new).ok_or(Errno::EINVAL)?, keep, fate);
-        }
-        if start >= PAGES || self.pages[start].is_none() {
-            return Err(Errno::EFAULT);
-        }
-        self.check_seal(start..start + 1)?;
-        let grows = new_count > old_count;
-        if !grows && !fixed && !keep {
-            // Shrinking may go over other regions and holes.
-            let tail = (start + new_count).min(PAGES)..(start + old_count).min(PAGES);
-            self.check_seal(tail.clone())?;
-            self.unmap(tail);
-            return Ok(old.0);
-        }
-        if start + old_count.min(new_count) > self.vma(start).end {
-            return Err(Errno::EFAULT);
-        }
-        if old_count == 0 && self.pages[start].is_some_and(|page| page.sharing == Sharing::Private) {
-            return Err(Errno::EINVAL);
-        }
-        if fate == Fate::Refused {
-            return Err(Errno::ENOMEM);
-        }
-        if grows && !fixed && old_count > 0 && self.vma(start).end == start + old_count {
-            let more = self.span(start + old_count, new_count - old_count);
-            if let Some(more) = more.filter(|more| self.pages[more.clone()].iter().all(Option::is_none)) {
-                self.grow(more);
-                return Ok(old.0);
-            }
-        }
-        if grows && flags & mremap::MAYMOVE == 0 {
-            return Err(Errno::ENOMEM);
-        }
-        let to = if fixed { index_of(new) } else { self.free(new_count) }.ok_or(Errno::ENOMEM)?;
-        let copy = self.copy_of(start, keep);
-        self.move_one(start..start + old_count, to..to + new_count, copy, fate)?;
-        Ok(address_of(to).0)
-    }
-
-    /// `remap_move`: region by region, with the gaps between them kept, and what lies in these at the target too.
-    fn move_several(&mut self, start: usize, count: usize, to: usize, keep: bool, fate: Fate) -> Answer {
-        let end = (start + count).min(PAGES);
-        if start >= end || self.pages[start].is_none() {
-            return Err(Errno::EFAULT);
-        }
-        let copy = self.copy_of(start, keep);
-        let mut at = start;
-        while let Some(first) = (at..end).find(|&at| self.pages[at].is_some()) {
-            let whole = self.vma(first);
-            let vma = first..whole.end.min(end);
-            if self.pages[first].is_some_and(is_segment) && (first > start || whole.end < start + count) {
-                return Err(Errno::EFAULT);
-            }
-            self.check_seal(vma.clone())?;
-            let target = to + (first - start);
-            // Refused on the way, if at all.
-            let fate = if first > start { fate } else { Fate::Normal };
-            self.move_one(vma.clone(), target..target + vma.len(), copy, fate)?;
-            at = vma.end;
-        }
-        Ok(address_of(to).0)
-    }
-
-    /// What MREMAP_DONTUNMAP makes is one mapping, of the kind of its first page.
-    fn copy_of(&mut self, start: usize, keep: bool) -> Option<Copies> {
-        let heap = self.pages[start].is_some_and(|page| page.heap);
-        keep.then(|| Copies { mapping: self.new_name(), heap })
-    }
-
-    /// `move_vma`: pages of one region become those of `to`.
-    fn move_one(&mut self, from: Span<usize>, to: Span<usize>, copy: Option<Copies>, fate: Fate) -> Result<(), Errno> {
-        if fate == Fate::Refused {
-            return Err(Errno::ENOMEM);
-        }
-        self.check_seal(to.clone())?;
-        self.unmap(to.clone());
-        let first = self.pages[from.start].ok_or(Errno::EFAULT)?;
-        let kept = from.len().min(to.len());
-        let tail = from.start + kept..from.end.clamp(from.start + kept, PAGES);
-        self.check_seal(tail.clone())?;
-        self.unmap(tail);
-        if fate == Fate::RefusedLate {
-            return Err(Errno::ENOMEM);
-        }
-        if from.is_empty() {
-            let mapping = self.new_name();
-            self.put(to, Page { mapping, guard: false, ..first });
-            return Ok(());
-        }
-        for (old, new) in from.clone().zip(to.clone()) {
-            let Some(page) = self.pages[old] else { continue };
-            // Guards are in the page tables, which move even where the region stays.
-            self.pages[old] = copy.map(|_| Page { guard: false, ..page });
-            self.pages[new] = Some(match copy {
-                Some(Copies { mapping, heap }) => Page { mapping, heap, ..page },
-                None => page,
-            });
-        }
-        if to.len() > kept {
-            self.grow(to.start + kept..to.end);
-        }
-        Ok(())
-    }
-
     /// More of the region right below.
     fn grow(&mut self, more: Span<usize>) {
         if let Some(last) = self.pages[more.start - 1] {
@@ -585,74 +460,6 @@ impl Kernel {
             sealed: false,
         };
         self.put(more, page);
-    }
-
-    fn shmat(&mut self, id: i32, addr: Addr, flags: i32) -> Result<Vma, Errno> {
-        let [read_only, remap, exec] = SHM.map(|flag| flags & flag != 0);
-        let count = 1 + id.unsigned_abs() as usize % 5;
-        let at =
-            if addr.0 == 0 { self.free(count).ok_or(Errno::ENOMEM)? } else { index_of(addr).ok_or(Errno::EINVAL)? };
-        let target = self.span(at, count).ok_or(Errno::EINVAL)?;
-        if !remap && self.pages[target.clone()].iter().any(Option::is_some) {
-            return Err(Errno::EINVAL);
-        }
-        self.check_seal(target.clone())?;
-        self.unmap(target.clone());
-        let page = Page {
-            mapping: self.new_name(),
-            heap: false,
-            prot: self.prot(if read_only { 1 } else { 3 } | if exec { 4 } else { 0 }),
-            sharing: Sharing::Shared,
-            file: Some(self.new_file(FileKind::Segment)),
-            dont_fork: false,
-            guard: false,
-            grows_down: false,
-            sealed: false,
-        };
-        self.segments.insert(self.files, (page.mapping, count));
-        self.put(target.clone(), page);
-        Ok(self.line(target, page))
-    }
-
-    /// shmdt(2): what is where shmat has put it of the first segment that has such a region, as far as the segment
-    /// reaches (`ksys_shmdt`).
-    fn shmdt(&mut self, addr: Addr) -> Answer {
-        let start = index_of(addr).ok_or(Errno::EINVAL)?;
-        let mut found: Option<(u64, usize)> = None;
-        let mut at = start;
-        while at < PAGES {
-            let vma = at..self.vma(at).end;
-            let segment = self.segment_in_place(at, start);
-            if found.is_some_and(|(_, size)| self.pages[at].is_some() && vma.end - start > size) {
-                break;
-            }
-            if let Some(inode) = segment.filter(|inode| found.is_none_or(|(first, _)| first == *inode)) {
-                found.get_or_insert((inode, self.segments[&inode].1));
-                self.unmap(vma.clone());
-            }
-            at = vma.end;
-        }
-        found.map(|_| 0).ok_or(Errno::EINVAL)
-    }
-
-    /// The segment that has, at this page, what shmat puts there when it attaches it at `start`.
-    fn segment_in_place(&self, at: usize, start: usize) -> Option<u64> {
-        let file = self.pages[at]?.file?;
-        let in_place = file.kind == FileKind::Segment && at.checked_sub(start)? as u64 == file.number;
-        in_place.then_some(file.inode)
-    }
-
-    /// Whether all that lies as if attached at `addr` is of one segment and one call of shmat. Else the file that
-    /// shmat has opened and the segment's size decide, of which no call tells.
-    fn is_as_attached(&self, addr: Addr) -> bool {
-        let Some(start) = index_of(addr) else { return true };
-        let in_place: Vec<(usize, u64)> =
-            (start..PAGES).filter_map(|at| Some((at, self.segment_in_place(at, start)?))).collect();
-        in_place.iter().all(|&(at, inode)| {
-            let (mapping, size) = self.segments[&inode];
-            let same = self.pages[at].is_some_and(|page| page.mapping == mapping);
-            same && at - start < size && inode == in_place[0].1
-        })
     }
 
     fn remap_file_pages(&mut self, addr: Addr, len: u64, prot: u32, pgoff: u64) -> Answer {
