@@ -211,14 +211,8 @@ pub(super) fn live_task(pid: Pid) -> Tid {
     task::threads(pid).unwrap_or_default().into_iter().find(lives).unwrap_or(leader)
 }
 
-/// Whether a process's program is a 32-bit one.
+/// Whether a process's program is a 32-bit one, by what the kernel has told it (getauxval(3)): words of four bytes, of which
+/// the second, the first entry's value, is not zero. The program's file is not asked: it may not answer.
 pub(super) fn is_i386(tid: Tid) -> bool {
-    std::fs::File::open(format!("/proc/{tid}/exe")).is_ok_and(is_of_class_32)
-}
-
-/// Whether a file is a 32-bit program: EI_CLASS of elf(5).
-pub(super) fn is_of_class_32(mut file: std::fs::File) -> bool {
-    use std::io::Read;
-    let mut head = [0; 5];
-    file.read_exact(&mut head).is_ok() && head == *b"\x7fELF\x01"
+    procfs::read(tid, "auxv").is_ok_and(|entries| entries.get(4..8).is_some_and(|second| second != [0; 4]))
 }

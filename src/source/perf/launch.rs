@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 
 use super::Perf;
-use super::attach::{FollowError, is_of_class_32};
+use super::attach::FollowError;
 use super::rings::Rings;
 use super::tether::Tether;
 use crate::event::Exit;
@@ -94,6 +94,13 @@ fn is_i386(program: &OsStr) -> bool {
         std::env::split_paths(&paths).map(|folder| folder.join(program)).find(is_program)
     };
     path.filter(is_program).is_some_and(|path| File::open(path).is_ok_and(is_of_class_32))
+}
+
+/// Whether a file is a 32-bit program: EI_CLASS of elf(5).
+fn is_of_class_32(mut file: File) -> bool {
+    use std::io::Read;
+    let mut head = [0; 5];
+    file.read_exact(&mut head).is_ok() && head == *b"\x7fELF\x01"
 }
 
 impl Launched for Perf {
