@@ -19,9 +19,10 @@ use nix::sys::signal::SigSet;
 use crate::units::{Addr, PAGE, Range, Tid, page_down};
 
 pub use child::{Child, ChildReport, fork_child};
+pub(crate) use ptrace::count_read;
 pub use ptrace::{
-    EXITKILL, Restart, Status, SyscallStop, TRACE_OPTIONS, Wait, event_message, interrupt, peek_status, peek_status_of,
-    reads, registers, restart, seize, set_registers, syscall_info, take_status, write_word,
+    EXITKILL, Restart, Status, SyscallStop, TRACE_OPTIONS, Wait, event_message, interrupt, peek_memory, peek_status,
+    peek_status_of, reads, registers, restart, seize, set_registers, syscall_info, take_status, write_word,
 };
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
@@ -59,18 +60,27 @@ pub fn share_memory(a: Tid, b: Tid) -> Result<bool, Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_kcmp, a.0, b.0, KCMP_VM, 0, 0) }).map(|order| order == 0)
 }
 
-/// Reads the target's memory, all of `buffer` or nothing.
+/// Reads the target's memory, all of `buffer` or nothing, and waits for whoever supplies it: process_vm_readv(2).
 pub fn read_memory(tid: Tid, addr: Addr, buffer: &mut [u8]) -> Result<(), Errno> {
     use nix::sys::uio::{RemoteIoVec, process_vm_readv};
     ptrace::count_read();
     let remote = RemoteIoVec { base: addr.0 as usize, len: buffer.len() };
     let wanted = buffer.len();
     let local = &mut [std::io::IoSliceMut::new(buffer)];
-    let read = match process_vm_readv(nix::unistd::Pid::from_raw(tid.0), local, &[remote]) {
-        Err(errno) if is_missing(errno) => read_memory_file(tid, addr, buffer)?,
-        read => read?,
-    };
+    let read = process_vm_readv(nix::unistd::Pid::from_raw(tid.0), local, &[remote])?;
     if read == wanted { Ok(()) } else { Err(Errno::EFAULT) }
+}
+
+/// Whether a task's memory could be read; asked where nothing is, so that nobody has to supply it.
+///
+/// # Errors
+/// ESRCH when it has none any more, EPERM without the right to trace it.
+pub fn may_read_memory(tid: Tid) -> Result<(), Errno> {
+    const NOWHERE: Addr = Addr(u64::MAX - 0xfff);
+    match read_memory(tid, NOWHERE, &mut [0]) {
+        Err(Errno::EFAULT) => Ok(()),
+        other => other,
+    }
 }
 
 /// Reads the target's memory up to where it cannot be read; returns how many bytes were read.
@@ -88,23 +98,7 @@ pub fn read_memory_up_to(tid: Tid, addr: Addr, buffer: &mut [u8]) -> Result<usiz
         base = next;
     }
     let local = &mut [std::io::IoSliceMut::new(buffer)];
-    match process_vm_readv(nix::unistd::Pid::from_raw(tid.0), local, &remote) {
-        Err(errno) if is_missing(errno) => read_memory_file(tid, addr, buffer),
-        read => read,
-    }
-}
-
-/// Whether there is no process_vm_readv here: a kernel without CONFIG_CROSS_MEMORY_ATTACH, or the filter of a container.
-fn is_missing(errno: Errno) -> bool {
-    matches!(errno, Errno::ENOSYS | Errno::EPERM)
-}
-
-/// The same through /proc/TID/mem, which stops short of what cannot be read.
-fn read_memory_file(tid: Tid, addr: Addr, buffer: &mut [u8]) -> Result<usize, Errno> {
-    use std::os::unix::fs::FileExt;
-    let told = |error: std::io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-    let memory = std::fs::File::open(format!("/proc/{tid}/mem")).map_err(told)?;
-    memory.read_at(buffer, addr.0).map_err(told)
+    process_vm_readv(nix::unistd::Pid::from_raw(tid.0), local, &remote)
 }
 
 /// A signal that was waited for.

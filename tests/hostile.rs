@@ -9,8 +9,13 @@ use std::path::{Path, PathBuf};
 
 use common::process::{Ended, Process, command, run};
 use common::testprogs::testprog;
-use common::vmtrace::{reports, vmtrace};
-use common::{need, wait_for};
+use common::vmtrace::{VMTRACE, launch, reports, vmtrace};
+use common::{need, proc, wait_for};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use vmtrace::procfs;
+use vmtrace::sys::{self, Status};
+use vmtrace::units::{Addr, Tid};
 
 /// Sets a terminal's title, breaks the line, and rubs out.
 const NAME: &str = "\x1b]0;x\x07\n\x7f\x08";
@@ -48,17 +53,25 @@ fn expect_launched(program: &str, arguments: &[&str]) {
 #[track_caller]
 fn expect_followed(start: &dyn Fn() -> Process) {
     let target = start();
-    let pid = target.pid().to_string();
+    expect_seen(target.pid());
+    target.end().expect_code(0);
+}
+
+/// Attaches to a process by each engine, and looks at it from outside.
+#[track_caller]
+fn expect_seen(target: i32) {
+    let pid = target.to_string();
     let inspect: &[&str] = &["inspect"];
     let by_ptrace: &[&str] = &["--engine=ptrace", "--for=100ms", "--max-overhead=100"];
     // Without the privilege there would be less to see, and nothing to test.
     let by_perf: &[&str] = &["--engine=perf", "--for=100ms"];
-    for (words, format) in [(inspect, "--format=text"), (by_ptrace, "--format=text"), (by_perf, "--format=json")] {
+    let lifecycles: &[&str] = &["--engine=ptrace", "--follow=threads", "--for=100ms"];
+    let (text, json) = ("--format=text", "--format=json");
+    for (words, format) in [(inspect, text), (by_ptrace, text), (by_perf, json), (lifecycles, json)] {
         let ended = run(vmtrace(words).args([format, "--min-confidence=possible", "-p", &pid]));
-        expect_sober(&format!("{target:?}: {words:?}"), &ended, 0);
+        expect_sober(&format!("{target}: {words:?}"), &ended, 0);
         expect_report(format, &ended.output());
     }
-    target.end().expect_code(0);
 }
 
 #[track_caller]
@@ -70,6 +83,11 @@ fn expect_report(format: &str, text: &str) {
             assert_eq!(reports(&text[start..]).len(), 1, "{text}");
         }
     }
+}
+
+#[track_caller]
+fn expect_root() {
+    assert!(nix::unistd::geteuid().is_root(), "this test needs root, as continuous integration has it");
 }
 
 fn start(program: &str, arguments: &[&str]) -> Process {
@@ -102,6 +120,108 @@ fn damaged_thread_lists() {
     }
 }
 
+/// Memory that is mapped but supplied by nobody is not waited for, and what lies behind it is found all the same.
+#[test]
+fn memory_that_nobody_supplies() {
+    expect_root();
+    for what in ["deep", "raw", "lists", "library", "lowest", "clone3"] {
+        expect_reports(testprog("withheld"), &[what]);
+        for how in ["--follow=threads", "--engine=perf"] {
+            let ended = run(&mut vmtrace([how, "--", testprog("withheld"), what]));
+            expect_sober(&format!("{what}, {how}"), &ended, 0);
+            expect_report("--format=text", &ended.errors());
+        }
+    }
+    let report = launch(&["--min-confidence=possible"], &[testprog("withheld"), "deep"]).report;
+    let sites = report.0["findings"].to_string();
+    assert!(sites.contains("run_raw_thread") && sites.contains("run_in_the_deep"), "{sites}");
+}
+
+/// What a stopped task's call was given can be asked for, be it there or not; where we begin and end in it does not matter.
+#[test]
+fn arguments_that_nobody_supplies() {
+    expect_root();
+    let target = start(testprog("withheld"), &["lowest"]);
+    let tid = Tid(target.pid());
+    let maps = procfs::maps::read(tid).expect("it lives");
+    let [lowest, vdso] = [
+        maps.first().expect("something is mapped"),
+        maps.iter().find(|vma| &*vma.name == b"[vdso]").expect("it has a vDSO"),
+    ]
+    .map(|vma| vma.range.start());
+    sys::seize(tid, 0).expect("it is ours");
+    sys::interrupt(tid).expect("it is traced");
+    wait_for("it has stopped", || matches!(sys::peek_status_of(tid), Ok(Some(Status::Stopped(_)))));
+
+    assert_eq!(sys::peek_memory(tid, lowest, &mut [0; 64]), Err(Errno::EIO));
+    assert_eq!(sys::peek_memory(tid, Addr(0), &mut [0]), Err(Errno::EIO));
+    let mut whole = [0; 64];
+    sys::read_memory(tid, vdso, &mut whole).expect("the vDSO is there");
+    for (from, to) in [(0, 64), (0, 4), (3, 5), (7, 9), (8, 16), (5, 30)] {
+        let mut part = vec![0; to - from];
+        sys::peek_memory(tid, Addr(vdso.0 + from as u64), &mut part).expect("the vDSO is there");
+        assert_eq!(part, whole[from..to]);
+    }
+
+    sys::restart(tid, sys::Restart::Detach, 0).expect("it is traced");
+    target.end().expect_code(0);
+}
+
+/// A program on a file system that is served by another program, in a namespace of its own: that answers.
+fn start_served(folder: &Path) -> (Process, i32) {
+    let folder = folder.to_str().expect("it is text");
+    let server = start(testprog("fuse"), &[folder, testprog("hostile"), "leave"]);
+    let children = proc::children(server.pid());
+    let [program] = children[..] else { panic!("it has one child, not {children:?}") };
+    (server, program)
+}
+
+/// Files of a file system that answers are read; of one that does not they are not waited for: be it that we have stopped who
+/// serves it, which is followed with its child, or somebody else has.
+#[test]
+fn a_file_system_that_does_not_answer() {
+    expect_root();
+    assert!(
+        Path::new("/dev/fuse").exists(),
+        "this test needs /dev/fuse: `modprobe fuse`, or a kernel with CONFIG_FUSE_FS"
+    );
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let folder = folder.path();
+    let (server, program) = start_served(folder);
+    let named = run(&mut vmtrace(["inspect", "--format=json", "-p", &program.to_string()])).expect_code(0);
+    let report = reports(&named.output()).pop().expect("a report");
+    assert_eq!(report.0["findings"][0]["thread_function"]["symbol"], "left", "{}", named.output());
+
+    server.send(Signal::SIGUSR1);
+    wait_for("the server has stopped", || proc::is_stopped(server.pid()));
+    expect_seen(program);
+    server.send(Signal::SIGCONT);
+    server.end().expect_code(0);
+
+    expect_launched(testprog("fuse"), &[folder.to_str().expect("it is text"), testprog("hostile"), "leave"]);
+}
+
+/// A user whose program leaves no room for another thread is told the names in it all the same.
+#[test]
+fn a_user_who_may_have_no_more_threads() {
+    expect_root();
+    need("setpriv");
+    need("prlimit");
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let everybody = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(folder.path(), everybody).expect("it is ours");
+    let own = folder.path().join("vmtrace");
+    fs::copy(VMTRACE, &own).expect("a copy can be made");
+    let target = start("setpriv", &[&nobody[..], &[&copy(folder.path(), "program"), "leave"]].concat());
+    let mut inspect = command("setpriv", nobody);
+    inspect.args(["prlimit", "--nproc=1"]).arg(&own).current_dir("/");
+    let ended = run(inspect.args(["inspect", "--format=json", "-p", &target.pid().to_string()])).expect_code(0);
+    let report = reports(&ended.output()).pop().expect("a report");
+    assert_eq!(report.0["findings"][0]["thread_function"]["symbol"], "left", "{}", ended.output());
+    target.end().expect_code(0);
+}
+
 /// Names of threads, mapped files and programs are no means to write to the terminal.
 #[test]
 fn names_for_a_terminal() {
@@ -131,7 +251,7 @@ fn a_fifo_for_a_program() {
 /// The same under another root, where the program's path means a FIFO. Only root may change the root.
 #[test]
 fn a_fifo_under_another_root() {
-    assert!(nix::unistd::geteuid().is_root(), "this test needs root, as continuous integration has it");
+    expect_root();
     let folders = [tempfile::tempdir(), tempfile::tempdir()].map(|folder| folder.expect("a folder can be made"));
     let program = copy(folders[0].path(), "program");
     let root = || {

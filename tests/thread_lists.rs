@@ -10,7 +10,8 @@ use object::{Object, ObjectSegment, ObjectSymbol};
 use vmtrace::event::Vma;
 use vmtrace::procfs;
 use vmtrace::procfs::memory::ResidentPages;
-use vmtrace::threadlib::{List, ListedThread, TaskMemory, ThreadLists, glibc, musl};
+use vmtrace::procfs::present::LiveMemory;
+use vmtrace::threadlib::{List, ListedThread, ThreadLists, glibc, musl};
 use vmtrace::units::{Addr, Tid};
 
 /// glibc's lists, for 64 and 32 bits, name the function of each thread that was never joined, and its stack.
@@ -18,8 +19,8 @@ use vmtrace::units::{Addr, Tid};
 fn glibc_threads() {
     for program in ["attach_loop", "attach_loop.static", "attach_loop.i386"] {
         expect_left_behind(program, 1_052_672, |tid, maps| {
-            glibc::locate(tid, maps, &TaskMemory(tid))
-                .and_then(|located| located.read(&TaskMemory(tid)))
+            glibc::locate(tid, maps, &LiveMemory::of(tid))
+                .and_then(|located| located.read(&LiveMemory::of(tid)))
                 .expect("lists")
         });
     }
@@ -32,7 +33,7 @@ fn musl_threads() {
         expect_left_behind(program, 1_056_768, |tid, maps| {
             let pages = ResidentPages::open(tid).expect("a child's pages can be read");
             let touched = |range| pages.touched(range).expect("a child's pages can be read");
-            musl::read(&TaskMemory(tid), maps, std::iter::empty(), touched)
+            musl::read(&LiveMemory::of(tid), maps, std::iter::empty(), touched)
         });
     }
 }

@@ -16,7 +16,7 @@ impl Follower<'_> {
             let Some(space) = self.model.space_mut(id) else { continue };
             let idle: Vec<_> = space.imprinted().collect();
             for (mapping, top, _) in idle {
-                space.keep_imprint(mapping, self.target.imprint(reader, top));
+                space.keep_imprint(mapping, self.target.imprint(id, reader, top));
             }
         }
     }
@@ -33,14 +33,14 @@ impl Follower<'_> {
                 }
             }
             EventKind::Ended(_) => {
-                let Some((space, stack)) = self.model.task(event.tid).and_then(|task| Some((task.space, task.stack?)))
+                let Some((id, stack)) = self.model.task(event.tid).and_then(|task| Some((task.space, task.stack?)))
                 else {
                     return;
                 };
-                let Some(space) = self.model.space_mut(space).filter(|space| !space.finished) else { return };
+                let Some(space) = self.model.space_mut(id).filter(|space| !space.finished) else { return };
                 let born = space.mappings.get(stack).and_then(|mapping| mapping.stack.as_deref()?.last.born);
                 if let Some(top) = born.and_then(|born| born.args.stack_top()) {
-                    let imprint = self.target.imprint(event.tid, top);
+                    let imprint = self.target.imprint(id, event.tid, top);
                     space.keep_imprint(stack, imprint);
                 }
             }
@@ -58,7 +58,7 @@ impl Follower<'_> {
         let Some(space) = self.model.space(id) else { return false };
         let imprinted: Vec<_> = space.imprinted().collect();
         for (mapping, top, imprint) in imprinted {
-            if (imprint.is_none() || self.target.imprint(tid, top) != imprint)
+            if (imprint.is_none() || self.target.imprint(id, tid, top) != imprint)
                 && let Some(space) = self.model.space_mut(id)
             {
                 space.disown(mapping);

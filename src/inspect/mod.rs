@@ -13,12 +13,14 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use jiff::Zoned;
+use nix::errno::Errno;
 
 use crate::diagnose::breakdown::{is_counted, virtual_bytes};
 use crate::diagnose::finding::{Confidence, Note, NoteKind};
 use crate::diagnose::survey::{KnownStack, Snapshot, Standing, survey};
 use crate::event::Vma;
 use crate::procfs::memory::ResidentPages;
+use crate::procfs::present::LiveMemory;
 use crate::procfs::task::{self, TaskStatus};
 use crate::procfs::{self, limits};
 use crate::report::draft::{Draft, Places};
@@ -29,7 +31,7 @@ use crate::symbols::capture::{CallStacks, Task};
 use crate::symbols::names::perf_map::Writer;
 use crate::sys;
 use crate::threadlib::glibc::{self, Located};
-use crate::threadlib::{List, ListedThread, TaskMemory, Unavailable};
+use crate::threadlib::{List, ListedThread, Unavailable};
 use crate::units::{Addr, CodeId, Pid, Range, Tid};
 use confirm::{Confirmation, HighestNumber, Look};
 use refused::{InspectError, explain};
@@ -58,7 +60,7 @@ pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectErr
     let process = Process::find(pid)?;
     let maps = process.maps()?;
     let others = task::sharers(process.pid, process.reader);
-    let located = glibc::locate(process.reader, &maps, &TaskMemory(process.reader));
+    let located = glibc::locate(process.reader, &maps, &LiveMemory::of(process.reader));
     let lists = located.as_ref().map_err(Clone::clone).and_then(|located| process.watch(located, &others));
     // As the lists are, not as they were before a second look.
     let maps = process.maps()?;
@@ -78,7 +80,7 @@ pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectErr
         maps: &maps,
         resident: &resident,
         stacks: stacks.as_deref(),
-        arenas: &arenas::find(&TaskMemory(process.reader), &maps, word(&maps)),
+        arenas: &arenas::find(&LiveMemory::of(process.reader), &maps, word(&maps)),
         stack_pointers: &known,
         without_pointer: pointers.len() - known.len(),
         functions: &functions,
@@ -182,18 +184,21 @@ impl Process {
 
     fn maps(&self) -> Result<Box<[Vma]>, InspectError> {
         let maps = procfs::maps::read(self.reader).map_err(|error| explain(self.pid, self.status, error))?;
-        let Some(first) = maps.first() else {
-            let is_kernel = task::command_line(self.pid).is_empty() && task::size(self.reader) == Some((0, 0));
+        if maps.is_empty() {
+            let is_kernel = task::size(self.reader) == Some((0, 0)) && task::command_line(self.pid).is_empty();
             let kernel_thread = is_kernel && !matches!(task::status(self.reader), Ok(now) if now.state == 'Z');
             return Err(match kernel_thread {
                 true => InspectError::KernelThread(self.pid),
                 false => InspectError::Vanished(self.pid),
             });
-        };
+        }
         // The maps may be seen with fewer rights than the memory.
-        match sys::read_memory(self.reader, first.range.start(), &mut [0]) {
-            Err(nix::errno::Errno::EPERM) => {
-                Err(explain(self.pid, self.status, std::io::ErrorKind::PermissionDenied.into()))
+        match std::fs::File::open(format!("/proc/{}/mem", self.reader)) {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::PermissionDenied
+                    && sys::may_read_memory(self.reader) == Err(Errno::EPERM) =>
+            {
+                Err(explain(self.pid, self.status, error))
             }
             _ => Ok(maps),
         }
@@ -239,7 +244,7 @@ impl Process {
     /// The lists, tried for longer than the moment of one change. Where they change all the time, they stand still for a
     /// look.
     fn lists(&self, located: &Located, others: &[Pid]) -> Result<Vec<ListedThread>, Unavailable> {
-        let (memory, began) = (TaskMemory(self.reader), Instant::now());
+        let (memory, began) = (LiveMemory::of(self.reader), Instant::now());
         let within = if self.pauses.get().count > 0 { Duration::ZERO } else { LISTS_WITHIN };
         loop {
             match located.read(&memory) {

@@ -3,12 +3,13 @@
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
+use super::patience::{NAMES, Supplier, answering, mounts_of, patiently, supplier};
 use crate::event::Vma;
 use crate::units::Tid;
 
@@ -20,17 +21,45 @@ pub const LARGEST: u64 = 4 << 30;
 /// The path in a line of maps is relative to the root of whoever reads it, and may name another file by now. So what is
 /// tried is /proc/PID/map_files (which needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE), the path under the target's
 /// root, and the path as it is.
+///
+/// Of a file that a program serves it is a copy, if there is an answer in bounded time.
 pub fn open(tid: Tid, vma: &Vma) -> Option<File> {
-    let path = Path::new(std::ffi::OsStr::from_bytes(&vma.name));
-    let map_file = format!("/proc/{tid}/map_files/{:x}-{:x}", vma.range.start().0, vma.range.end().0);
-    let is_it = |file: &File| file.metadata().is_ok_and(|of| of.ino() == vma.inode);
-    let named = || {
-        [open_in_root(tid, path), open_regular(path)]
-            .into_iter()
-            .flatten()
-            .find(|file| is_it(file) && may_be_on(file, vma.device))
+    let of_thread = vma.clone();
+    if supplier(mounts_of(tid), vma.device) == Supplier::Program {
+        return patiently(vma.device, move || answering(open_anyhow(tid, &of_thread)?)).flatten();
+    }
+    open_mapped(tid, vma).or_else(|| patiently(NAMES, move || open_named(tid, &of_thread)).flatten())
+}
+
+/// Up to `bytes` of the file behind a line of maps, from `offset` on, if there is an answer in bounded time.
+pub(super) fn read_at(tid: Tid, vma: &Vma, offset: u64, bytes: usize) -> Option<Vec<u8>> {
+    let of_thread = vma.clone();
+    let read = move || {
+        let mut contents = vec![0; bytes];
+        let read = open_anyhow(tid, &of_thread)?.read_at(&mut contents, offset).ok()?;
+        contents.truncate(read);
+        Some(contents)
     };
-    open_regular(Path::new(&map_file)).filter(is_it).or_else(named)
+    patiently(vma.device, read).flatten()
+}
+
+fn open_anyhow(tid: Tid, vma: &Vma) -> Option<File> {
+    open_mapped(tid, vma).or_else(|| open_named(tid, vma))
+}
+
+fn open_mapped(tid: Tid, vma: &Vma) -> Option<File> {
+    let link = format!("/proc/{tid}/map_files/{:x}-{:x}", vma.range.start().0, vma.range.end().0);
+    open_regular(Path::new(&link)).filter(|file| is_it(file, vma))
+}
+
+fn open_named(tid: Tid, vma: &Vma) -> Option<File> {
+    let path = Path::new(std::ffi::OsStr::from_bytes(&vma.name));
+    let mut named = [open_in_root(tid, path), open_regular(path)].into_iter().flatten();
+    named.find(|file| is_it(file, vma) && may_be_on(file, vma.device))
+}
+
+fn is_it(file: &File, vma: &Vma) -> bool {
+    file.metadata().is_ok_and(|of| of.ino() == vma.inode)
 }
 
 /// Whether a file can lie on the device of a line of maps. Number alone would not do: whoever can mount a file system of

@@ -35,7 +35,7 @@ pub fn line_at(tid: Tid, addr: Addr) -> Option<Vma> {
 }
 
 /// The line that holds `addr`; an error where the kernel cannot be asked for a single line.
-fn query_at(maps: &File, addr: Addr) -> io::Result<Option<Vma>> {
+pub(super) fn query_at(maps: &File, addr: Addr) -> io::Result<Option<Vma>> {
     let line = sys::query_maps(maps.as_fd(), MapsQuery::At, addr)?;
     Ok(line.and_then(|line| Vma::try_from(line).ok()))
 }

@@ -1,12 +1,14 @@
 //! Physical memory behind ranges of a process.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::event::Vma;
+use super::patience::{Supplier, supplier};
+use super::present::{self, Extent, Paged};
+use crate::event::{Prot, Vma};
 use crate::sys;
 use crate::units::{Addr, PAGE, Range, Tid};
 
@@ -19,14 +21,17 @@ pub struct HeldMemory {
     pub pages: ResidentPages,
     mem: File,
     lines: File,
+    mounts: File,
+    /// Through which it was opened.
+    tid: Tid,
 }
 
 impl HeldMemory {
     /// Opens the present memory of a task. Needs the right to trace.
     pub fn open(tid: Tid) -> io::Result<HeldMemory> {
         let (mem, pages) = (File::open(format!("/proc/{tid}/mem"))?, ResidentPages::open(tid)?);
-        let lines = File::open(format!("/proc/{tid}/maps"))?;
-        Ok(HeldMemory { maps: Mutex::new(super::maps::read(tid)?.into()), pages, mem, lines })
+        let (lines, mounts) = (File::open(format!("/proc/{tid}/maps"))?, File::open(format!("/proc/{tid}/mountinfo"))?);
+        Ok(HeldMemory { maps: Mutex::new(super::maps::read(tid)?.into()), pages, mem, lines, mounts, tid })
     }
 
     /// What was mapped when that was seen last.
@@ -51,22 +56,75 @@ impl HeldMemory {
         }
     }
 
-    /// Fills `buffer` from `addr`, up to where the memory ends; gives how much that was.
+    /// Fills `buffer` from `addr`, up to where there is nothing more; gives how much that was.
     pub fn read_up_to(&self, addr: Addr, buffer: &mut [u8]) -> usize {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.mem.read_at(&mut buffer[filled..], addr.0 + filled as u64) {
-                Ok(0) | Err(_) => break,
-                Ok(read) => filled += read,
-            }
-        }
-        filled
+        present::read(self, &self.pages, addr, buffer, Extent::Found)
     }
 
     /// Fills `buffer` from `addr`.
     pub fn read(&self, addr: Addr, buffer: &mut [u8]) -> io::Result<()> {
-        self.mem.read_exact_at(buffer, addr.0)
+        let filled = present::read(self, &self.pages, addr, buffer, Extent::Whole);
+        if filled == buffer.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
+
+    /// A page that can be read without waiting for anybody, and to which nobody writes: the vDSO's, or one of a file.
+    pub fn steady_page(&self) -> Option<Addr> {
+        let maps = self.maps();
+        if let Some(vdso) = maps.iter().find(|vma| &*vma.name == b"[vdso]") {
+            return Some(vdso.range.start());
+        }
+        let mut starts = maps.iter().filter(|vma| vma.is_file() && vma.prot == Prot::READ).map(|vma| vma.range.start());
+        starts.find(|start| {
+            let mut page = [Page::Missing];
+            self.pages.states(*start, &mut page).is_ok() && page == [Page::There]
+        })
+    }
+}
+
+impl Paged for HeldMemory {
+    fn touch(&self, addr: Addr, buffer: &mut [u8]) -> usize {
+        present::touch(&self.mem, addr, buffer)
+    }
+
+    fn line_at(&self, addr: Addr) -> Option<Vma> {
+        if let Ok(line) = super::maps::query_at(&self.lines, addr) {
+            return line;
+        }
+        self.maps().iter().find(|vma| vma.range.contains(addr)).cloned()
+    }
+
+    fn tid(&self) -> Tid {
+        self.tid
+    }
+
+    fn supplier(&self, device: u32) -> Supplier {
+        supplier([BufReader::new(FromStart { file: &self.mounts, at: 0 })], device)
+    }
+}
+
+/// An open file, from its first byte on, wherever others are reading it.
+struct FromStart<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+/// What pagemap knows of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Page {
+    /// It can be read without waiting for anybody but the kernel.
+    There,
+    /// Nobody has touched it, or what it was has been given back.
+    Missing,
+    /// Protected from writes by a userfaultfd, and swapped out or missing: these look the same.
+    Protected,
 }
 
 /// A process whose pages can be counted: /proc/PID/pagemap. Needs the right to trace.
@@ -79,6 +137,32 @@ impl ResidentPages {
     /// Opens a task's pagemap, which stays the one of its present address space.
     pub fn open(tid: Tid) -> io::Result<ResidentPages> {
         Ok(ResidentPages { pagemap: File::open(format!("/proc/{tid}/pagemap"))? })
+    }
+
+    /// The state of each page from that of `addr` on, of at most 64; gives of how many it is known: none behind the end of the
+    /// address space, or when that is gone.
+    pub fn states(&self, addr: Addr, states: &mut [Page]) -> io::Result<usize> {
+        self.entries(addr, states.len(), |index, entry| states[index] = state(entry))
+    }
+
+    /// Whether a write to `addr` waits for nobody: to anonymous memory that is there, and not protected from writes by a
+    /// userfaultfd.
+    pub fn is_writable_at_once(&self, addr: Addr) -> bool {
+        let mut writable = false;
+        let known = self.entries(addr, 1, |_, entry| {
+            writable = entry & (PRESENT | WRITE_PROTECTED | SHARED) == PRESENT;
+        });
+        known.is_ok_and(|known| known == 1) && writable
+    }
+
+    /// Up to `count` entries, at most 64, from that of `addr` on, by their highest byte; gives how many there are.
+    fn entries(&self, addr: Addr, count: usize, mut each: impl FnMut(usize, u8)) -> io::Result<usize> {
+        sys::count_read();
+        let mut entries = [0u8; 8 * 64];
+        let wanted = entries.len().min(8 * count);
+        let read = self.pagemap.read_at(&mut entries[..wanted], addr.0 / PAGE * 8)?;
+        entries[..read].chunks_exact(8).enumerate().for_each(|(index, entry)| each(index, entry[7]));
+        Ok(read / 8)
     }
 
     /// Bytes of `range` that lie in physical memory.
@@ -151,10 +235,29 @@ impl ResidentPages {
 /// Bits of an entry's highest byte (Documentation/admin-guide/mm/pagemap.rst).
 const PRESENT: u8 = 0x80;
 const SWAPPED: u8 = 0x40;
+const SHARED: u8 = 0x20;
+const WRITE_PROTECTED: u8 = 0x02;
+
+fn state(entry: u8) -> Page {
+    match entry & (PRESENT | SWAPPED | WRITE_PROTECTED) {
+        0 | WRITE_PROTECTED => Page::Missing,
+        entry if entry & (PRESENT | WRITE_PROTECTED) == WRITE_PROTECTED => Page::Protected,
+        _ => Page::There,
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is swapped out comes back by itself; not so what a userfaultfd protects, which may be missing. Guards are there,
+    /// and cannot be read.
+    #[test]
+    fn states_of_pages() {
+        let (there, protected, missing) = (Page::There, Page::Protected, Page::Missing);
+        let states = [0x80, 0x82, 0xa0, 0x40, 0x44, 0x42, 0x02, 0x00].map(state);
+        assert_eq!(states, [there, there, there, there, there, protected, missing, missing]);
+    }
 
     /// Both ways to count agree: of eight fresh pages, those are resident that were written to.
     #[test]

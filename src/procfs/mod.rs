@@ -6,6 +6,8 @@ pub mod limits;
 pub mod mapped_file;
 pub mod maps;
 pub mod memory;
+pub mod patience;
+pub mod present;
 pub mod task;
 
 use std::fs::File;

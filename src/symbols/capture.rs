@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::procfs::memory::HeldMemory;
+use crate::procfs::present::LiveMemory;
 use crate::source::Stand;
 use crate::sys;
 use crate::units::{Addr, CallStackId, CodeId, Range, Tid};
@@ -75,12 +76,12 @@ impl CallStacks {
         let registers = match stand {
             Stand::Stopped => {
                 let registers = Registers::of_task(&sys::registers(tid).ok()?);
-                self.memory.begin(tid, registers.sp()?);
+                self.memory.begin(tid, space, registers.sp()?);
                 registers
             }
             Stand::Copied { registers, stack } => {
                 let registers = Registers::of_task(registers);
-                self.memory.begin_with(tid, task.held, registers.sp()?, stack);
+                self.memory.begin_with((tid, space), task.held, registers.sp()?, stack);
                 registers
             }
             Stand::Unknown => return None,
@@ -102,9 +103,9 @@ impl CallStacks {
         let mut bytes = [0; (BELOW + ABOVE) as usize];
         match task.held {
             Some(held) => held.read(start, &mut bytes).ok()?,
-            None => sys::read_memory(task.tid, start, &mut bytes).ok()?,
+            None => LiveMemory::of(task.tid).read(start, &mut bytes).ok()?,
         }
-        self.memory.begin_with(task.tid, task.held, start.0, &bytes);
+        self.memory.begin_with((task.tid, space), task.held, start.0, &bytes);
         let CallStacks { modules, unwinder, spaces, memory, .. } = self;
         let map = &known(spaces, task, space, modules)?.map;
         let function = unwinder.started_on(top, memory, map, modules)?;

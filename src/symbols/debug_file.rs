@@ -11,6 +11,7 @@ use object::ReadCache;
 
 use super::elf::Headers;
 use crate::procfs::mapped_file::{open_in_root, open_regular};
+use crate::procfs::patience::answering;
 use crate::units::Tid;
 
 /// Where debug information is installed.
@@ -36,14 +37,15 @@ impl DebugFile {
 }
 
 /// The files that may hold the debug information of `module`, which the task knows by `path`; best first, and none
-/// where it has its own. A few calls of open, in the task's root and in ours: nothing large is read.
+/// where it has its own. A few calls of open, in the task's root and in ours: nothing large is read, but for copies of
+/// what a program serves.
 pub fn find(tid: Tid, path: &Path, module: &File) -> Vec<DebugFile> {
     let Some(headers) = Headers::read(&ReadCache::new(module)) else { return Vec::new() };
     if headers.has(".debug_info") {
         return Vec::new();
     }
     let by_build_id = headers.build_id.as_deref().and_then(|id| by_build_id(tid, id));
-    if let Some(file) = by_build_id {
+    if let Some(file) = by_build_id.and_then(answering) {
         return vec![DebugFile { file, crc: None }];
     }
     let Some((name, crc)) = &headers.debug_link else { return Vec::new() };
@@ -53,7 +55,7 @@ pub fn find(tid: Tid, path: &Path, module: &File) -> Vec<DebugFile> {
         for file in [open_in_root(tid, &place), open_regular(&place)].into_iter().flatten() {
             let itself = file.metadata().map(|of| (of.dev(), of.ino())).ok() == inode;
             if !itself && found.len() < MOST_CANDIDATES && may_belong(&file, headers.build_id.as_deref()) {
-                found.push(DebugFile { file, crc: Some(*crc) });
+                found.extend(answering(file).map(|file| DebugFile { file, crc: Some(*crc) }));
             }
         }
     }

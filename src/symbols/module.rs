@@ -19,7 +19,8 @@ use super::debug_file::{self, DebugFile};
 use super::elf::Bounded;
 use crate::event::Vma;
 use crate::procfs::mapped_file;
-use crate::sys;
+use crate::procfs::patience::{NAMES, patiently};
+use crate::procfs::present::LiveMemory;
 use crate::units::{Range, Tid};
 
 /// Files are held open up to this number; of further ones only the path is known.
@@ -75,7 +76,7 @@ impl Module {
             Contents::Unreadable => Vec::new(),
         };
         let (debug_files, stamp) = match &contents {
-            Contents::File(file) => (debug_file::find(tid, path, file), stamp(file)),
+            Contents::File(file) => (debug_files(tid, path, file), stamp(file)),
             Contents::Copy(_) | Contents::Unreadable => (Vec::new(), None),
         };
         Module { path: path.to_string_lossy().into_owned(), contents, segments, debug_files, stamp }
@@ -103,6 +104,13 @@ impl Module {
             Contents::Copy(_) | Contents::Unreadable => true,
         }
     }
+}
+
+/// What is found in bounded time.
+fn debug_files(tid: Tid, path: &Path, file: &File) -> Vec<DebugFile> {
+    let (path, file) = (path.to_owned(), file.try_clone());
+    let find = move || Some(debug_file::find(tid, &path, &file.ok()?));
+    patiently(NAMES, find).flatten().unwrap_or_default()
 }
 
 fn stamp(file: &File) -> Option<(u64, SystemTime)> {
@@ -211,7 +219,7 @@ pub(super) fn own() -> Tid {
 
 fn copy(tid: Tid, range: Range) -> Contents {
     let mut bytes = vec![0; usize::try_from(range.bytes().min(VDSO_BYTES)).unwrap_or(0)];
-    match sys::read_memory(tid, range.start(), &mut bytes) {
+    match LiveMemory::of(tid).read(range.start(), &mut bytes) {
         Ok(()) => Contents::Copy(bytes.into()),
         Err(_) => Contents::Unreadable,
     }

@@ -8,6 +8,8 @@ use nix::sys::signal::{self, Signal};
 
 use super::origins::Origins;
 use super::{Library, Process, Standing, Target, Told};
+use nix::errno::Errno;
+
 use crate::abi::clone;
 use crate::diagnose::finding::Finding;
 
@@ -23,7 +25,7 @@ use crate::source::ptrace::launch::pass_on;
 use crate::source::{Next, Source};
 use crate::symbols::capture::{CallStacks, Task};
 use crate::sys;
-use crate::threadlib::{Libraries, Reader, Unavailable, are_settled};
+use crate::threadlib::{Libraries, Unavailable, are_settled};
 use crate::units::{Addr, Pid, Range, Tid, page_up};
 
 /// How long the terminal's wish to stop the job is remembered, until the program has done so.
@@ -102,12 +104,12 @@ impl<S: Source> Target for Live<S> {
         let space = model.space_of(event.tid)?;
         let (below, line) = procfs::maps::around(event.tid, Addr(args.stack_top()?.0.checked_sub(1)?))?;
         let has_descriptor = args.flags & clone::SETTLS != 0;
-        let reader = Reader { tid: event.tid, held: None };
-        let block = has_descriptor.then(|| self.libraries.stack_of(space, reader, args.tls)).flatten();
+        let reader = self.libraries.reader(space, event.tid, None);
+        let block = has_descriptor.then(|| self.libraries.stack_of(space, &reader, args.tls)).flatten();
         Some(StackRegion { line, below, block })
     }
 
-    fn imprint(&mut self, tid: Tid, top: Addr) -> Option<Imprint> {
+    fn imprint(&mut self, space: SpaceId, tid: Tid, top: Addr) -> Option<Imprint> {
         /// The first frames, and above them what clone(3) has put there.
         const BELOW: u64 = 512;
         const ABOVE: u64 = 16;
@@ -115,7 +117,11 @@ impl<S: Source> Target for Live<S> {
         let at = Addr(top.0.checked_sub(BELOW)?);
         let mut contents = [0u8; (BELOW + ABOVE) as usize];
         let contents = contents.get_mut(..usize::try_from(end - at.0).ok()?)?;
-        sys::read_memory(tid, at, contents).ok()?;
+        // What others have put there since is not what it has left.
+        if sys::may_read_memory(tid) == Err(Errno::ESRCH) {
+            return None;
+        }
+        self.libraries.memory(space, tid).read(at, contents).ok()?;
         let mut hasher = DefaultHasher::new();
         contents.hash(&mut hasher);
         let says_something = contents.iter().any(|byte| *byte != 0);
@@ -144,8 +150,8 @@ impl<S: Source> Target for Live<S> {
             self.origins.forget(space);
         }
         let held = self.source.held(tid);
-        let reader = Reader { tid, held: held.as_deref() };
-        let lists = self.libraries.lists(model, space, reader)?;
+        let reader = self.libraries.reader(space, tid, held.as_deref());
+        let lists = self.libraries.lists(model, space, &reader)?;
         // Read after the lists: whoever came on them since is among these.
         let ahead = self.source.ahead(tid);
         let tasks = || model.tasks_of(space).map(|(tid, task)| (tid, task.anchor));

@@ -65,7 +65,7 @@ pub trait Target {
     }
 
     /// What lies in an idle stack, or in one whose task ends, that began at `top`: seen through a live task.
-    fn imprint(&mut self, _tid: Tid, _top: Addr) -> Option<Imprint> {
+    fn imprint(&mut self, _space: SpaceId, _tid: Tid, _top: Addr) -> Option<Imprint> {
         None
     }
 

@@ -125,16 +125,18 @@ impl Origins {
     /// a register (src/thread/x86_64/clone.s); for pthread_create the argument begins with the function that the
     /// program gave (src/thread/pthread_create.c, struct start_args).
     fn function(&mut self, task: Task<'_>, space: SpaceId, birth: &Birth, libraries: &mut Libraries) -> Option<CodeId> {
-        let (args, reader) = (&birth.args, reader_of(task));
+        let args = &birth.args;
+        let reader = libraries.reader(space, task.tid, task.held.map(Arc::as_ref));
         if args.flags & clone::SETTLS != 0
-            && let Some(routine) = libraries.start_routine(space, reader, args.tls)
+            && let Some(routine) = libraries.start_routine(space, &reader, args.tls)
             && let Some(place) = self.stacks.locate(task, key(space), routine)
         {
             return Some(place);
         }
         let (CloneCall::Clone, Some(top)) = (args.call, args.stack_top()) else { return None };
         let registers = sys::registers(task.tid).ok()?;
-        let caller = Caller { task, space, word: if registers.cs == CODE_SEGMENT_I386 { 4 } else { 8 } };
+        let word = if registers.cs == CODE_SEGMENT_I386 { 4 } else { 8 };
+        let caller = Caller { task, space, word, reader: &reader };
         if caller.word == 4 {
             return self.code_at(caller, top.checked_add(8)?);
         }
@@ -155,15 +157,16 @@ impl Origins {
         libraries: &mut Libraries,
         registers: &user_regs_struct,
     ) -> Option<CodeId> {
-        let (args, reader) = (&birth.args, reader_of(task));
+        let args = &birth.args;
+        let reader = libraries.reader(space, task.tid, task.held.map(Arc::as_ref));
         // It is 0, or −1, once the thread has ended.
         let is_its_own = |number: Tid| number == birth.child || number.0 <= 0;
-        if args.flags & clone::SETTLS != 0 && libraries.number(space, reader, args.tls).is_some_and(is_its_own) {
-            let routine = libraries.start_routine(space, reader, args.tls)?;
+        if args.flags & clone::SETTLS != 0 && libraries.number(space, &reader, args.tls).is_some_and(is_its_own) {
+            let routine = libraries.start_routine(space, &reader, args.tls)?;
             return self.stacks.locate(task, key(space), routine);
         }
         let (CloneCall::Clone, Some(top)) = (args.call, args.stack_top()) else { return None };
-        let caller = Caller { task, space, word: 8 };
+        let caller = Caller { task, space, word: 8, reader: &reader };
         let Some(function) = self.stacks.locate(caller.task, key(space), Addr(registers.r9)) else {
             return self.stacks.started_on(task, key(space), top);
         };
@@ -199,18 +202,15 @@ struct Caller<'a> {
     space: SpaceId,
     /// Bytes in a pointer.
     word: usize,
+    reader: &'a Reader<'a>,
 }
 
 impl Caller<'_> {
     fn word_at(self, at: Addr) -> Option<Addr> {
         let mut bytes = [0; 8];
-        Memory::read(&reader_of(self.task), at, &mut bytes[..self.word]).ok()?;
+        Memory::read(self.reader, at, &mut bytes[..self.word]).ok()?;
         Some(Addr(u64::from_ne_bytes(bytes)))
     }
-}
-
-fn reader_of(task: Task<'_>) -> Reader<'_> {
-    Reader { tid: task.tid, held: task.held.map(Arc::as_ref) }
 }
 
 fn key(space: SpaceId) -> u64 {

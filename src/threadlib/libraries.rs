@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::glibc::{self, Located};
 use super::musl;
-use super::{Memory, TaskMemory, ThreadLists, Unavailable};
+use super::{Memory, ThreadLists, Unavailable};
 use crate::abi::clone;
 use crate::event::Vma;
 use crate::model::mapping::{Maker, Mapping};
@@ -13,6 +13,7 @@ use crate::model::space::AddressSpace;
 use crate::model::{Calls, Model, SpaceId};
 use crate::procfs;
 use crate::procfs::memory::{HeldMemory, ResidentPages};
+use crate::procfs::present::LiveMemory;
 use crate::procfs::task::blocked_in;
 use crate::units::{Addr, Range, Tid};
 
@@ -20,6 +21,8 @@ use crate::units::{Addr, Range, Tid};
 #[derive(Debug, Default)]
 pub struct Libraries {
     glibc: HashMap<SpaceId, Result<Located, Unavailable>>,
+    /// The memory that was read last.
+    live: Option<(SpaceId, LiveMemory)>,
 }
 
 impl Libraries {
@@ -30,15 +33,15 @@ impl Libraries {
         &mut self,
         model: &Model,
         id: SpaceId,
-        reader: Reader<'_>,
+        reader: &Reader<'_>,
     ) -> Option<Result<ThreadLists, Unavailable>> {
         if !has_question(model.space(id)?) {
             return None;
         }
         let anchors = || model.tasks_of(id).filter_map(|(_, task)| task.anchor);
         Some(match self.glibc(id, reader) {
-            Ok(located) => located.read(&reader),
-            Err(_) if anchors().chain(ended(model.space(id)?)).any(|thread| musl::is_here(&reader, thread)) => {
+            Ok(located) => located.read(reader),
+            Err(_) if anchors().chain(ended(model.space(id)?)).any(|thread| musl::is_here(reader, thread)) => {
                 Ok(read_musl(reader, anchors()))
             }
             Err(why) => Err(why.clone()),
@@ -46,30 +49,45 @@ impl Libraries {
     }
 
     /// The function of the thread that has this descriptor, as glibc's pthread_create was given it.
-    pub fn start_routine(&mut self, id: SpaceId, reader: Reader<'_>, descriptor: Addr) -> Option<Addr> {
-        self.glibc(id, reader).as_ref().ok()?.start_routine_of(&reader, descriptor)
+    pub fn start_routine(&mut self, id: SpaceId, reader: &Reader<'_>, descriptor: Addr) -> Option<Addr> {
+        self.glibc(id, reader).as_ref().ok()?.start_routine_of(reader, descriptor)
     }
 
     /// The bounds of the stack that the thread with this descriptor, which is about to be created, has been given.
-    pub fn stack_of(&mut self, id: SpaceId, reader: Reader<'_>, descriptor: Addr) -> Option<Range> {
+    pub fn stack_of(&mut self, id: SpaceId, reader: &Reader<'_>, descriptor: Addr) -> Option<Range> {
         match self.glibc(id, reader) {
-            Ok(located) => located.stack_of(&reader, descriptor),
-            Err(_) => musl::stack_of(&reader, descriptor),
+            Ok(located) => located.stack_of(reader, descriptor),
+            Err(_) => musl::stack_of(reader, descriptor),
         }
     }
 
     /// The number in this descriptor: while the thread lives, its own in its PID namespace.
-    pub fn number(&mut self, id: SpaceId, reader: Reader<'_>, descriptor: Addr) -> Option<Tid> {
-        self.glibc(id, reader).as_ref().ok()?.number_of(&reader, descriptor)
+    pub fn number(&mut self, id: SpaceId, reader: &Reader<'_>, descriptor: Addr) -> Option<Tid> {
+        self.glibc(id, reader).as_ref().ok()?.number_of(reader, descriptor)
     }
 
-    fn glibc(&mut self, id: SpaceId, reader: Reader<'_>) -> &Result<Located, Unavailable> {
-        self.glibc.entry(id).or_insert_with(|| glibc::locate(reader.tid, &reader.maps(), &reader))
+    fn glibc(&mut self, id: SpaceId, reader: &Reader<'_>) -> &Result<Located, Unavailable> {
+        self.glibc.entry(id).or_insert_with(|| glibc::locate(reader.tid, &reader.maps(), reader))
+    }
+
+    /// How the memory of an address space is read for one look: as it is held, whether anything lives or not; otherwise
+    /// through this task of it, if it lives.
+    pub fn reader<'a>(&mut self, id: SpaceId, tid: Tid, held: Option<&'a HeldMemory>) -> Reader<'a> {
+        Reader { tid, held, live: self.memory(id, tid) }
+    }
+
+    /// The memory of an address space, of which this is a task.
+    pub fn memory(&mut self, id: SpaceId, tid: Tid) -> LiveMemory {
+        let known = self.live.as_ref().filter(|(of, _)| *of == id);
+        let memory = known.map_or_else(|| LiveMemory::of(tid), |(_, memory)| memory.through(tid));
+        self.live = Some((id, memory.clone()));
+        memory
     }
 
     /// The address space is over.
     pub fn forget(&mut self, id: SpaceId) {
         self.glibc.remove(&id);
+        self.live.take_if(|(of, _)| *of == id);
     }
 }
 
@@ -85,12 +103,11 @@ fn ended(space: &AddressSpace) -> impl Iterator<Item = Addr> {
 }
 
 /// How the memory of a process is read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Reader<'a> {
-    /// Through this task, if it lives.
-    pub tid: Tid,
-    /// As it is held, whether anything lives or not.
-    pub held: Option<&'a HeldMemory>,
+    tid: Tid,
+    held: Option<&'a HeldMemory>,
+    live: LiveMemory,
 }
 
 impl Reader<'_> {
@@ -107,16 +124,16 @@ impl Memory for Reader<'_> {
     fn read(&self, addr: Addr, buffer: &mut [u8]) -> Result<(), Unavailable> {
         match self.held {
             Some(held) => Memory::read(held, addr, buffer),
-            None => TaskMemory(self.tid).read(addr, buffer),
+            None => Memory::read(&self.live, addr, buffer),
         }
     }
 }
 
-fn read_musl(reader: Reader<'_>, live: impl Iterator<Item = Addr>) -> ThreadLists {
+fn read_musl(reader: &Reader<'_>, live: impl Iterator<Item = Addr>) -> ThreadLists {
     let own = ResidentPages::open(reader.tid).ok();
     let pages = reader.held.map(|held| &held.pages).or(own.as_ref());
     let touched = |range| pages.and_then(|pages| pages.touched(range).ok()).unwrap_or_default();
-    musl::read(&reader, &reader.maps(), live, touched)
+    musl::read(reader, &reader.maps(), live, touched)
 }
 
 /// Whether the lists, just read, can have shown no stack halfway: all tasks are blocked in calls, and none in munmap, of

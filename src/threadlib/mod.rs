@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use crate::event::{LibraryStack, ThreadLibrary};
 use crate::procfs::memory::HeldMemory;
-use crate::sys;
+use crate::procfs::present::LiveMemory;
 use crate::units::{Addr, Range, Tid};
 
 /// The lists of one process, by thread descriptor.
@@ -167,13 +167,9 @@ pub trait Memory {
     fn read(&self, addr: Addr, buffer: &mut [u8]) -> Result<(), Unavailable>;
 }
 
-/// The memory of a live task, stopped or running.
-#[derive(Clone, Copy, Debug)]
-pub struct TaskMemory(pub Tid);
-
-impl Memory for TaskMemory {
+impl Memory for LiveMemory {
     fn read(&self, addr: Addr, buffer: &mut [u8]) -> Result<(), Unavailable> {
-        sys::read_memory(self.0, addr, buffer).map_err(|_| Unavailable::NoMemory)
+        LiveMemory::read(self, addr, buffer).map_err(|_| Unavailable::NoMemory)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Perf;
 use super::keeper::{Keeper, Seen};
-use crate::event::{Prot, Vma};
+use crate::event::Vma;
 use crate::procfs::memory::HeldMemory;
 use crate::procfs::{self, task};
 use crate::sys::grip::Grip;
@@ -141,9 +141,45 @@ pub(super) fn is_threaded(kept: &HashMap<Pid, Vec<Kept>>, pid: Pid) -> bool {
 pub(super) fn take(tid: Tid) -> Option<Kept> {
     let at = monotonic_ns();
     let memory = Arc::new(HeldMemory::open(tid).ok()?);
-    // A page of a file that nobody writes to, for what is read from is pinned meanwhile.
-    let maps = memory.maps();
-    let readable = maps.iter().find(|vma| vma.is_file() && vma.prot == Prot::READ)?;
-    let grip = Grip::take(tid, readable.range.start()).ok()?;
+    // For what is read from is pinned meanwhile.
+    let grip = Grip::take(tid, memory.steady_page()?).ok()?;
     Some(Kept { at, memory, had_threads: false, _grip: grip })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+    use std::process::Command;
+
+    use super::*;
+    use crate::procfs::memory::Page;
+    use crate::units::{Addr, PAGE};
+
+    /// Pages of libraries to which a process never came are read when it is gone, as those are that it had.
+    #[test]
+    fn pages_that_were_never_touched() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let tid = Tid(child.id() as i32);
+        let is_libc = |vma: &Vma| vma.name.ends_with(b"/libc.so.6") && vma.offset > 0;
+        // Once it sleeps nothing changes any more.
+        while task::blocked_in(tid).is_none() || !procfs::maps::read(tid).unwrap().iter().any(is_libc) {
+            std::thread::yield_now();
+        }
+        let kept = take(tid).unwrap();
+        let maps = kept.memory().maps();
+        let text = maps.iter().find(|vma| is_libc(vma)).unwrap();
+        let libc = std::fs::File::open(std::str::from_utf8(&text.name).unwrap()).unwrap();
+        let starts = (text.range.start().0..text.range.end().0).step_by(PAGE as usize);
+        let is_missing = |at: &u64| {
+            let mut page = [Page::There];
+            kept.memory().pages.states(Addr(*at), &mut page).is_ok() && page == [Page::Missing]
+        };
+        let missing = starts.clone().find(is_missing).expect("it does not use all of libc");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (mut found, mut expected) = ([0; PAGE as usize], [0; PAGE as usize]);
+        kept.memory().read(Addr(missing), &mut found).unwrap();
+        libc.read_exact_at(&mut expected, text.offset + missing - text.range.start().0).unwrap();
+        assert_eq!(found, expected);
+    }
 }

@@ -14,7 +14,7 @@ use super::stream::{self, SpaceNo};
 use crate::abi::clone;
 use crate::event::{Call, CloneArgs, EventKind, Vma};
 use crate::procfs::{self, task};
-use crate::source::ptrace::decode::{self, Abi, Followed};
+use crate::source::ptrace::decode::{self, Abi, Arguments, Followed};
 use crate::sys::perf::monotonic_ns;
 use crate::units::{Addr, Pid, Range, Tid, page_up};
 
@@ -344,7 +344,7 @@ fn returned(record: &Record) -> Option<(Followed, Call, Result<u64, syscalls::Er
     if matches!(followed, Followed::Clone | Followed::Clone3 | Followed::Execve | Followed::Execveat) {
         return None;
     }
-    let call = decode::call(record.tid, Abi::X86_64, followed, &registers)?.call;
+    let call = decode::call(record.tid, Abi::X86_64, followed, &registers, Arguments::Unused)?.call;
     Some((followed, call, decode::result(Abi::X86_64, &registers)))
 }
 

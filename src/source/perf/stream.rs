@@ -10,7 +10,8 @@ use super::points::Point;
 use super::record::{Record, Snapshot, What};
 use crate::event::{Birth, Call, CloneArgs, CloneCall, Event, EventKind, Exec, Exit, ExitScope, Exiting, Syscall};
 use crate::procfs;
-use crate::source::ptrace::decode::{self, Abi, Followed};
+use crate::procfs::present::LiveMemory;
+use crate::source::ptrace::decode::{self, Abi, Arguments, Followed};
 use crate::source::reconcile::Reconciler;
 use crate::sys;
 use crate::units::{Addr, Pid, Tid, Time};
@@ -314,7 +315,9 @@ impl Stream {
                 }
             }
             _ => {
-                let Some(decoded) = decode::call(tid, Abi::X86_64, followed, registers) else { return };
+                let Some(decoded) = decode::call(tid, Abi::X86_64, followed, registers, Arguments::Unused) else {
+                    return;
+                };
                 if matches!(followed, Followed::Execve | Followed::Execveat) {
                     if let Some(task) = self.tasks.get_mut(&tid) {
                         task.inside = Some(Inside::Executing(decoded.call));
@@ -372,10 +375,12 @@ impl Stream {
                 if let Some(Inside::Mapping(snapshot)) = inside {
                     with = snapshot;
                 }
-                let Some(decoded) = decode::call(tid, Abi::X86_64, followed, registers) else { return };
+                let Some(decoded) = decode::call(tid, Abi::X86_64, followed, registers, Arguments::Unused) else {
+                    return;
+                };
                 if let (Ok(returned), Call::Shmat { .. } | Call::IoSetup { .. }) = (result, decoded.call) {
                     let addr = match decoded.result_at {
-                        Some(place) => decode::stored_address(tid, Abi::X86_64, place),
+                        Some(place) => decode::stored_address(tid, Abi::X86_64, place, Arguments::Unused),
                         None => Some(Addr(returned)),
                     };
                     mapped = addr.and_then(|addr| procfs::maps::region_at(tid, addr));
@@ -554,7 +559,7 @@ pub(super) fn clone_args(
     match followed {
         Followed::Clone3 => clone3_args(tid, registers, snapshot),
         Followed::Clone | Followed::Fork | Followed::Vfork => {
-            match decode::call(tid, Abi::X86_64, followed, registers)?.call {
+            match decode::call(tid, Abi::X86_64, followed, registers, Arguments::Unused)?.call {
                 Call::Clone(args) => Some(args),
                 _ => None,
             }
@@ -573,7 +578,7 @@ fn clone3_args(tid: Tid, registers: &user_regs_struct, snapshot: Option<&Snapsho
     });
     match copied {
         Some(copied) => bytes[..size].copy_from_slice(copied),
-        None => sys::read_memory(tid, Addr(registers.rdi), &mut bytes[..size]).ok()?,
+        None => LiveMemory::of(tid).read(Addr(registers.rdi), &mut bytes[..size]).ok()?,
     }
     Some(decode::clone3_args(&bytes))
 }

@@ -435,7 +435,7 @@ pub(in crate::source) fn explain(pid: Pid, status: task::TaskStatus, errno: Errn
         let name = task::command_line(tracer).into_iter().next().unwrap_or_else(|| "unknown".to_owned());
         return AttachError::AlreadyTraced { pid, tracer, name };
     }
-    if procfs::read(pid.into(), "cmdline").is_ok_and(|line| line.is_empty()) && task::size(pid.into()) == Some((0, 0)) {
+    if task::size(pid.into()) == Some((0, 0)) && procfs::read(pid.into(), "cmdline").is_ok_and(|line| line.is_empty()) {
         return AttachError::KernelThread(pid);
     }
     let own = nix::unistd::geteuid().as_raw();

@@ -2,12 +2,13 @@
 
 use nix::errno::Errno;
 
-use super::decode::{self, Abi, Followed};
+use super::decode::{self, Abi, Arguments, Followed};
 use super::{After, Inside, Phase, Ptrace, gone};
 use crate::abi::clone::UNTRACED;
 use crate::abi::map;
 use crate::event::{Call, EventKind, ExitScope, Exiting, Syscall};
 use crate::procfs;
+use crate::procfs::present::LiveMemory;
 use crate::sys::{self, SyscallStop};
 use crate::units::{Addr, Tid};
 
@@ -115,8 +116,9 @@ impl Ptrace {
         }
         self.after.push_back(After::Resume(tid));
         self.after.push_back(After::Leave(tid, gate));
-        let Some(decoded) = decode::call(tid, abi, followed, &registers) else { return };
         let mut result = decode::result(abi, &registers);
+        let arguments = Arguments::of(&result);
+        let Some(decoded) = decode::call(tid, abi, followed, &registers, arguments) else { return };
         let mut mapped = None;
         if let Ok(returned) = result
             && is_untold_mmap(&decoded.call, returned)
@@ -127,7 +129,7 @@ impl Ptrace {
             && matches!(decoded.call, Call::Shmat { .. } | Call::IoSetup { .. })
         {
             let addr = match decoded.result_at {
-                Some(at) => decode::stored_address(tid, abi, at),
+                Some(at) => decode::stored_address(tid, abi, at, arguments),
                 None => Some(Addr(returned)),
             };
             mapped = addr.and_then(|addr| procfs::maps::region_at(tid, addr));
@@ -174,9 +176,11 @@ fn change_clone_flags(tid: Tid, abi: Abi, followed: Followed, change: impl Fn(u6
     }
     let at = Addr(*argument);
     let mut flags = [0; 8];
-    if sys::read_memory(tid, at, &mut flags).is_err() {
+    // At the entry nobody has looked at it yet.
+    let memory = LiveMemory::of(tid);
+    if memory.read(at, &mut flags).is_err() {
         return false;
     }
     let flags = u64::from_ne_bytes(flags);
-    flags != change(flags) && sys::write_word(tid, at, change(flags)).is_ok()
+    flags != change(flags) && memory.is_writable_at_once(at) && sys::write_word(tid, at, change(flags)).is_ok()
 }

@@ -7,6 +7,7 @@ use syscalls::{Errno, x86, x86_64};
 
 use crate::abi::set_mm::PR_SET_MM;
 use crate::event::{Call, CloneArgs, CloneCall};
+use crate::procfs::present::LiveMemory;
 use crate::sys;
 use crate::units::{Addr, PAGE, Tid};
 
@@ -197,9 +198,44 @@ pub struct Decoded {
     pub result_at: Option<Addr>,
 }
 
+/// Where arguments lie in memory: what is known of that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Arguments {
+    /// The kernel has used them a moment ago, and the task stands still: they are there.
+    Used,
+    /// The kernel may not have looked at them yet, nor have to, so that they may be anywhere.
+    Unused,
+}
+
+impl Arguments {
+    /// Those of a call that has returned.
+    pub fn of<T, E>(result: &Result<T, E>) -> Arguments {
+        if result.is_ok() { Arguments::Used } else { Arguments::Unused }
+    }
+
+    fn read(self, tid: Tid, addr: Addr, buffer: &mut [u8]) -> Option<()> {
+        match self {
+            Arguments::Used => sys::peek_memory(tid, addr, buffer),
+            Arguments::Unused => LiveMemory::of(tid).read(addr, buffer),
+        }
+        .ok()
+    }
+
+    /// 32-bit words.
+    fn read_words<const N: usize>(self, tid: Tid, addr: Addr) -> Option<[u32; N]> {
+        let mut bytes = vec![0u8; 4 * N];
+        self.read(tid, addr, &mut bytes)?;
+        let mut words = [0; N];
+        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+            *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        }
+        Some(words)
+    }
+}
+
 /// The call in the registers. None where it is none of those (ipc and prctl do other things too), or memory cannot be
 /// read.
-pub fn call(tid: Tid, abi: Abi, followed: Followed, registers: &Registers) -> Option<Decoded> {
+pub fn call(tid: Tid, abi: Abi, followed: Followed, registers: &Registers, memory: Arguments) -> Option<Decoded> {
     let arguments = arguments(abi, registers);
     let [a, b, c, d, e, f] = arguments;
     let (addr, len) = (Addr(a), b);
@@ -208,7 +244,7 @@ pub fn call(tid: Tid, abi: Abi, followed: Followed, registers: &Registers) -> Op
         Followed::Mmap => Call::Mmap { addr, len, prot: c as u32, flags: d as u32, fd: e as i32, offset: f },
         Followed::Mmap2 => Call::Mmap { addr, len, prot: c as u32, flags: d as u32, fd: e as i32, offset: f * PAGE },
         Followed::OldMmap => {
-            let [addr, len, prot, flags, fd, offset] = read_words::<6>(tid, addr)?;
+            let [addr, len, prot, flags, fd, offset] = memory.read_words::<6>(tid, addr)?;
             let (addr, len, offset) = (Addr(addr.into()), len.into(), offset.into());
             Call::Mmap { addr, len, prot, flags, fd: fd as i32, offset }
         }
@@ -242,7 +278,7 @@ pub fn call(tid: Tid, abi: Abi, followed: Followed, registers: &Registers) -> Op
         Followed::MapShadowStack => Call::MapShadowStack { addr, len, flags: c as u32 },
         Followed::Personality => Call::Personality { persona: a as u32 },
         Followed::Clone | Followed::Clone3 | Followed::Fork | Followed::Vfork => {
-            Call::Clone(clone_args(tid, abi, followed, arguments)?)
+            Call::Clone(clone_args(tid, abi, followed, arguments, memory)?)
         }
         Followed::Execve => Call::Execve { path: addr, argv: Addr(b), envp: Addr(c) },
         Followed::Execveat => {
@@ -262,7 +298,7 @@ pub fn call(tid: Tid, abi: Abi, followed: Followed, registers: &Registers) -> Op
     Some(Decoded { call, result_at })
 }
 
-fn clone_args(tid: Tid, abi: Abi, followed: Followed, arguments: [u64; 6]) -> Option<CloneArgs> {
+fn clone_args(tid: Tid, abi: Abi, followed: Followed, arguments: [u64; 6], memory: Arguments) -> Option<CloneArgs> {
     use crate::abi::clone;
     const CSIGNAL: u64 = 0xff;
     const SIGCHLD: u32 = nix::libc::SIGCHLD as u32;
@@ -271,9 +307,9 @@ fn clone_args(tid: Tid, abi: Abi, followed: Followed, arguments: [u64; 6]) -> Op
         Followed::Clone3 => {
             let mut bytes = [0u8; 64];
             let size = usize::try_from(arguments[1]).ok()?.min(bytes.len());
-            sys::read_memory(tid, Addr(arguments[0]), &mut bytes[..size]).ok()?;
+            memory.read(tid, Addr(arguments[0]), &mut bytes[..size])?;
             let args = clone3_args(&bytes);
-            CloneArgs { tls: tls(tid, abi, args.flags, args.tls.0), ..args }
+            CloneArgs { tls: tls(tid, abi, args.flags, args.tls.0, memory), ..args }
         }
         Followed::Clone => {
             let [flags, stack, parent_tid, fourth, fifth, _] = arguments;
@@ -288,7 +324,7 @@ fn clone_args(tid: Tid, abi: Abi, followed: Followed, arguments: [u64; 6]) -> Op
                 exit_signal: (flags & CSIGNAL) as u32,
                 stack: Addr(stack),
                 stack_size: 0,
-                tls: tls(tid, abi, flags, tls_argument),
+                tls: tls(tid, abi, flags, tls_argument, memory),
                 parent_tid: Addr(parent_tid),
                 child_tid: Addr(child_tid),
             }
@@ -318,34 +354,23 @@ pub fn clone3_args(bytes: &[u8; 64]) -> CloneArgs {
 }
 
 /// The base of thread-local storage. i386 passes a descriptor in memory (set_thread_area(2)), its base the second word.
-fn tls(tid: Tid, abi: Abi, flags: u64, argument: u64) -> Addr {
+fn tls(tid: Tid, abi: Abi, flags: u64, argument: u64, memory: Arguments) -> Addr {
     match abi {
         Abi::I386 if flags & crate::abi::clone::SETTLS != 0 => {
-            let descriptor = read_words::<2>(tid, Addr(argument & 0xffff_ffff));
+            let descriptor = memory.read_words::<2>(tid, Addr(argument & 0xffff_ffff));
             Addr(descriptor.map_or(0, |[_, base]| base.into()))
         }
         _ => Addr(argument),
     }
 }
 
-/// 32-bit words of the target.
-fn read_words<const N: usize>(tid: Tid, addr: Addr) -> Option<[u32; N]> {
-    let mut bytes = vec![0u8; 4 * N];
-    sys::read_memory(tid, addr, &mut bytes).ok()?;
-    let mut words = [0; N];
-    for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {
-        *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    }
-    Some(words)
-}
-
 /// The address that a call has stored in memory.
-pub fn stored_address(tid: Tid, abi: Abi, at: Addr) -> Option<Addr> {
+pub fn stored_address(tid: Tid, abi: Abi, at: Addr, memory: Arguments) -> Option<Addr> {
     match abi {
-        Abi::I386 => read_words::<1>(tid, at).map(|[word]| Addr(word.into())),
+        Abi::I386 => memory.read_words::<1>(tid, at).map(|[word]| Addr(word.into())),
         Abi::X86_64 => {
             let mut bytes = [0u8; 8];
-            sys::read_memory(tid, at, &mut bytes).ok()?;
+            memory.read(tid, at, &mut bytes)?;
             Some(Addr(u64::from_ne_bytes(bytes)))
         }
     }

@@ -446,8 +446,9 @@ impl Ptrace {
         self.tracees.get(&tid)?.inside
     }
 
+    /// The call that a task is about to make.
     fn call_at(&self, tid: Tid, abi: Abi, followed: Followed) -> Option<decode::Decoded> {
-        decode::call(tid, abi, followed, &gone(sys::registers(tid))?)
+        decode::call(tid, abi, followed, &gone(sys::registers(tid))?, decode::Arguments::Unused)
     }
 
     /// The followed call that a task is in which has stopped for an event, by its registers alone.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use super::decode::Followed;
+use super::decode::{Arguments, Followed};
 use super::gate::Gate;
 use super::stop::Stop;
 use super::{After, GateId, LATE_EVENT_WITHIN, Phase, Ptrace, STRAY_AFTER, Tracee, decode, gone};
@@ -24,8 +24,9 @@ impl Ptrace {
             // It has waited too long for this.
             return;
         }
-        let call =
-            self.call_at_event(tid).and_then(|(abi, followed, registers)| decode::call(tid, abi, followed, &registers));
+        let call = self
+            .call_at_event(tid)
+            .and_then(|(abi, followed, registers)| decode::call(tid, abi, followed, &registers, Arguments::Used));
         let Some(decode::Decoded { call: Call::Clone(args), .. }) = call else {
             // By a call of another machine's: what the new task is, /proc knows.
             return self.adopt(child);

@@ -96,8 +96,8 @@ impl Target for Recorder<'_> {
         region
     }
 
-    fn imprint(&mut self, tid: Tid, top: Addr) -> Option<Imprint> {
-        let imprint = self.target.imprint(tid, top);
+    fn imprint(&mut self, space: SpaceId, tid: Tid, top: Addr) -> Option<Imprint> {
+        let imprint = self.target.imprint(space, tid, top);
         self.answered(Answer::Imprint(imprint));
         imprint
     }

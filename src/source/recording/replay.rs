@@ -160,7 +160,7 @@ impl Target for Replay<'_> {
         region.map(Cow::into_owned)
     }
 
-    fn imprint(&mut self, _: Tid, _: Addr) -> Option<Imprint> {
+    fn imprint(&mut self, _: SpaceId, _: Tid, _: Addr) -> Option<Imprint> {
         let Answer::Imprint(imprint) = self.answer(|answer| matches!(answer, Answer::Imprint(_)))? else { return None };
         imprint
     }

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::SystemTime;
 
+use crate::procfs::patience::{NAMES, patiently};
 use crate::procfs::{self, mapped_file};
 use crate::units::{Addr, Pid, Tid};
 
@@ -42,8 +43,35 @@ impl Writer {
 pub struct PerfMap {
     text: String,
     entries: Vec<Entry>,
-    /// Inode, length and time of the last change of what was read.
-    stamp: Option<(u64, u64, SystemTime)>,
+    /// Of what was read.
+    stamp: Option<Stamp>,
+}
+
+/// Inode, length and time of the last change.
+type Stamp = (u64, u64, SystemTime);
+
+/// The map of a process that goes by this number in its own eyes.
+fn open(pid: Pid, number: i32) -> Option<File> {
+    let path = format!("/tmp/perf-{number}.map");
+    mapped_file::open_unlinked_in_root(Tid::from(pid), Path::new(&path)).or_else(|| {
+        // In our own /tmp a number of another PID namespace would be another process's.
+        mapped_file::open_unlinked(Path::new(&format!("/tmp/perf-{pid}.map")))
+    })
+}
+
+/// What is in a map, if it is this user's and not what it was before.
+fn changed(file: File, uid: u32, before: Option<Stamp>) -> Option<(Option<Stamp>, Vec<u8>)> {
+    let metadata = file.metadata().ok()?;
+    if metadata.len() > LARGEST || (metadata.uid() != 0 && metadata.uid() != uid) {
+        return None;
+    }
+    let stamp = metadata.modified().ok().map(|time| (metadata.ino(), metadata.len(), time));
+    if stamp.is_some() && stamp == before {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST).read_to_end(&mut bytes).ok()?;
+    Some((stamp, bytes))
 }
 
 /// One line: a range of addresses, and where its name lies in the text.
@@ -61,28 +89,11 @@ impl PerfMap {
     /// of unknown origin is believed if it is ours or root's. Its lines are shown: a link would have others' files read.
     pub fn refresh(&mut self, pid: Pid, writer: Option<Writer>) {
         let number = writer.map_or(pid.0, |writer| writer.number);
-        let path = format!("/tmp/perf-{number}.map");
-        let file = mapped_file::open_unlinked_in_root(Tid::from(pid), Path::new(&path)).or_else(|| {
-            // In our own /tmp a number of another PID namespace would be another process's.
-            mapped_file::open_unlinked(Path::new(&format!("/tmp/perf-{pid}.map")))
-        });
         let uid = writer.map_or_else(|| nix::unistd::geteuid().as_raw(), |writer| writer.uid);
-        if let Some(file) = file {
-            self.read(file, uid);
-        }
-    }
-
-    fn read(&mut self, file: File, uid: u32) {
-        let Ok(metadata) = file.metadata() else { return };
-        if metadata.len() > LARGEST || (metadata.uid() != 0 && metadata.uid() != uid) {
-            return;
-        }
-        let stamp = metadata.modified().ok().map(|time| (metadata.ino(), metadata.len(), time));
-        if stamp.is_some() && stamp == self.stamp {
-            return;
-        }
-        let mut bytes = Vec::new();
-        if file.take(LARGEST).read_to_end(&mut bytes).is_ok() {
+        let stamp = self.stamp;
+        // Anything may be mounted there.
+        let changed = patiently(NAMES, move || changed(open(pid, number)?, uid, stamp)).flatten();
+        if let Some((stamp, bytes)) = changed {
             *self = PerfMap { stamp, ..PerfMap::parse(&bytes) };
         }
     }

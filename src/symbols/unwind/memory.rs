@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::procfs::memory::HeldMemory;
-use crate::sys;
+use crate::procfs::present::LiveMemory;
 use crate::units::{Addr, Range, Tid};
 
 use super::registers::Machine;
@@ -39,9 +39,10 @@ const MOST_LATER_READS: usize = 64;
 const RED_ZONE: u64 = 128;
 
 /// The memory of a stopped task, of which little is read: a piece from its stack pointer on, in one go.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct TaskMemory {
-    tid: Tid,
+    /// The address space that was looked at last, by its number.
+    live: Option<(u64, LiveMemory)>,
     held: Option<Arc<HeldMemory>>,
     /// The main stack, where what was read first is a copy that was made earlier.
     main_stack: Option<Range>,
@@ -56,24 +57,21 @@ struct Window {
     bytes: Vec<u8>,
 }
 
-impl Default for TaskMemory {
-    fn default() -> TaskMemory {
-        TaskMemory { tid: Tid(0), held: None, main_stack: None, windows: Vec::new(), used: 0 }
-    }
-}
-
 impl TaskMemory {
-    /// Reads the stack of a task above its stack pointer, and forgets what was read before.
-    pub fn begin(&mut self, tid: Tid, sp: u64) {
-        (self.tid, self.held, self.main_stack) = (tid, None, None);
+    /// Reads the stack of a task above its stack pointer, and forgets what was read before. The task's address space goes by
+    /// the number `space`, which never means another one.
+    pub fn begin(&mut self, tid: Tid, space: u64, sp: u64) {
+        self.turn_to(tid, space);
+        (self.held, self.main_stack) = (None, None);
         self.used = 0;
         self.read_window(sp.saturating_sub(RED_ZONE), FIRST_READ);
     }
 
     /// Takes `stack`, a copy of what lay from the stack pointer of a task on, and forgets what was read before. What lies
     /// elsewhere is read as it is now.
-    pub fn begin_with(&mut self, tid: Tid, held: Option<&Arc<HeldMemory>>, sp: u64, stack: &[u8]) {
-        (self.tid, self.held) = (tid, held.map(Arc::clone));
+    pub fn begin_with(&mut self, task: (Tid, u64), held: Option<&Arc<HeldMemory>>, sp: u64, stack: &[u8]) {
+        self.turn_to(task.0, task.1);
+        self.held = held.map(Arc::clone);
         let maps = held.map(|held| held.maps());
         let main_stack = maps.as_ref().and_then(|maps| maps.iter().find(|vma| &*vma.name == b"[stack]"));
         self.main_stack = main_stack.map(|vma| vma.range);
@@ -82,6 +80,11 @@ impl TaskMemory {
         window.start = sp;
         window.bytes.clear();
         window.bytes.extend_from_slice(stack);
+    }
+
+    fn turn_to(&mut self, tid: Tid, space: u64) {
+        let known = self.live.as_ref().filter(|(of, _)| *of == space);
+        self.live = Some((space, known.map_or_else(|| LiveMemory::of(tid), |(_, memory)| memory.through(tid))));
     }
 
     /// A buffer that is not in use yet, and is from now on.
@@ -95,13 +98,14 @@ impl TaskMemory {
 
     /// Reads up to `length` bytes, up to where the readable memory ends.
     fn read_window(&mut self, start: u64, length: usize) {
-        let (tid, held) = (self.tid, self.held.as_ref().map(Arc::clone));
-        let window = self.next_window();
+        self.next_window();
+        let window = &mut self.windows[self.used - 1];
         window.start = start;
         window.bytes.resize(length, 0);
-        let read = match held {
-            Some(held) => held.read_up_to(Addr(start), &mut window.bytes),
-            None => sys::read_memory_up_to(tid, Addr(start), &mut window.bytes).unwrap_or(0),
+        let read = match (&self.held, &self.live) {
+            (Some(held), _) => held.read_up_to(Addr(start), &mut window.bytes),
+            (None, Some((_, live))) => live.read_up_to(Addr(start), &mut window.bytes),
+            (None, None) => 0,
         };
         window.bytes.truncate(read);
     }
