@@ -405,9 +405,9 @@ fn random_calls_in_the_middle() {
     for (program, seed) in [("random_calls", "31"), ("random_calls.i386", "32")] {
         let target = Process::start(&mut command(testprog(program), [seed, "100000000", "4", "fork"]));
         wait_for("its threads run", || proc::threads(target.pid()).len() == 5);
-        let report = attach(target.pid(), &["--verify=20", "--for=700ms"]).end();
-        expect_left_alive(&report);
-        assert!(report.number("/verify/checks") > 20);
+        let attached = attach(target.pid(), &["--verify=20"]).await_following();
+        wait_for("it has been compared often", || attached.report_now().number("/verify/checks") > 20);
+        expect_left_alive(&attached.stop(Signal::SIGINT));
         wait_for("it is left alone", || proc::is_free(target.pid()));
     }
 }
