@@ -68,6 +68,14 @@ pub struct Frame {
     pub line: Option<u32>,
 }
 
+impl Frame {
+    /// Memory that it takes.
+    pub fn bytes(&self) -> usize {
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        size_of::<Frame>() + self.module.len() + length(&self.symbol) + length(&self.file)
+    }
+}
+
 /// Regions that were left behind in the same way.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Finding {

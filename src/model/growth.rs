@@ -13,6 +13,9 @@ use crate::units::{Addr, PAGE, Range};
 /// Pages may have grown below this address, like these.
 pub type Grown = (Addr, Area);
 
+/// Notes of what may have grown. Where maps are never compared nothing takes them out again, and moving them leaves some.
+const MOST_NOTES: usize = 1024;
+
 /// The end of all that can be mapped.
 const CEILING: Addr = Addr(!(PAGE - 1));
 
@@ -113,9 +116,7 @@ impl AddressSpace {
     /// A call takes away, replaces or changes these pages: what a page fault may have put below those that grow down is
     /// no longer one with them.
     pub(super) fn disturb(&mut self, range: Range) {
-        /// Where maps are never compared nothing takes them out again.
-        const MOST: usize = 1024;
-        if self.is_partial || self.growth.len() >= MOST {
+        if self.is_partial || self.growth.len() >= MOST_NOTES {
             return;
         }
         let Some(rest) = Range::new(range.start(), CEILING) else { return };
@@ -140,7 +141,7 @@ impl AddressSpace {
 
     fn note_growth(&mut self, notes: Vec<Grown>) {
         for one in notes {
-            if !self.growth.contains(&one) {
+            if self.growth.len() < MOST_NOTES && !self.growth.contains(&one) {
                 self.growth.push(one);
             }
         }

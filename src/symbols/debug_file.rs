@@ -30,9 +30,14 @@ pub struct DebugFile {
 }
 
 impl DebugFile {
-    /// Whether it is the module's. Reads all of it where a checksum must tell.
-    pub fn is_right(&self) -> bool {
-        self.crc.is_none_or(|expected| checksum(&self.file) == Some(expected))
+    /// Whether it is the module's. Reads all of it where a checksum must tell, and takes that from `left`, the bytes that
+    /// may still be read so; where these are too few it is not.
+    pub fn is_right(&self, left: &mut u64) -> bool {
+        let Some(expected) = self.crc else { return true };
+        let Ok(metadata) = self.file.metadata() else { return false };
+        let Some(rest) = left.checked_sub(metadata.len()) else { return false };
+        *left = rest;
+        checksum(&self.file, metadata.len()) == Some(expected)
     }
 }
 
@@ -89,12 +94,12 @@ fn headers_of(file: &File) -> Option<Headers> {
     Headers::read(&ReadCache::new(file))
 }
 
-/// CRC-32 of a file from its start.
-fn checksum(file: &File) -> Option<u32> {
+/// CRC-32 of the first so many bytes of a file.
+fn checksum(file: &File, bytes: u64) -> Option<u32> {
     use std::io::Seek;
     let mut file = file;
     file.rewind().ok()?;
-    let mut file = file.take(crate::procfs::mapped_file::LARGEST);
+    let mut file = file.take(bytes);
     let mut hasher = crc32fast::Hasher::new();
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -102,5 +107,48 @@ fn checksum(file: &File) -> Option<u32> {
             0 => return Some(hasher.finalize()),
             read => hasher.update(&buffer[..read]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::elf::tests::{Made, file};
+    use super::*;
+    use crate::symbols::module::own;
+
+    /// Checksums are taken of no more than what may be read for all of them.
+    #[test]
+    fn checksums_are_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prog.debug");
+        fs::write(&path, "123456789").unwrap();
+        // The check value of this CRC.
+        let [right, wrong] =
+            [0xcbf4_3926, 7].map(|crc| DebugFile { file: File::open(&path).unwrap(), crc: Some(crc) });
+        let mut left = 30;
+        assert_eq!((right.is_right(&mut left), left), (true, 21));
+        assert_eq!((wrong.is_right(&mut left), left), (false, 12));
+        assert_eq!((right.is_right(&mut left), left), (true, 3));
+        assert_eq!((right.is_right(&mut left), left), (false, 3));
+        let proven = DebugFile { file: File::open(&path).unwrap(), crc: None };
+        assert!(proven.is_right(&mut left));
+    }
+
+    /// Of the files of the right name a few are held open.
+    #[test]
+    fn candidates_are_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(".debug")).unwrap();
+        let program = file(&[Made(".gnu_debuglink", 1, 0, b"x.debug\0\x01\x02\x03\x04", None)]);
+        let path = folder.path().join("prog");
+        for place in ["prog", "x.debug", ".debug/x.debug"] {
+            fs::write(folder.path().join(place), &program).unwrap();
+        }
+        // Each is found in the task's root and in ours.
+        let found = find(own(), &path, &File::open(&path).unwrap());
+        assert_eq!(found.len(), MOST_CANDIDATES);
+        assert!(found.iter().all(|one| one.crc == Some(0x0403_0201)));
     }
 }

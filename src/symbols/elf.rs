@@ -160,8 +160,56 @@ impl<'data, R: ReadRef<'data>> ReadRef<'data> for Bounded<'_, R> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+
+    /// A section of a made-up file: name, SHT_*, SHF_*, and what its header claims for its size, if that is not the truth.
+    pub struct Made<'a>(pub &'a str, pub u32, pub u64, pub &'a [u8], pub Option<u64>);
+
+    /// A 64-bit ELF file of these sections, each linked for the address of its place in the file; the table of sections
+    /// comes first, and a section of names last.
+    pub fn file(sections: &[Made<'_>]) -> Vec<u8> {
+        let names: Vec<u8> =
+            sections.iter().flat_map(|one| [one.0.as_bytes(), b"\0"].concat()).chain(*b".shstrtab\0").collect();
+        let names = [b"\0", &*names].concat();
+        let last = Made(".shstrtab", 3, 0, &names, None);
+        let mut contents = vec![0; 64 * (sections.len() + 3)];
+        let ident = [0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        contents[..16].copy_from_slice(&ident);
+        // ET_DYN, EM_X86_64, version 1; section headers from byte 64 on, 64 bytes each.
+        contents[16..24].copy_from_slice(&[3, 0, 62, 0, 1, 0, 0, 0]);
+        contents[40] = 64;
+        let number = |value: usize| (value as u16).to_le_bytes();
+        let counts = [64, 56, 0, 64, sections.len() + 2, sections.len() + 1].map(number).concat();
+        contents[52..64].copy_from_slice(&counts);
+        let mut name = 1;
+        for (index, Made(text, kind, flags, bytes, claimed)) in sections.iter().chain([&last]).enumerate() {
+            let at = contents.len() as u64;
+            let words = [*flags, at, at, claimed.unwrap_or(bytes.len() as u64)].map(u64::to_le_bytes).concat();
+            let header = [&(name as u32).to_le_bytes()[..], &kind.to_le_bytes(), &words].concat();
+            let header_at = 64 * (index + 2);
+            contents[header_at..header_at + header.len()].copy_from_slice(&header);
+            contents[header_at + 48] = 1;
+            contents.extend_from_slice(bytes);
+            contents.resize(contents.len().next_multiple_of(8), 0);
+            name += text.len() + 1;
+        }
+        contents
+    }
+
+    /// Notes larger than all that is read of headers are passed over, and what comes behind is there.
+    #[test]
+    fn headers_are_bounded() {
+        const SHT_NOTE: u32 = 7;
+        let note = b"\x04\0\0\0\x02\0\0\0\x03\0\0\0GNU\0\xab\xcd\0\0";
+        for (padding, expected) in [(1000, Some(&b"\xab\xcd"[..])), (MOST_READ as usize, None)] {
+            let notes = [&note[..], &vec![0; padding]].concat();
+            let file = file(&[Made(".note", SHT_NOTE, 0, &notes, None), Made(".debug_info", 1, 0, b"x", None)]);
+            let headers = Headers::read(&*file).unwrap();
+            assert_eq!(headers.build_id.as_deref(), expected);
+            assert!(headers.has(".debug_info"));
+        }
+    }
 
     /// A section header table in which many sections lie over the same bytes does not have them read again and again.
     #[test]

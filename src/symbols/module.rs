@@ -26,6 +26,12 @@ use crate::units::{Range, Tid};
 /// Files are held open up to this number; of further ones only the path is known.
 const MOST_OPEN: usize = 512;
 
+/// Modules that are told apart. A program can map files of any number of names; code of further ones is as if it lay in none.
+pub const MOST_MODULES: usize = 1 << 16;
+
+/// Segments of a file that count. The kernel takes 64 KiB of their headers, and linkers make ten: `load_elf_phdrs`.
+const MOST_SEGMENTS: usize = 1 << 10;
+
 /// The kernel's own little library is two pages, or three.
 const VDSO_BYTES: u64 = 64 << 10;
 
@@ -161,6 +167,9 @@ impl Modules {
         if let Some(id) = self.by_identity.get(&identity) {
             return Some(*id);
         }
+        if self.modules.len() >= MOST_MODULES {
+            return None;
+        }
         let contents = match vdso {
             true => copy(tid, vma.range),
             false if self.modules.len() >= MOST_OPEN => Contents::Unreadable,
@@ -174,7 +183,7 @@ impl Modules {
 
     /// One more module; none where there are too many.
     pub(super) fn add(&mut self, module: Module) -> Option<ModuleId> {
-        let id = ModuleId(u32::try_from(self.modules.len()).ok()?);
+        let id = ModuleId(u32::try_from(self.modules.len()).ok().filter(|_| self.modules.len() < MOST_MODULES)?);
         self.modules.push(Arc::new(module));
         Some(id)
     }
@@ -246,5 +255,82 @@ fn segments_of<'data, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(d
         let (offset, bytes) = one.file_range(endian);
         Segment { offset, bytes, address: one.p_vaddr(endian).into() }
     };
-    Some(loaded.map(segment).collect())
+    Some(loaded.map(segment).take(MOST_SEGMENTS).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::iter::repeat_n;
+
+    use super::*;
+    use crate::procfs::maps;
+
+    /// A 64-bit ELF file with these many segments, each of a page, and of linked addresses a thousand pages up.
+    fn with_segments(count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; 128 + 56 * count];
+        bytes[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1]);
+        bytes[6] = 1;
+        bytes[16..24].copy_from_slice(&[3, 0, 62, 0, 1, 0, 0, 0]);
+        // Program headers behind one section header, which has their number where that is too large for its field.
+        bytes[32] = 128;
+        bytes[40] = 64;
+        let header = [64, 56, count.min(0xffff) as u16, 64, 1, 0].map(u16::to_le_bytes).concat();
+        bytes[52..64].copy_from_slice(&header);
+        bytes[64 + 44..64 + 48].copy_from_slice(&(count as u32).to_le_bytes());
+        for (index, header) in bytes[128..].as_chunks_mut::<56>().0.iter_mut().enumerate().take(2 * MOST_SEGMENTS) {
+            header[0] = 1;
+            for (at, value) in [(8, index), (16, index + 1000), (32, 1)] {
+                header[at..at + 8].copy_from_slice(&(4096 * value as u64).to_le_bytes());
+            }
+        }
+        bytes
+    }
+
+    /// Segments beyond those that a program can have do not count, and a table that is too large is none.
+    #[test]
+    fn segments_are_bounded() {
+        let module = |count| {
+            let contents = Contents::Copy(with_segments(count).into());
+            Module::new(own(), Path::new("/lib/made-up.so"), contents)
+        };
+        for (count, kept) in [(3, 3), (MOST_SEGMENTS + 5, MOST_SEGMENTS), (400_000, 0)] {
+            let module = module(count);
+            assert_eq!(module.segments.len(), kept, "of {count}");
+            assert_eq!(module.linked_address(0x1010), (kept > 0).then_some(1001 * 0x1000 + 0x10));
+        }
+    }
+
+    fn none() -> Arc<Module> {
+        Arc::new(Module::new(own(), Path::new("/none"), Contents::Unreadable))
+    }
+
+    /// Of further files only the path is known, and beyond that nothing.
+    #[test]
+    fn modules_are_bounded() {
+        let maps = maps::read(own()).unwrap();
+        let file = maps.iter().find(|vma| vma.is_file() && vma.offset == 0).unwrap();
+        for (others, opened) in [(MOST_OPEN - 1, Some(true)), (MOST_OPEN, Some(false)), (MOST_MODULES, None)] {
+            let mut modules = Modules { modules: repeat_n(none(), others).collect(), ..Modules::default() };
+            let id = modules.of(own(), file);
+            let is_open = id.map(|id| matches!(modules.get(id).contents, Contents::File(_)));
+            assert_eq!(is_open, opened, "behind {others} others");
+            assert_eq!(modules.modules.len(), (others + 1).min(MOST_MODULES));
+            let other = Module::new(own(), Path::new("/other"), Contents::Unreadable);
+            assert_eq!(modules.add(other).is_some(), others < MOST_MODULES);
+        }
+    }
+
+    /// Of recorded modules no more files are held open at the same time.
+    #[test]
+    fn recorded_modules_are_bounded() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap().to_owned();
+        let recorded = vec![Identified { path, stamp: stamp(file.as_file()) }; MOST_OPEN + 1];
+        let mut modules = Modules::default();
+        recorded.iter().for_each(|one| modules.add_recorded(one));
+        modules.open_recorded(&recorded);
+        let is_open = |module: &Arc<Module>| matches!(module.contents, Contents::File(_));
+        assert_eq!(modules.modules.iter().filter(|module| is_open(module)).count(), MOST_OPEN);
+        assert!(modules.modules.iter().all(|module| module.path == recorded[0].path));
+    }
 }

@@ -96,4 +96,19 @@ mod tests {
         assert_eq!(places.get(other), Some(Place::Anonymous(Addr(2))));
         assert_eq!(places.stack(&[]), None);
     }
+
+    /// Beyond the bound there are no new numbers, and those that there are stay.
+    #[test]
+    fn places_and_stacks_are_bounded() {
+        let place = |number| Place::Anonymous(Addr(number));
+        let number = |number: usize| CodeId(number as u32);
+        let mut places = Places::default();
+        places.places.extend((0..MOST as u64).map(place));
+        places.stacks.extend((0..MOST).map(|code| Box::from([number(code)])));
+        assert_eq!(places.place(place(MOST as u64)), None);
+        assert_eq!(places.place(place(3)), Some(number(3)));
+        assert_eq!(places.stack(&[number(1), number(2)]), None);
+        assert_eq!(places.stack(&[number(3)]), Some(CallStackId(3)));
+        assert_eq!((places.all().count(), places.all_stacks().count()), (MOST, MOST));
+    }
 }

@@ -42,6 +42,9 @@ const MOST_MAPPED: u64 = 1 << 40;
 /// And so much of what has been written to.
 const MOST_WRITTEN: u64 = 8 << 30;
 
+/// Threads that are listed: memory can be filled with what looks like them.
+const MOST_THREADS: usize = 1 << 20;
+
 /// Whether this thread's descriptor, at the base of its thread-local storage, is musl's: one of a circle.
 pub fn is_here(memory: &dyn Memory, thread: Addr) -> bool {
     let next = Descriptor::read(memory, thread).and_then(|descriptor| {
@@ -59,6 +62,17 @@ pub fn read(
     live: impl Iterator<Item = Addr>,
     touched: impl Fn(Range) -> Vec<Range>,
 ) -> ThreadLists {
+    read_at_most(MOST_THREADS, memory, maps, live, touched)
+}
+
+/// The same of so many threads at most.
+fn read_at_most(
+    most: usize,
+    memory: &dyn Memory,
+    maps: &[Vma],
+    live: impl Iterator<Item = Addr>,
+    touched: impl Fn(Range) -> Vec<Range>,
+) -> ThreadLists {
     let live = live.filter_map(|thread| Descriptor::read(memory, thread));
     // A process can touch terabytes at little cost, for all its pages of zeroes are one. What is beyond is not looked at.
     let (mut mapped, mut written) = (0, 0);
@@ -70,8 +84,9 @@ pub fn read(
         written += pages.bytes();
         written <= MOST_WRITTEN
     });
-    let ended = pages.flat_map(|pages| ended_within(memory, pages));
-    let threads = live.chain(ended).filter_map(|descriptor| descriptor.listed(memory)).collect();
+    let pages = pages.flat_map(|pages| (pages.start().0..pages.end().0).step_by(PAGE as usize));
+    let ended = pages.flat_map(|page| ended_within(memory, page));
+    let threads = live.chain(ended).filter_map(|descriptor| descriptor.listed(memory)).take(most).collect();
     ThreadLists { library: ThreadLibrary::Musl, threads, settled: false }
 }
 
@@ -92,19 +107,17 @@ fn above_guards(maps: &[Vma]) -> impl Iterator<Item = Range> {
     })
 }
 
-/// The descriptors in these pages of threads that have ended.
-fn ended_within(memory: &dyn Memory, pages: Range) -> Vec<Descriptor> {
+/// The descriptors in this page of threads that have ended.
+fn ended_within(memory: &dyn Memory, page: u64) -> Vec<Descriptor> {
     let mut found = Vec::new();
-    let mut bytes = vec![0u8; PAGE as usize];
-    for page in (pages.start().0..pages.end().0).step_by(bytes.len()) {
-        if memory.read(Addr(page), &mut bytes).is_err() {
-            continue;
-        }
-        for (index, word) in bytes.chunks_exact(8).enumerate() {
-            let here = page + 8 * index as u64;
-            if word == here.to_ne_bytes() {
-                found.extend(Descriptor::read(memory, Addr(here)).filter(Descriptor::has_ended));
-            }
+    let mut bytes = [0u8; PAGE as usize];
+    if memory.read(Addr(page), &mut bytes).is_err() {
+        return found;
+    }
+    for (index, word) in bytes.chunks_exact(8).enumerate() {
+        let here = page + 8 * index as u64;
+        if word == here.to_ne_bytes() {
+            found.extend(Descriptor::read(memory, Addr(here)).filter(Descriptor::has_ended));
         }
     }
     found
@@ -197,16 +210,21 @@ mod tests {
         words.chain([(TOP - START_ARGS_BYTES, 0xc0de)]).collect()
     }
 
-    fn found(words: HashMap<u64, u64>) -> Vec<ListedThread> {
-        let line = |start, bytes, prot| Vma {
-            range: Range::of_len(Addr(start), bytes).unwrap(),
+    /// A page of private memory.
+    fn line(prot: Prot) -> Vma {
+        Vma {
+            range: Range::of_len(Addr(BASE), PAGE).unwrap(),
             prot,
             sharing: Sharing::Private,
             offset: 0,
             inode: 0,
             device: 0,
             name: Box::default(),
-        };
+        }
+    }
+
+    fn found(words: HashMap<u64, u64>) -> Vec<ListedThread> {
+        let line = |start, bytes, prot| Vma { range: Range::of_len(Addr(start), bytes).unwrap(), ..line(prot) };
         let read_write = Prot::READ.with(Prot::WRITE);
         let maps = [line(BASE, PAGE, Prot::NONE), line(BASE + PAGE, BYTES - PAGE, read_write)];
         let top_page = |range: Range| vec![Range::new(Addr(range.end().0 - PAGE), range.end()).unwrap()];
@@ -233,6 +251,51 @@ mod tests {
                 assert_eq!(found(words), [], "{wrong:#x} as word {index}");
             }
         }
+    }
+
+    /// However much memory there is, and whatever it is filled with, a part of it is searched: the lowest regions.
+    #[test]
+    fn the_search_is_bounded() {
+        use std::cell::RefCell;
+        struct Nothing(RefCell<Vec<u64>>);
+        impl Memory for Nothing {
+            fn read(&self, addr: Addr, _: &mut [u8]) -> Result<(), Unavailable> {
+                self.0.borrow_mut().push(addr.0);
+                Err(Unavailable::NoMemory)
+            }
+        }
+        let line = |start, bytes, prot| Vma { range: Range::of_len(Addr(start), bytes).unwrap(), ..line(prot) };
+        let read_write = Prot::READ.with(Prot::WRITE);
+        // A page of each region has been written to, and of those behind the first two as much as it may seem.
+        let search = |bytes: u64, regions: u64, written: u64| {
+            let region = |number| {
+                let start = BASE + number * (PAGE + bytes);
+                [line(start, PAGE, Prot::NONE), line(start + PAGE, bytes, read_write)]
+            };
+            let maps: Vec<Vma> = (0..regions).flat_map(region).collect();
+            let memory = Nothing(RefCell::default());
+            let looked_at = RefCell::new(0);
+            let touched = |range: Range| {
+                *looked_at.borrow_mut() += 1;
+                let written = if *looked_at.borrow() <= 2 { PAGE } else { written };
+                vec![Range::of_len(range.start(), written).unwrap()]
+            };
+            read(&memory, &maps, std::iter::empty(), touched);
+            (looked_at.into_inner(), memory.0.into_inner().len() as u64)
+        };
+        assert_eq!(search(LARGEST, 5, PAGE), (5, 5));
+        assert_eq!(search(LARGEST + PAGE, 5, PAGE), (0, 0));
+        let most = MOST_MAPPED / LARGEST;
+        assert_eq!(search(LARGEST, most + 5, PAGE), (most, most));
+        assert_eq!(search(64 * PAGE, 9, MOST_WRITTEN - PAGE), (3, 2));
+    }
+
+    /// Memory full of what looks like threads that have ended has no more than so many.
+    #[test]
+    fn threads_are_bounded() {
+        let live = std::iter::repeat_n(Addr(DESCRIPTOR), 9);
+        let lists = read_at_most(3, &Words(ended()), &[], live, |_| Vec::new());
+        assert_eq!(lists.threads.len(), 3);
     }
 
     /// musl is there if a thread's descriptor is one of a circle, be it of one. glibc's third word points to itself too,

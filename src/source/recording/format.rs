@@ -135,10 +135,11 @@ impl<'a> Changed<'a> {
         Changed { head: number(same), lines: Cow::Borrowed(&new[..new.len() - tail]), tail: number(tail) }
     }
 
-    /// The maps that were recorded after `before`; a damaged recording may speak of lines that there are not.
+    /// The maps that were recorded after `before`. A damaged recording may speak of lines that there are not, or twice of the
+    /// same, so that a few bytes would double the maps each time: no line is taken over twice.
     pub fn after(self, before: &[Vma]) -> Box<[Vma]> {
-        let head = &before[..before.len().min(self.head as usize)];
-        let tail = &before[before.len().saturating_sub(self.tail as usize)..];
+        let (head, rest) = before.split_at(before.len().min(self.head as usize));
+        let tail = &rest[rest.len().saturating_sub(self.tail as usize)..];
         [head, &self.lines, tail].concat().into()
     }
 }

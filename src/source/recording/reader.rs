@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
     fn next_chunk(&mut self) -> bool {
         self.extent = match self.file.fill_buf() {
             Ok([]) => Extent::Cut,
-            _ => match read_chunk(&mut self.file) {
+            _ => match read_chunk(&mut self.file, LARGEST_CHUNK) {
                 Ok(chunk) => {
                     (self.chunk, self.read) = (chunk, 0);
                     Extent::Open
@@ -114,10 +114,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn read_chunk(file: &mut dyn BufRead) -> io::Result<Vec<u8>> {
+/// The next chunk, of at most `largest` bytes, packed or not.
+fn read_chunk(file: &mut dyn BufRead, largest: u32) -> io::Result<Vec<u8>> {
     let (length, raw, crc) = (word(file)?, word(file)?, word(file)?);
-    let compressed = take(file, length, LARGEST_CHUNK)?;
-    if raw == 0 || raw > LARGEST_CHUNK || crc32fast::hash(&compressed) != crc {
+    let compressed = take(file, length, largest)?;
+    if raw == 0 || raw > largest || crc32fast::hash(&compressed) != crc {
         return Err(io::ErrorKind::InvalidData.into());
     }
     // What it says of its length is believed when it has been read.
@@ -143,5 +144,46 @@ fn take(file: &mut dyn BufRead, length: u32, largest: u32) -> io::Result<Vec<u8>
     match file.take(u64::from(length)).read_to_end(&mut bytes)? {
         read if read == length as usize => Ok(bytes),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    use std::io::Write;
+
+    use super::*;
+
+    /// A chunk of so many zeroes, whose frame says so, or something else.
+    fn chunk(zeroes: usize, length: Option<u32>, raw: u32) -> Vec<u8> {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&vec![0; zeroes]).unwrap();
+        let packed = encoder.finish().unwrap();
+        let words = [length.unwrap_or(packed.len() as u32), raw, crc32fast::hash(&packed)].map(u32::to_le_bytes);
+        [&*words.concat(), &packed].concat()
+    }
+
+    /// Whatever a chunk says of its lengths, no more is read than it may have, nor unpacked than it says.
+    #[test]
+    fn chunks_are_bounded() {
+        const LARGEST: u32 = 5000;
+        let small = chunk(10, None, 10).len() as u32 - 12;
+        for (zeroes, length, raw, expected) in [
+            (5000, None, 5000, Ok(5000)),
+            // It would be a quarter of a million.
+            (1 << 18, None, 300, Ok(300)),
+            (10, None, 11, Err(InvalidData)),
+            (10, None, 0, Err(InvalidData)),
+            (5001, None, 5001, Err(InvalidData)),
+            (10, Some(LARGEST + 1), 10, Err(InvalidData)),
+            (10, Some(LARGEST), 10, Err(UnexpectedEof)),
+            (10, Some(small - 1), 10, Err(InvalidData)),
+        ] {
+            let bytes = chunk(zeroes, length, raw);
+            let read = read_chunk(&mut &*bytes, LARGEST);
+            let room = read.as_ref().map_or(0, Vec::capacity);
+            assert_eq!(read.map(|chunk| chunk.len()).map_err(|error| error.kind()), expected, "{zeroes} {length:?} {raw}");
+            assert!(room <= 2 * LARGEST as usize, "{room}");
+        }
     }
 }

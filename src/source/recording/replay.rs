@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::format::{Answer, Heading, Item, Named, Told as Record};
 use super::reader::{Extent, NotARecording, Reader};
-use crate::diagnose::finding::{Finding, Note};
+use crate::diagnose::finding::{Finding, Frame, Note};
 use crate::event::{CloneArgs, Event, Limits, StackRegion, Vma};
 use crate::model::mapping::Imprint;
 use crate::model::{Model, SpaceId};
@@ -14,15 +14,17 @@ use crate::report::Engine;
 use crate::report::draft::Places;
 use crate::source::control::Control;
 use crate::symbols::capture::CallStacks;
-use crate::symbols::module::Identified;
+use crate::symbols::module::{Identified, MOST_MODULES};
 use crate::symbols::places::Place;
 use crate::target::{Library, Process, Standing, Target, Told};
 use crate::threadlib::Unavailable;
 use crate::units::{Addr, Pid, Range, Tid, Time};
 
-/// Files of all processes, and names: no recording of ours has more.
-const MOST_MODULES: usize = 1 << 16;
+/// Places of which names are recorded: no recording of ours has more.
 const MOST_NAMES: usize = 1 << 18;
+
+/// Memory for the files and names of a recording, in bytes: packed they may be a thousandth of it.
+const MOST_TEXT: usize = 256 << 20;
 
 /// Frames of a call stack.
 const MOST_FRAMES: usize = 128;
@@ -35,6 +37,8 @@ pub struct Replay<'a> {
     captured: CallStacks,
     modules: Vec<Identified>,
     names: Vec<Named>,
+    /// What is left for these two, in bytes.
+    text_left: usize,
     /// The item that is next, if it has been looked at already.
     ahead: Option<Item<'static>>,
     now: Time,
@@ -59,6 +63,7 @@ impl<'a> Replay<'a> {
             captured: CallStacks::default(),
             modules: Vec::new(),
             names: Vec::new(),
+            text_left: MOST_TEXT,
             ahead: None,
             now: Time::default(),
             maps: Box::default(),
@@ -80,21 +85,29 @@ impl<'a> Replay<'a> {
         loop {
             match self.reader.next()? {
                 // Beyond these numbers it is a damaged one, or made to fill our memory.
-                Item::Module(_) if self.modules.len() >= MOST_MODULES => {}
-                Item::Names(_) if self.names.len() >= MOST_NAMES => {}
+                Item::Module(_) if self.modules.len() >= MOST_MODULES || self.text_left == 0 => {}
+                Item::Names(_) if self.names.len() >= MOST_NAMES || self.text_left == 0 => {}
                 Item::CallStack(frames) if frames.len() > MOST_FRAMES => {
                     _ = self.captured.places.stack(&frames[..MOST_FRAMES]);
                 }
                 Item::Module(module) => {
+                    self.take_text(size_of::<Identified>() + module.path.len());
                     self.captured.modules.add_recorded(&module);
                     self.modules.push(module);
                 }
                 Item::Place(place) => drop(self.captured.places.place(self.known(place))),
                 Item::CallStack(frames) => drop(self.captured.places.stack(&frames)),
-                Item::Names(named) => self.names.push(Named { place: self.known(named.place), ..named }),
+                Item::Names(named) => {
+                    self.take_text(size_of::<Named>() + named.frames.iter().map(Frame::bytes).sum::<usize>());
+                    self.names.push(Named { place: self.known(named.place), ..named });
+                }
                 item => return Some(item),
             }
         }
+    }
+
+    fn take_text(&mut self, bytes: usize) {
+        self.text_left = self.text_left.saturating_sub(bytes);
     }
 
     /// The place, in a module that there is: a damaged recording may name another.
@@ -250,5 +263,62 @@ impl Target for Replay<'_> {
             places.modules.open_recorded(&self.modules);
         }
         places
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::recorded;
+    use super::*;
+    use crate::source::control::Manners;
+    use crate::units::CodeId;
+
+    fn named(offset: u64) -> Named {
+        let frame = Frame { module: "/bin/a".to_owned(), offset, symbol: None, file: None, line: None };
+        Named { place: Place::Anonymous(Addr(offset)), pid: Pid(1), frames: vec![frame] }
+    }
+
+    fn module() -> Identified {
+        Identified { path: "/bin/a".to_owned(), stamp: None }
+    }
+
+    /// What `items` leave behind in a replay that `before` has changed.
+    fn replayed(items: &[Item<'_>], before: impl FnOnce(&mut Replay<'_>)) -> (usize, usize, CallStacks) {
+        let bytes = recorded(&[items, &[Item::Told(super::super::format::After(1, Record::Finished))]].concat());
+        let mut replay = Replay::open(Box::new(&*bytes)).unwrap();
+        before(&mut replay);
+        let told = replay.next(&Control::new(Manners::Attached)).unwrap();
+        assert!(matches!(told, Told::Finished(_)), "what comes behind is told");
+        (replay.modules.len(), replay.names.len(), replay.captured)
+    }
+
+    /// No more modules and names are kept than a recording may have, by their number and by their memory.
+    #[test]
+    fn modules_and_names_are_bounded() {
+        let items: Vec<Item<'_>> =
+            (0..9).flat_map(|offset| [Item::Module(module()), Item::Names(named(offset))]).collect();
+        let kept = |before: &dyn Fn(&mut Replay<'_>)| {
+            let (modules, names, _) = replayed(&items, before);
+            (modules, names)
+        };
+        assert_eq!(kept(&|_| {}), (9, 9));
+        let full = |replay: &mut Replay<'_>| {
+            replay.modules = vec![module(); MOST_MODULES - 1];
+            replay.names = vec![named(1); MOST_NAMES - 2];
+        };
+        assert_eq!(kept(&full), (MOST_MODULES, MOST_NAMES));
+        assert_eq!(kept(&|replay| replay.text_left = 1), (1, 0));
+        let (modules, names) = kept(&|replay| replay.text_left = 1000);
+        assert!((2..9).contains(&modules) && (2..9).contains(&names), "{modules} {names}");
+    }
+
+    /// Of a call stack that is too deep the innermost frames are kept, and the next one has its number.
+    #[test]
+    fn call_stacks_are_bounded() {
+        let stacks = [vec![CodeId(0); MOST_FRAMES + 1], vec![CodeId(7)]];
+        let items = stacks.map(|frames| Item::CallStack(frames.into()));
+        let (_, _, captured) = replayed(&items, |_| {});
+        let depths: Vec<usize> = captured.places.all_stacks().map(<[CodeId]>::len).collect();
+        assert_eq!(depths, [MOST_FRAMES, 1]);
     }
 }

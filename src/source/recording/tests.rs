@@ -4,7 +4,7 @@ use std::io::{BufReader, Read, Seek, Write};
 use proptest::prelude::*;
 use syscalls::Errno;
 
-use super::format::{After, Answer, Changed, Heading, Item, MAGIC, Named, Told as Record, VERSION};
+use super::format::{After, Answer, Changed, Heading, Item, LARGEST_HEADING, MAGIC, Named, Told as Record, VERSION};
 use super::reader::{Extent, NotARecording, Reader, is_recording};
 use super::{Replay, Writer};
 use crate::diagnose::finding::Frame;
@@ -65,7 +65,7 @@ fn items() -> Vec<Item<'static>> {
 }
 
 /// A recording of these items; each in a chunk of its own, where that is wanted.
-fn recorded(items: &[Item<'_>]) -> Vec<u8> {
+pub fn recorded(items: &[Item<'_>]) -> Vec<u8> {
     let file = tempfile::tempfile().unwrap();
     let writer = Writer::begin(file.try_clone().unwrap(), &heading()).unwrap();
     items.iter().for_each(|item| writer.add(item));
@@ -136,6 +136,10 @@ fn what_cannot_be_read_is_refused() {
     let mut endless = bytes;
     endless[MAGIC.len() + 4..MAGIC.len() + 8].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(matches!(refused(&endless), NotARecording::NoHeading));
+    let file = tempfile::tempfile().unwrap();
+    let long = Heading { command: vec!["x".repeat(LARGEST_HEADING as usize)], ..heading() };
+    drop(Writer::begin(file.try_clone().unwrap(), &long).unwrap());
+    assert!(matches!(refused(&contents(file)), NotARecording::NoHeading));
 }
 
 /// A replay tells what was recorded, at its times, and answers what was asked.
@@ -170,6 +174,10 @@ fn maps_are_recorded_by_their_changes() {
         assert!(changed.after(&[]).len() <= picture.len());
         before = picture;
     }
+    // All at the beginning, and all at the end once more: that would double them each time.
+    let everything = (u32::MAX, Vec::<Vma>::new(), u32::MAX);
+    let doubling: Changed<'_> = postcard::from_bytes(&postcard::to_stdvec(&everything).unwrap()).unwrap();
+    assert_eq!(*doubling.after(&maps(&[1, 2, 3])), *maps(&[1, 2, 3]));
     let [one, other] = [maps(&[1, 2, 3, 9]), maps(&[1, 2, 4, 9])];
     let bytes = |changed: &Changed<'_>| postcard::to_stdvec(changed).unwrap().len();
     assert!(bytes(&Changed::between(&one, &other)) < bytes(&Changed::between(&[], &other)) / 2);

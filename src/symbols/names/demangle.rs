@@ -128,6 +128,12 @@ mod tests {
             doubling.push_str(&format!("1aI{reference}{reference}E"));
         }
         assert!(demangle(&doubling).len() <= MOST);
+        // What nests deeper than it is followed stays as the linker has it.
+        for (deep, read) in [(DEEPEST as usize / 4, true), (DEEPEST as usize + 4, false)] {
+            let pointers = format!("_Z1f{}i", "P".repeat(deep));
+            let expected = if read { format!("f(int{})", "*".repeat(deep)) } else { pointers.clone() };
+            assert_eq!(demangle(&pointers), expected);
+        }
         assert_eq!(demangle("é".repeat(5000).as_str()).len(), MOST);
         assert!(demangle(&format!("_RNvC{}", "B_".repeat(2000))).len() <= MOST);
     }

@@ -235,3 +235,63 @@ fn inflated(copy: &File, headers: &Headers, section: &Section) -> Option<(u64, i
     let compressed = BufReader::new(file).take(section.bytes.checked_sub(header as u64)?);
     Some((u64::from_le_bytes(size), flate2::bufread::ZlibDecoder::new(compressed)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::super::super::elf::tests::{Made, file};
+    use super::*;
+
+    /// A file of these sections that nobody else can write to, or that others can.
+    fn source(sections: &[Made<'_>], others_write: bool, budget: &mut u64) -> Option<Source> {
+        let made = tempfile::tempfile().unwrap();
+        made.write_all_at(&file(sections), 0).unwrap();
+        // Sections that claim more than there is lie in a file without contents.
+        let claimed = sections.iter().filter_map(|one| one.4).max().unwrap_or(0);
+        made.set_len(made.metadata().unwrap().len() + claimed).unwrap();
+        made.set_permissions(fs::Permissions::from_mode(if others_write { 0o666 } else { 0o600 })).unwrap();
+        Source::of(&made, budget)
+    }
+
+    /// What is copied comes out of the budget, and what does not fit is not: a file that others can change is not read
+    /// then, and another one as it is.
+    #[test]
+    fn copies_are_bounded() {
+        let symbols = |bytes| [Made(".symtab", 2, 0, b"", Some(bytes))];
+        for (bytes, others_write, before, read, copied, left) in [
+            (100, false, 1000, true, true, 900),
+            (100, true, 1000, true, true, 900),
+            (1001, false, 1000, true, false, 1000),
+            (1001, true, 1000, false, false, 1000),
+            (MOST_COPIED + 1, false, BUDGET, true, false, BUDGET),
+        ] {
+            let mut budget = before;
+            let source = source(&symbols(bytes), others_write, &mut budget);
+            let found = source.as_ref().map(|source| source._copy.is_some());
+            assert_eq!((found, budget), (read.then_some(copied), left), "{bytes} {others_write}");
+        }
+    }
+
+    /// Compressed sections come out of it by what they claim to be, and are left out where that is too much, or a lie.
+    #[test]
+    fn compressed_sections_are_bounded() {
+        const SHF_COMPRESSED: u64 = 1 << 11;
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&[0; 100_000]).unwrap();
+        let compressed = encoder.finish().unwrap();
+        for (claimed, budget, kept) in [(100_000, 200_000, true), (100_000, 99_000, false), (99_999, 200_000, false)] {
+            let header = [1_u64, claimed, 1].map(u64::to_le_bytes).concat();
+            let section = [&header[..], &compressed].concat();
+            let mut left = budget;
+            let sections = [Made(".debug_str", 1, SHF_COMPRESSED, &section, None)];
+            let source = source(&sections, true, &mut left).unwrap();
+            let copy = Headers::read(&ReadCache::new(source._copy.as_ref().unwrap())).unwrap();
+            assert_eq!(copy.has(".debug_str"), kept, "{claimed} of {budget}");
+            let inflated = if claimed > budget { 0 } else { claimed };
+            assert_eq!(left, budget - section.len() as u64 - inflated);
+        }
+    }
+}

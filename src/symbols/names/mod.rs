@@ -32,6 +32,15 @@ const ANONYMOUS: &str = "[anonymous]";
 /// Functions inlined into each other at one place beyond this number are left out.
 const MOST_INLINED: usize = 64;
 
+/// Memory for all names together, in bytes: debug information may give each place hundreds of kilobytes of them.
+const MOST_TEXT: usize = 256 << 20;
+
+/// Memory for the maps of all processes' run-time code, in bytes.
+const MOST_PERF_MAPS: u64 = 256 << 20;
+
+/// Bytes of debug files that are read for their checksums, all together: files without contents may be large.
+const MOST_CHECKED: u64 = 8 << 30;
+
 /// A symbol without a size, as handwritten assembly has, is believed for so many bytes.
 const NEAR: usize = 256;
 
@@ -44,8 +53,12 @@ pub struct Names {
     found: HashMap<(ModuleId, u64), Vec<Frame>>,
     /// Names of code that was made at run time, from somebody who has looked them up.
     known: HashMap<(Pid, Addr), Frame>,
+    /// What is left for `found`, in bytes.
+    text_left: usize,
     /// What is left for copies of files, in bytes.
     budget: u64,
+    /// What is left of [`MOST_CHECKED`].
+    check_left: u64,
     writers: HashMap<Pid, Writer>,
     perf_maps: HashMap<Pid, PerfMap>,
 }
@@ -63,7 +76,9 @@ impl Default for Names {
             sources: HashMap::new(),
             found: HashMap::new(),
             known: HashMap::new(),
+            text_left: MOST_TEXT,
             budget: elf_copy::BUDGET,
+            check_left: MOST_CHECKED,
             writers: HashMap::new(),
             perf_maps: HashMap::new(),
         }
@@ -84,9 +99,13 @@ impl Names {
                     return frames.clone();
                 }
                 let module = modules.get(id);
+                if self.text_left == 0 {
+                    return vec![unnamed(&module.path, offset)];
+                }
                 // blazesym reads what the target wrote: where it panics, that is a file without names.
                 let frames = catch_unwind(AssertUnwindSafe(|| self.in_module(id, module, offset))).ok().flatten();
                 let frames = frames.unwrap_or_else(|| vec![unnamed(&module.path, offset)]);
+                self.text_left = self.text_left.saturating_sub(frames.iter().map(Frame::bytes).sum());
                 self.found.insert((id, offset), frames.clone());
                 frames
             }
@@ -118,9 +137,11 @@ impl Names {
         }
         let name = pid.and_then(|pid| {
             self.writers.extend(Writer::of(pid).map(|writer| (pid, writer)));
+            let others = self.perf_maps.iter().filter(|(other, _)| **other != pid).map(|(_, map)| map.bytes());
+            let room = MOST_PERF_MAPS.saturating_sub(others.sum());
             let map = self.perf_maps.entry(pid).or_default();
-            map.refresh(pid, self.writers.get(&pid).copied());
-            map.name(addr).map(demangle)
+            map.refresh(pid, self.writers.get(&pid).copied(), room);
+            map.name(addr).map(|name| demangle(&name))
         });
         Frame { symbol: name, ..unnamed(ANONYMOUS, addr.0) }
     }
@@ -133,7 +154,7 @@ impl Names {
         if let Contents::Copy(bytes) = &module.contents {
             return Some(vec![Frame { symbol: Some(dynamic_symbol(bytes, address)?), ..frame }]);
         }
-        let sources = self.sources.entry(id).or_insert_with(|| sources(module, &mut self.budget));
+        let sources = self.sources.entry(id).or_insert_with(|| sources(module, &mut self.budget, &mut self.check_left));
         let symbolizer = &self.symbolizer;
         sources.iter().find_map(|source| look_up(symbolizer, source, address, &frame))
     }
@@ -144,12 +165,12 @@ fn unnamed(module: &str, offset: u64) -> Frame {
 }
 
 /// Where names of a module may be: its separate debug information, then itself.
-fn sources(module: &Module, budget: &mut u64) -> Vec<Source> {
+fn sources(module: &Module, budget: &mut u64, check_left: &mut u64) -> Vec<Source> {
     let Contents::File(file) = &module.contents else { return Vec::new() };
     if !module.is_unchanged() {
         return Vec::new();
     }
-    let debug_file = module.debug_files.iter().find(|candidate| candidate.is_right());
+    let debug_file = module.debug_files.iter().find(|candidate| candidate.is_right(check_left));
     let files = debug_file.map(|found| &found.file).into_iter().chain([file]);
     files.filter_map(|file| Source::of(file, budget)).collect()
 }

@@ -426,10 +426,10 @@ fn perf_map() {
     fs::write(&path, "1000 20 job\n").unwrap();
     if nix::unistd::geteuid().is_root() {
         std::os::unix::fs::chown(&path, Some(1234), None).unwrap();
-        other.refresh(pid, Some(Writer { number: pid.0, uid: 4321 }));
+        other.refresh(pid, Some(Writer { number: pid.0, uid: 4321 }), 100);
         assert_eq!(other.name(Addr(0x1000)), None);
-        other.refresh(pid, Some(Writer { number: pid.0, uid: 1234 }));
-        assert_eq!(other.name(Addr(0x1000)), Some("job"));
+        other.refresh(pid, Some(Writer { number: pid.0, uid: 1234 }), 100);
+        assert_eq!(other.name(Addr(0x1000)).as_deref(), Some("job"));
     }
     fs::remove_file(&path).unwrap();
 }
@@ -548,4 +548,45 @@ fn damaged_files() {
         }));
     }
     std::panic::set_hook(quiet);
+}
+
+/// When the memory for names is used up, places have none, and those that have been looked up keep theirs.
+#[test]
+fn memory_for_names_is_bounded() {
+    let mut modules = Modules::default();
+    let module = Module::new(super::super::module::own(), Path::new("/a"), Contents::Unreadable);
+    let module = modules.add(module).unwrap();
+    let mut names = Names { text_left: 1000, ..Names::default() };
+    let place = |offset| Place::Module { module, offset };
+    for offset in 0..100 {
+        assert_eq!(names.frames(&modules, place(offset), None), [unnamed("/a", offset)]);
+    }
+    assert!(names.found.len() <= 1000 / size_of::<Frame>() + 1 && names.text_left == 0, "{}", names.found.len());
+    let known = [unnamed("/known", 3)];
+    names.know(place(200), Pid(1), &known);
+    assert_eq!(names.frames(&modules, place(200), None), known);
+}
+
+/// Of functions that are inlined into each other the innermost are told, and the one that they are all in.
+#[test]
+fn inlined_functions_are_bounded() {
+    let inlined = |number| blazesym::symbolize::InlinedFn {
+        name: format!("f{number}").into(),
+        code_info: None,
+        _non_exhaustive: (),
+    };
+    let symbol = Sym {
+        name: "outer".into(),
+        module: None,
+        addr: 0,
+        offset: 0,
+        size: Some(10),
+        code_info: None,
+        inlined: (0..MOST_INLINED + 9).map(inlined).collect(),
+        _non_exhaustive: (),
+    };
+    let frames = frames_of(&symbol, &unnamed("/a", 0)).unwrap();
+    let names: Vec<&str> = frames.iter().filter_map(|frame| frame.symbol.as_deref()).collect();
+    assert_eq!((names.len(), names[0], names[MOST_INLINED - 1]), (MOST_INLINED + 1, "f72", "f9"));
+    assert_eq!(names[MOST_INLINED], "outer");
 }

@@ -54,12 +54,13 @@ impl CallFrameInformation {
         let offset = match header.and_then(Table::of) {
             Some(table) => table.entry(address)?.checked_sub(section.address)?,
             None => {
-                let index = self.eh_frame_index.get_or_insert_with(|| Index::of(&frames, &bases));
+                let index = self.eh_frame_index.get_or_insert_with(|| Index::of(&frames, &section.bytes, &bases));
                 index.entry(address)?
             }
         };
         let offset = gimli::EhFrameOffset(usize::try_from(offset).ok()?);
-        let entry = frames.fde_from_offset(&bases, offset, EhFrame::cie_from_offset).ok()?;
+        let header = |frames: &_, bases: &_, offset| short_header(frames, &section.bytes, bases, offset);
+        let entry = frames.fde_from_offset(&bases, offset, header).ok()?;
         row(&entry, &frames, &bases, address, context)
     }
 
@@ -68,9 +69,10 @@ impl CallFrameInformation {
         let mut frames = DebugFrame::new(&section.bytes, LittleEndian);
         frames.set_address_size(self.sections.word);
         let bases = BaseAddresses::default();
-        let index = self.debug_frame_index.get_or_insert_with(|| Index::of(&frames, &bases));
+        let index = self.debug_frame_index.get_or_insert_with(|| Index::of(&frames, &section.bytes, &bases));
         let offset = gimli::DebugFrameOffset(usize::try_from(index.entry(address)?).ok()?);
-        let entry = frames.fde_from_offset(&bases, offset, DebugFrame::cie_from_offset).ok()?;
+        let header = |frames: &_, bases: &_, offset| short_header(frames, &section.bytes, bases, offset);
+        let entry = frames.fde_from_offset(&bases, offset, header).ok()?;
         row(&entry, &frames, &bases, address, context)
     }
 }
@@ -82,12 +84,55 @@ fn row<'data, Frames: UnwindSection<Bytes<'data>>>(
     address: u64,
     context: &mut UnwindContext<usize>,
 ) -> Option<Row> {
-    let longest = entry.entry_len().max(entry.cie().entry_len());
-    if longest > LONGEST_ENTRY || !entry.contains(address) {
+    if entry.entry_len() > LONGEST_ENTRY || !entry.contains(address) {
         return None;
     }
     let row = entry.unwind_info_for_address(frames, bases, context, address).ok()?;
     Row::new(row, frames, entry)
+}
+
+/// The header (CIE) of an entry, unless it is too long: a text in it is looked through to its end before any of it counts,
+/// and as many entries as there are may speak of it.
+fn short_header<'data, Frames: UnwindSection<Bytes<'data>>>(
+    frames: &Frames,
+    section: &[u8],
+    bases: &BaseAddresses,
+    offset: Frames::Offset,
+) -> gimli::Result<CommonInformationEntry<Bytes<'data>>> {
+    let at: usize = UnwindOffset::into(offset);
+    match entry_length(section, at) {
+        Some(length) if length <= LONGEST_ENTRY as u64 => frames.cie_from_offset(bases, offset),
+        _ => Err(gimli::Error::NotCieId(at as u64)),
+    }
+}
+
+/// The length with which an entry begins: 32 bits, or these all ones and 64 more.
+fn entry_length(section: &[u8], at: usize) -> Option<u64> {
+    let (length, rest) = section.get(at..)?.split_first_chunk()?;
+    match u32::from_le_bytes(*length) {
+        u32::MAX => rest.first_chunk().map(|length| u64::from_le_bytes(*length)),
+        length => Some(length.into()),
+    }
+}
+
+/// The headers that entries have spoken of so far, also those that could not be read.
+#[derive(Debug)]
+struct Headers<T>(HashMap<usize, Option<T>>);
+
+impl<T: Clone> Headers<T> {
+    /// The header at `at`, which `read` reads where that has not been done yet; none beyond [`MOST_HEADERS`].
+    fn get(&mut self, at: usize, read: impl FnOnce() -> gimli::Result<T>) -> gimli::Result<T> {
+        let known = match self.0.get(&at) {
+            Some(known) => known.clone(),
+            None if self.0.len() >= MOST_HEADERS => None,
+            None => {
+                let header = read().ok();
+                self.0.insert(at, header.clone());
+                header
+            }
+        };
+        known.ok_or(gimli::Error::NotCieId(at as u64))
+    }
 }
 
 /// The table of `.eh_frame_hdr`, in the one form that linkers write it in: pairs of 32-bit distances from the section's
@@ -135,23 +180,23 @@ struct Indexed {
 
 impl Index {
     /// Reads a whole section, up to what cannot be read.
-    fn of<'data, Frames>(frames: &Frames, bases: &BaseAddresses) -> Index
+    fn of<'data, Frames>(frames: &Frames, section: &[u8], bases: &BaseAddresses) -> Index
     where
         Frames: UnwindSection<Bytes<'data>>,
         Frames::Offset: UnwindOffset<usize>,
     {
-        let mut headers: HashMap<usize, CommonInformationEntry<Bytes<'data>>> = HashMap::new();
+        Index::of_first(MOST_ENTRIES, frames, section, bases)
+    }
+
+    /// The same of so many entries at most.
+    fn of_first<'data, Frames>(most: usize, frames: &Frames, section: &[u8], bases: &BaseAddresses) -> Index
+    where
+        Frames: UnwindSection<Bytes<'data>>,
+        Frames::Offset: UnwindOffset<usize>,
+    {
+        let mut headers = Headers(HashMap::new());
         let mut header = |frames: &Frames, bases: &BaseAddresses, offset: Frames::Offset| {
-            let at: usize = UnwindOffset::into(offset);
-            if let Some(known) = headers.get(&at) {
-                return Ok(known.clone());
-            }
-            if headers.len() >= MOST_HEADERS {
-                return Err(gimli::Error::NotCieId(at as u64));
-            }
-            let header = frames.cie_from_offset(bases, offset)?;
-            headers.insert(at, header.clone());
-            Ok(header)
+            headers.get(UnwindOffset::into(offset), || short_header(frames, section, bases, offset))
         };
         let mut indexed = Vec::new();
         let mut entries = frames.entries(bases);
@@ -159,7 +204,7 @@ impl Index {
             let CieOrFde::Fde(partial) = entry else { continue };
             let Ok(fde) = partial.parse(&mut header) else { continue };
             let Ok(offset) = u32::try_from(fde.offset()) else { break };
-            if indexed.len() == MOST_ENTRIES {
+            if indexed.len() == most {
                 break;
             }
             indexed.push(Indexed { start: fde.initial_address(), end: fde.end_address(), offset });
@@ -173,5 +218,69 @@ impl Index {
         let behind = self.0.partition_point(|one| one.start <= address);
         let one = self.0.get(behind.checked_sub(1)?)?;
         (address < one.end).then_some(one.offset.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{USUAL, eh_frame, with_length};
+    use super::*;
+
+    /// Headers are read once each, also those that cannot be, and no more than so many.
+    #[test]
+    fn headers_are_bounded() {
+        let mut headers = Headers(HashMap::new());
+        let mut read = Vec::new();
+        for round in 0..3 {
+            for at in 0..MOST_HEADERS + 100 {
+                let found = headers.get(at, || {
+                    read.push(at);
+                    if at % 2 == 0 { Ok(at) } else { Err(gimli::Error::NotCieId(0)) }
+                });
+                assert_eq!(found.ok(), (at % 2 == 0 && at < MOST_HEADERS).then_some(at), "round {round}");
+            }
+        }
+        assert!(read.iter().copied().eq(0..MOST_HEADERS));
+    }
+
+    /// Whether there is a row where a header and an entry have so many instructions that do nothing.
+    fn has_row(in_header: usize, in_entry: usize) -> bool {
+        let header = [&[0, 0, 0, 0, 1][..], b"zR", &[0, 1, 0x78, 16, 1, 0x00], &vec![0; in_header]].concat();
+        let mut bytes = with_length(&header);
+        let back = bytes.len() as u32 + 4;
+        let start = [&back.to_le_bytes()[..], &0x1000_u64.to_le_bytes(), &0x100_u64.to_le_bytes(), &[0]].concat();
+        bytes.extend(with_length(&[&start[..], &USUAL, &vec![0; in_entry]].concat()));
+        let eh_frame = Some(Section { address: 0, bytes: bytes.into() });
+        let sections = FrameSections { word: 8, eh_frame, ..FrameSections::default() };
+        CallFrameInformation::new(sections).row(0x1010, &mut UnwindContext::new()).is_some()
+    }
+
+    /// An entry that is too long has no row, and neither has one whose header is.
+    #[test]
+    fn entries_are_bounded() {
+        let near = LONGEST_ENTRY - 100;
+        let found = [(0, 0), (near, near), (LONGEST_ENTRY, 0), (0, LONGEST_ENTRY)].map(|(a, b)| has_row(a, b));
+        assert_eq!(found, [true, true, false, false]);
+    }
+
+    /// The length may be written in 32 bits or in 64, or be cut off.
+    #[test]
+    fn lengths_of_entries() {
+        let long = [&[0xff; 4][..], &(1_u64 << 40).to_le_bytes()].concat();
+        assert_eq!(entry_length(&[1, 2, 0, 0], 0), Some(0x201));
+        assert_eq!(entry_length(&long, 0), Some(1 << 40));
+        assert_eq!([entry_length(&long, 10), entry_length(&long, 20), entry_length(&long[..8], 0)], [None; 3]);
+    }
+
+    /// Of more entries than an index may have the first are in it.
+    #[test]
+    fn an_index_is_bounded() {
+        let one = eh_frame(b"zR", &USUAL);
+        // Without the end that the section has.
+        let bytes = one[..one.len() - 4].repeat(5);
+        let mut frames = EhFrame::new(&bytes, LittleEndian);
+        frames.set_address_size(8);
+        let entries = |most| Index::of_first(most, &frames, &bytes, &BaseAddresses::default()).0.len();
+        assert_eq!([3, 5, 100].map(entries), [3, 5, 5]);
     }
 }

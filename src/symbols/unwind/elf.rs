@@ -192,3 +192,73 @@ impl<'data, Header: FileHeader<Endian = Endianness>, Data: ReadRef<'data>> Elf<'
         functions.map(|symbol| (symbol.st_value(self.endian).into(), symbol.st_size(self.endian).into())).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::iter::repeat_with;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+
+    use object::elf::SHT_PROGBITS;
+
+    use super::super::super::elf::tests::{Made, file};
+    use super::super::super::module::own;
+    use super::*;
+
+    const EXECUTABLE: u64 = SHF_EXECINSTR.0 as u64;
+
+    /// A module of these sections. What they claim beyond what they have is there, without contents.
+    fn module(sections: &[Made<'_>]) -> Module {
+        let made = tempfile::tempfile().unwrap();
+        made.write_all_at(&file(sections), 0).unwrap();
+        let claimed = sections.iter().filter_map(|one| one.4).sum::<u64>();
+        made.set_len(made.metadata().unwrap().len() + claimed).unwrap();
+        Module::new(own(), Path::new("/made-up"), Contents::File(made))
+    }
+
+    /// Of a section that is too large nothing is read, and all of one that is not.
+    #[test]
+    fn sections_are_bounded() {
+        let frames = |claimed| {
+            let sections =
+                [Made(".eh_frame", SHT_PROGBITS.0, 0, b"", Some(claimed)), Made(".debug_frame", 1, 0, b"abc", None)];
+            let frames = frame_sections(&module(&sections), Machine::X86_64);
+            (frames.eh_frame.map(|section| section.bytes.len()), frames.debug_frame.map(|section| section.bytes.len()))
+        };
+        assert_eq!(frames(1 << 20), (Some(1 << 20), Some(3)));
+        assert_eq!(frames(LARGEST_SECTION + 1), (None, Some(3)));
+    }
+
+    /// A file with too many sections has none.
+    #[test]
+    fn the_number_of_sections_is_bounded() {
+        for (others, found) in [(10, true), (MOST_SECTIONS as usize, false)] {
+            let made = repeat_with(|| Made("", 1, 0, b"", None)).take(others);
+            let sections: Vec<Made<'_>> = made.chain([Made(".eh_frame", 1, 0, b"abc", None)]).collect();
+            assert_eq!(frame_sections(&module(&sections), Machine::X86_64).eh_frame.is_some(), found, "{others}");
+        }
+    }
+
+    /// More code than is looked through, in one section or in several, is not; the names of functions are there all the same.
+    #[test]
+    fn code_is_bounded() {
+        let function = [&[0; 4][..], &[2, 0, 1, 0], &7_u64.to_le_bytes(), &9_u64.to_le_bytes()].concat();
+        let symbols = [vec![0; 24], function].concat();
+        for (parts, kept) in [([100, 200], vec![100, 200]), ([LARGEST_CODE, 1], vec![]), ([1, LARGEST_CODE + 1], vec![])] {
+            let [one, other] = parts.map(|bytes| Made(".text", 1, EXECUTABLE, b"", Some(bytes)));
+            let code = code_sections(&module(&[one, other, Made(".symtab", 2, 0, &symbols, None)]), Machine::X86_64);
+            assert_eq!(code.code.iter().map(|section| section.bytes.len()).collect::<Vec<_>>(), kept);
+            assert_eq!(code.functions, [(7, 9)]);
+        }
+    }
+
+    /// What all sections together may cost is no more than that, however often they are the same bytes.
+    #[test]
+    fn a_file_is_bounded() {
+        let left = Cell::new(2000);
+        let bytes = file(&[Made(".eh_frame", 1, 0, &[0; 1000], None), Made(".debug_frame", 1, 0, &[0; 1000], None)]);
+        let data = Bounded::new(&*bytes, &left);
+        let frames = Elf::<FileHeader64<Endianness>, _>::parse(data).unwrap().frames(Machine::X86_64).unwrap();
+        assert_eq!((frames.bytes(), left.get() < 1000), (1000, true));
+    }
+}

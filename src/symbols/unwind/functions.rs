@@ -21,7 +21,7 @@ struct Searched {
 }
 
 /// A function's code, from `start` to before `end`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Span {
     /// Its entry.
     pub start: u64,
@@ -65,19 +65,21 @@ impl Functions {
 
     /// Searches the code for functions without names: milliseconds per megabyte, which few call stacks need.
     pub fn search(&mut self, sections: &CodeSections) {
-        let is_code = |target: u64| {
-            sections.code.iter().any(|section| {
-                target.checked_sub(section.address).is_some_and(|offset| offset < section.bytes.len() as u64)
-            })
-        };
+        self.search_for(sections, MOST);
+    }
+
+    /// Searches for at most so many functions, and jumps.
+    fn search_for(&mut self, sections: &CodeSections, most: usize) {
+        let ranges = Ranges::of(sections.code.iter().map(|section| (section.address, section.bytes.len() as u64)));
+        let is_code = |target: u64| ranges.contains(target);
         let code = || sections.code.iter().flat_map(|section| references(section.address, &section.bytes));
         let starts = sections.functions.iter().map(|(start, _)| *start);
         let called = code().filter(|reference| reference.kind == Kind::Entry).map(|reference| reference.to);
-        let called = in_order(starts.chain(called).filter(|target| is_code(*target)).take(MOST).collect());
+        let called = in_order(starts.chain(called).filter(|target| is_code(*target)).take(most).collect());
         self.searched = Some(Searched { called, ..Searched::default() });
         let jumps = code().filter(|reference| reference.kind == Kind::Jump && is_code(reference.to));
         let leaves = jumps.filter(|jump| self.at(jump.from).is_some_and(|span| !span.contains(jump.to)));
-        let jumps = in_order(leaves.map(|jump| (jump.from, jump.to)).take(MOST).collect());
+        let jumps = in_order(leaves.map(|jump| (jump.from, jump.to)).take(most).collect());
         // What is jumped to from another function is a function, too.
         let starts = self.called().iter().copied().chain(jumps.iter().map(|(_, to)| *to));
         self.searched = Some(Searched { called: in_order(starts.collect()), jumps });
@@ -143,6 +145,30 @@ impl Functions {
     }
 }
 
+/// Addresses in as few ranges as there can be: a file may have thousands of sections, each byte of which is asked about.
+#[derive(Debug)]
+struct Ranges(Vec<Span>);
+
+impl Ranges {
+    /// Those that begin at an address and have so many bytes each.
+    fn of(parts: impl Iterator<Item = (u64, u64)>) -> Ranges {
+        let spans = parts.map(|(start, bytes)| Span { start, end: start.saturating_add(bytes) });
+        let mut ranges: Vec<Span> = Vec::new();
+        for span in in_order(spans.filter(|span| span.start < span.end).collect()) {
+            match ranges.last_mut().filter(|last| span.start <= last.end) {
+                Some(last) => last.end = last.end.max(span.end),
+                None => ranges.push(span),
+            }
+        }
+        Ranges(ranges)
+    }
+
+    fn contains(&self, address: u64) -> bool {
+        let behind = self.0.partition_point(|span| span.end <= address);
+        self.0.get(behind).is_some_and(|span| span.contains(address))
+    }
+}
+
 /// An instruction that speaks of another one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Reference {
@@ -181,4 +207,89 @@ fn in_order<T: Ord>(mut values: Vec<T>) -> Box<[T]> {
     values.sort_unstable();
     values.dedup();
     values.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::elf::Section;
+    use super::*;
+
+    /// Code at 0x1000 of instructions of five bytes each: opcode, and how many instructions further they lead.
+    fn code(instructions: &[(u8, i32)]) -> CodeSections {
+        let bytes = instructions.iter().flat_map(|(opcode, distance)| {
+            let [a, b, c, d] = (5 * (distance - 1)).to_le_bytes();
+            [*opcode, a, b, c, d]
+        });
+        // A reference is found where another byte follows it.
+        let bytes = bytes.chain([0x90]).collect();
+        CodeSections { code: vec![Section { address: 0x1000, bytes }], functions: Vec::new() }
+    }
+
+    fn at(instruction: u64) -> u64 {
+        0x1000 + 5 * instruction
+    }
+
+    const CALL: u8 = 0xe8;
+    const JUMP: u8 = 0xe9;
+
+    /// Of more functions and jumps than are counted some are known, as they are.
+    #[test]
+    fn what_is_searched_for_is_bounded() {
+        // Five calls of the five jumps behind them, each of which leads to the one after the next.
+        let sections = code(&[[(CALL, 5); 5], [(JUMP, 2); 5]].concat());
+        let mut functions = Functions::default();
+        functions.search_for(&sections, 3);
+        assert!(functions.called().len() <= 6 && functions.jumps_between().len() <= 3, "{functions:?}");
+        assert!(functions.jumps(at(5), at(7)) && !functions.jumps(at(5), at(6)));
+        let mut all = Functions::default();
+        all.search_for(&sections, MOST);
+        assert!(all.len() > functions.len() && all.jumps(at(5), at(7)), "{all:?}");
+    }
+
+    /// Jumps are followed a few times in a row, also where they lead in a circle, and no more than a few of one function.
+    #[test]
+    fn chains_of_jumps_are_bounded() {
+        let named = |sizes: &[u64]| {
+            let mut start = 0;
+            let next = |size: &u64| {
+                start += size;
+                (at(start - size), 5 * size)
+            };
+            Functions::named(&sizes.iter().map(next).collect::<Vec<_>>())
+        };
+        let mut chain = named(&[1; 6]);
+        chain.search(&code(&[(JUMP, 1), (JUMP, 1), (JUMP, 1), (JUMP, 1), (JUMP, -4), (0x90, 0)]));
+        let reached: Vec<u64> = (0..6).filter(|to| chain.jumps(at(0), at(*to))).collect();
+        assert_eq!(reached, (1..=LONGEST_CHAIN as u64).collect::<Vec<_>>());
+        let jumps = MOST_JUMPS + 10;
+        let mut many = named(&[&[jumps as u64][..], &vec![1; jumps]].concat());
+        many.search(&code(&[vec![(JUMP, jumps as i32); jumps], vec![(0x90, 0); jumps]].concat()));
+        let reached = (0..jumps).filter(|to| many.jumps(at(0), at((jumps + to) as u64))).count();
+        assert_eq!(reached, MOST_JUMPS);
+    }
+
+    /// A place is looked for in the nearest few functions that begin before it.
+    #[test]
+    fn names_over_each_other_are_bounded() {
+        let around = (0x1000, 0x1000);
+        let find = |short: usize| {
+            let parts = (0..short as u64).map(|number| (0x1100 + number, 1));
+            Functions::named(&parts.chain([around]).collect::<Vec<_>>()).named_at(0x1800)
+        };
+        assert_eq!(find(MOST_OVERLAPPING - 1), Some(Span { start: 0x1000, end: 0x2000 }));
+        assert_eq!(find(MOST_OVERLAPPING), None);
+    }
+
+    /// Sections that touch or lie over each other are one, however many they are; empty ones are none.
+    #[test]
+    fn ranges_of_code() {
+        let many = (0..4096).map(|number| (0x1000 + 16 * number, 17));
+        let ranges = Ranges::of(many.chain([(0x10, 0), (0x20, 4), (0x24, 4), (u64::MAX - 1, 10)]));
+        assert_eq!(ranges.0.len(), 3);
+        for (address, inside) in
+            [(0x10, false), (0x1f, false), (0x20, true), (0x27, true), (0x28, false), (0x1fff, true), (0x1_1001, false)]
+        {
+            assert_eq!(ranges.contains(address), inside, "{address:#x}");
+        }
+    }
 }

@@ -140,3 +140,27 @@ impl Memory for TaskMemory {
         Some(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stack may lead anywhere, and is followed to so many places. What has been read can be read again.
+    #[test]
+    fn later_reads_are_bounded() {
+        let places: Vec<u64> = (0..2 * MOST_LATER_READS as u64 * 1024).collect();
+        let at = |number: usize| (&raw const places[1024 * number]).addr() as u64;
+        let mut memory = TaskMemory::default();
+        memory.begin_with((crate::symbols::module::own(), 1), None, at(0), &7_u64.to_le_bytes());
+        let read = |memory: &mut TaskMemory, number| word(memory, Machine::X86_64, at(number));
+        assert_eq!(read(&mut memory, 0), Some(7));
+        for _ in 0..2 {
+            let found: Vec<usize> = (1..100).filter(|number| read(&mut memory, *number).is_some()).collect();
+            assert_eq!(found, (1..=MOST_LATER_READS).collect::<Vec<_>>());
+        }
+        assert_eq!(read(&mut memory, 64), Some(64 * 1024));
+        assert!(memory.read(Addr(at(1)), &mut [0; LATER_READ + 1]).is_none());
+        memory.begin_with((crate::symbols::module::own(), 1), None, at(0), &[]);
+        assert_eq!(read(&mut memory, 70), Some(70 * 1024), "of another stack");
+    }
+}

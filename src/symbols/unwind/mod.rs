@@ -32,13 +32,10 @@ pub use registers::{Machine, Registers};
 
 use calls::Calls;
 use cfi::CallFrameInformation;
-use row::{Above, Row};
+use row::{Above, Row, Rows};
 
 /// Frames of a stack that are kept: the innermost ones.
 const MOST_FRAMES: usize = 128;
-
-/// Rows that are kept; when there are more, all are forgotten.
-const MOST_ROWS: usize = 1 << 16;
 
 /// Words in which a saved frame pointer is looked for.
 const MOST_SAVED: usize = 256;
@@ -136,7 +133,7 @@ pub struct Unwinder {
     /// Bytes in `frames`.
     held: u64,
     /// The row of a linked address, none where there is none.
-    rows: HashMap<(ModuleId, u64), Option<Row>>,
+    rows: Rows<(ModuleId, u64)>,
     context: UnwindContext<usize>,
     calls: Calls,
 }
@@ -221,11 +218,8 @@ impl Unwinder {
     /// The row that holds at an address.
     fn row(&mut self, code: Code<'_>, machine: Machine, addr: Addr) -> Option<&Row> {
         let key = code.linked(addr)?;
-        if self.rows.len() >= MOST_ROWS && !self.rows.contains_key(&key) {
-            self.rows.clear();
-        }
         let Unwinder { frames, held, rows, context, .. } = self;
-        let row = rows.entry(key).or_insert_with(|| {
+        rows.get(key, || {
             let (module, linked) = key;
             let of_module = frames.entry(module).or_insert_with(|| {
                 let sections = elf::frame_sections(code.modules.get(module), machine);
@@ -235,8 +229,7 @@ impl Unwinder {
                 CallFrameInformation::new(sections)
             });
             of_module.row(linked, context)
-        });
-        row.as_ref()
+        })
     }
 
     /// What lies above a frame of which no row tells.

@@ -8,7 +8,7 @@ use crate::units::Addr;
 const USER32_CS: u64 = 0x23;
 
 /// General registers, and the return address.
-const MOST: usize = 17;
+pub const MOST: usize = 17;
 
 /// Whose instructions a task runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,16 +2,53 @@
 //!
 //! DWARF 5, section 6.4. A row owns all that it needs, expressions included, so that it outlives the file's sections.
 
+use std::collections::HashMap;
+use std::hash::Hash;
+
 use gimli::{Encoding, EndianSlice, EvaluationResult, Expression, Format, LittleEndian, UnwindSection, Value};
 
 use super::memory::{self, Memory};
-use super::registers::Registers;
+use super::registers::{self, Registers};
 
 /// Steps of an expression; real ones have ten.
 const MOST_STEPS: u32 = 500;
 
 /// Bytes of an expression; real ones have ten.
 const LONGEST_EXPRESSION: usize = 512;
+
+/// Memory for the rows that are kept, in bytes; when they have more, all are forgotten. A usual row has 200.
+const MOST_BYTES: usize = 16 << 20;
+
+/// The rows that are known, by `K`: none where there is none.
+#[derive(Debug)]
+pub struct Rows<K> {
+    rows: HashMap<K, Option<Row>>,
+    /// Memory that they take.
+    bytes: usize,
+}
+
+impl<K> Default for Rows<K> {
+    fn default() -> Rows<K> {
+        Rows { rows: HashMap::new(), bytes: 0 }
+    }
+}
+
+impl<K: Eq + Hash> Rows<K> {
+    /// The row that goes by `key`, which `make` makes where it is not known.
+    pub fn get(&mut self, key: K, make: impl FnOnce() -> Option<Row>) -> Option<&Row> {
+        if self.bytes >= MOST_BYTES && !self.rows.contains_key(&key) {
+            self.rows.clear();
+            self.bytes = 0;
+        }
+        let Rows { rows, bytes } = self;
+        let row = rows.entry(key).or_insert_with(|| {
+            let row = make();
+            *bytes += size_of::<(K, Option<Row>)>() + row.as_ref().map_or(0, Row::bytes);
+            row
+        });
+        row.as_ref()
+    }
+}
 
 /// How the caller's registers follow from a frame's.
 #[derive(Clone, Debug)]
@@ -80,8 +117,11 @@ impl Row {
         };
         let mut rules = Vec::new();
         for (register, rule) in row.registers() {
-            // Registers past the general ones are not kept.
-            let Ok(register) = u8::try_from(register.0) else { continue };
+            // Registers past the general ones are not kept, nor are rules for them.
+            let Some(register) = u8::try_from(register.0).ok().filter(|number| usize::from(*number) < registers::MOST)
+            else {
+                continue;
+            };
             let rule = match rule {
                 RegisterRule::SameValue => continue,
                 RegisterRule::Constant(value) => Rule::Constant(*value),
@@ -101,6 +141,19 @@ impl Row {
             function: fde.initial_address(),
             is_signal_frame: fde.is_signal_trampoline(),
         })
+    }
+
+    /// Memory that it takes beside itself.
+    pub fn bytes(&self) -> usize {
+        let rule = |rule: &Rule| match rule {
+            Rule::AtExpression(expression) | Rule::ValueExpression(expression) => expression.len(),
+            _ => 0,
+        };
+        let cfa = match &self.cfa {
+            Cfa::Expression(expression) => expression.len(),
+            Cfa::Offset { .. } => 0,
+        };
+        cfa + size_of_val(&*self.rules) + self.rules.iter().map(|(_, one)| rule(one)).sum::<usize>()
     }
 
     /// Whether the canonical frame address may be counted from this register.
@@ -200,5 +253,35 @@ fn evaluate(bytes: &[u8], initial: Option<u64>, frame: &Registers, memory: &mut 
     match piece.location {
         gimli::Location::Address { address } => Some(address),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows are forgotten when they take too much, whatever they hold, and made again when they are wanted.
+    #[test]
+    fn rows_are_bounded() {
+        let large = || {
+            let rule = |number| (number, Rule::ValueExpression([0; LONGEST_EXPRESSION].into()));
+            let cfa = Cfa::Offset { register: 7, offset: 16 };
+            Row { cfa, rules: (0..16).map(rule).collect(), return_column: 16, function: 0, is_signal_frame: false }
+        };
+        let one = large().bytes();
+        assert!(one > 16 * LONGEST_EXPRESSION);
+        let mut rows = Rows::default();
+        for number in 0..2 * MOST_BYTES / one {
+            let row = Row { function: number as u64, ..large() };
+            assert_eq!(rows.get(number, || Some(row)).unwrap().function, number as u64);
+            assert_eq!(rows.get(number, || panic!("it is known")).unwrap().function, number as u64);
+            assert!(rows.rows.len() * one <= MOST_BYTES + one, "{} rows", rows.rows.len());
+        }
+        assert!(rows.rows.len() > 1);
+        // That there is none is remembered, and takes memory too.
+        let mut none = Rows { bytes: MOST_BYTES - 1, ..Rows::default() };
+        assert!(none.get(1, || None).is_none() && none.bytes >= MOST_BYTES);
+        assert!(none.get(1, || panic!("it is known")).is_none());
+        assert!(none.get(2, || None).is_none() && none.rows.len() == 1);
     }
 }

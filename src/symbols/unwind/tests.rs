@@ -34,7 +34,7 @@ impl Memory for Words {
 }
 
 /// A section `.eh_frame` at address 0 with one function of 0x100 bytes at 0x1000, and these instructions.
-fn eh_frame(augmentation: &[u8], instructions: &[u8]) -> Vec<u8> {
+pub fn eh_frame(augmentation: &[u8], instructions: &[u8]) -> Vec<u8> {
     // Version 1; code alignment 1, data alignment -8, return address in column 16; pointers are absolute.
     let header = [&[0, 0, 0, 0, 1], augmentation, &[0, 1, 0x78, 16, 1, 0x00]].concat();
     let mut bytes = with_length(&header);
@@ -45,7 +45,7 @@ fn eh_frame(augmentation: &[u8], instructions: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn with_length(entry: &[u8]) -> Vec<u8> {
+pub fn with_length(entry: &[u8]) -> Vec<u8> {
     let padded = entry.len().next_multiple_of(4);
     let mut bytes = (padded as u32).to_le_bytes().to_vec();
     bytes.extend(entry);
@@ -72,7 +72,7 @@ fn above(augmentation: &[u8], instructions: &[u8], memory: &mut Words) -> Option
 }
 
 /// The usual row: DW_CFA_def_cfa rsp+16, the return address right below.
-const USUAL: [u8; 5] = [0x0c, 7, 16, 0x80 | 16, 1];
+pub const USUAL: [u8; 5] = [0x0c, 7, 16, 0x80 | 16, 1];
 
 /// The stack pointer is where it was before the call, and what functions do not preserve is not known.
 #[test]
@@ -104,6 +104,25 @@ fn endless_reads() {
     let mut memory = Words::new(0x8000, &[0x8000]);
     assert_eq!(above(b"zR", &instructions, &mut memory), Some(Above::Unknown));
     assert!(memory.reads <= 1000, "{}", memory.reads);
+}
+
+/// Expressions are kept up to a length, and no rules for registers that a frame has not: rows of one file may be many.
+#[test]
+fn rows_are_small() {
+    let row = |instructions: &[u8]| {
+        information(eh_frame(b"zR", &[&USUAL[..], instructions].concat())).row(0x1010, &mut UnwindContext::new())
+    };
+    // DW_CFA_val_expression with so many DW_OP_nop.
+    let rule = |register: u8, length: usize| {
+        let bytes = [0x80 | (length & 0x7f) as u8, (length >> 7) as u8];
+        [&[0x16, register][..], &bytes, &vec![0x96; length]].concat()
+    };
+    let usual = row(&[]).unwrap().bytes();
+    let of_longest = row(&rule(3, 512)).unwrap().bytes();
+    assert!((usual + 512..usual + 600).contains(&of_longest), "{of_longest}");
+    assert!(row(&rule(3, 513)).is_none());
+    let foreign: Vec<u8> = (17..100).flat_map(|register| rule(register, 512)).collect();
+    assert_eq!(row(&foreign).unwrap().bytes(), usual);
 }
 
 /// Any cut-off or changed section gives a row or none, and never a panic.
@@ -199,4 +218,34 @@ fn functions_by_their_calls() {
     assert_eq!(functions.at(0x1044), Some(Span { start: 0x1040, end: 0x1080 }));
     assert_eq!(functions.at(0x1030), None);
     assert!(functions.jumps(0x1040, 0x1080) && !functions.jumps(0x1000, 0x1080));
+}
+
+/// Code without a file at this address, with a call of what %rax says every 16 bytes, and a stack.
+const CODE: u64 = 0x10_0000;
+
+/// The registers and the stack of a thread in that code, whose frames link to each other, as many as `frames`.
+fn linked_frames(frames: u64) -> (Registers, Words, CodeMap) {
+    let map = CodeMap::of_region(Range::new(Addr(CODE), Addr(CODE + 0x1000)).unwrap(), None);
+    let stack = CODE + 0x1000;
+    let code = std::iter::repeat_n([0, u64::from_le_bytes([0, 0, 0, 0, 0, 0, 0xff, 0xd0])], 256).flatten();
+    let link = |number| [stack + 16 * (number + 1), CODE + 16 * (number % 200 + 2)];
+    let words: Vec<u64> = code.chain((0..frames).flat_map(link)).chain([0, 0]).collect();
+    let mut registers = Registers::unknown(Machine::X86_64);
+    registers.set_sp(stack - 8);
+    registers.set(Machine::X86_64.bp(), stack);
+    registers.set_pc(CODE + 16);
+    (registers, Words::new(CODE, &words), map)
+}
+
+/// Of a stack that is too deep the innermost frames are told, and that there are more.
+#[test]
+fn frames_are_bounded() {
+    for (frames, kept, too_deep) in [(20, 21, false), (MOST_FRAMES as u64 + 20, MOST_FRAMES, true)] {
+        let (registers, mut memory, map) = linked_frames(frames);
+        // The innermost frame is at a call, too: of the kernel.
+        memory.words[1] = u64::from_le_bytes([0, 0, 0, 0, 0, 0, 0x0f, 0x05]);
+        let stack = Unwinder::default().unwind(&registers, &mut memory, &map, &Modules::default());
+        assert_eq!((stack.places.len(), stack.end == End::TooDeep), (kept, too_deep), "{:?}", stack.end);
+        assert_eq!(stack.places[5], Place::Anonymous(Addr(CODE + 16 * 6 - 1)));
+    }
 }
