@@ -70,3 +70,23 @@ impl FreedSizes {
         self.0.len() >= Self::MOST || self.0.contains(&bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Beyond the sizes that are told apart each counts as freed: no finding rests on what has been forgotten.
+    #[test]
+    fn freed_sizes_are_bounded() {
+        let mut sizes = FreedSizes::default();
+        for bytes in 1..FreedSizes::MOST as u64 {
+            sizes.add(bytes);
+        }
+        assert!(sizes.may_contain(1) && !sizes.may_contain(1 << 30));
+        for bytes in 10_000..20_000 {
+            sizes.add(bytes);
+        }
+        assert_eq!(sizes.0.len(), FreedSizes::MOST);
+        assert!(sizes.may_contain(1) && sizes.may_contain(1 << 30));
+    }
+}

@@ -188,4 +188,15 @@ mod tests {
         let name = path.as_os_str().as_bytes().into();
         assert!(open(own(), &Vma { name, inode, ..ours.clone() }).is_none());
     }
+
+    /// A file that is too large is not opened, even where it takes no room on its disk.
+    #[test]
+    fn files_are_bounded() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (bytes, opened) in [(LARGEST, true), (LARGEST + 1, false)] {
+            file.as_file().set_len(bytes).unwrap();
+            let found = [open_regular(file.path()), open_unlinked(file.path()), open_in_root(own(), file.path())];
+            assert_eq!(found.map(|file| file.is_some()), [opened; 3], "{bytes}");
+        }
+    }
 }

@@ -259,4 +259,19 @@ mod tests {
         let begin = processor_time(pid).unwrap();
         while processor_time(pid).unwrap() == begin {}
     }
+
+    /// Of arguments that are too long the beginning is told.
+    #[test]
+    fn arguments_are_bounded() {
+        let long = ["a", "b"].map(|letter| letter.repeat(100_000));
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "read line"]).args(&long).stdin(std::process::Stdio::piped());
+        // spawn returns when the program is in place, which waits until it is killed.
+        let mut child = command.spawn().unwrap();
+        let told = command_line(Pid(child.id() as i32));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(told.len() == 5 && told[3] == long[0], "{}", told.len());
+        assert_eq!(told.iter().map(|argument| argument.len() + 1).sum::<usize>(), (128 << 10) + 1);
+    }
 }

@@ -403,4 +403,25 @@ mod tests {
         story.returns(1, mmap(4), 0x10_000);
         assert_eq!(story.told(), ["1 mmap 10000"]);
     }
+
+    /// A call that does not return while far too much happens is given up: all is told, and the kernel has to be asked.
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut story = Story::default();
+        story.enter(1, remap(0x10_000, 2, 8));
+        story.returns(2, mmap(2), 0x10_000);
+        for _ in 1..MOST_HELD {
+            story.ends(3);
+        }
+        assert_eq!((story.reconciler.pop(), story.reconciler.doubtful()), (None, None));
+        story.ends(4);
+        let told = story.told();
+        assert_eq!(
+            (told.len(), told[0].as_str(), told[MOST_HELD].as_str()),
+            (MOST_HELD + 1, "2 mmap 10000", "4 Ended(Code(0))")
+        );
+        assert_eq!([story.reconciler.doubtful(), story.reconciler.doubtful()], [Some(1), None]);
+        story.returns(2, mmap(2), 0x10_000);
+        assert_eq!(story.told(), ["2 mmap 10000"], "nobody waits for it any more");
+    }
 }

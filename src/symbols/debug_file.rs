@@ -125,8 +125,7 @@ mod tests {
         let path = folder.path().join("prog.debug");
         fs::write(&path, "123456789").unwrap();
         // The check value of this CRC.
-        let [right, wrong] =
-            [0xcbf4_3926, 7].map(|crc| DebugFile { file: File::open(&path).unwrap(), crc: Some(crc) });
+        let [right, wrong] = [0xcbf4_3926, 7].map(|crc| DebugFile { file: File::open(&path).unwrap(), crc: Some(crc) });
         let mut left = 30;
         assert_eq!((right.is_right(&mut left), left), (true, 21));
         assert_eq!((wrong.is_right(&mut left), left), (false, 12));

@@ -221,6 +221,11 @@ impl Located {
     /// # Errors
     /// When the memory cannot be read, or the picture is not whole.
     pub fn read_once(&self, memory: &dyn Memory) -> Result<ThreadLists, Unavailable> {
+        self.read_at_most(LONGEST, memory)
+    }
+
+    /// The same of lists that have at most so many threads together.
+    fn read_at_most(&self, most: usize, memory: &dyn Memory) -> Result<ThreadLists, Unavailable> {
         let mut threads = Vec::new();
         let mut seen = HashSet::new();
         let mut bytes = vec![0u8; self.size];
@@ -233,7 +238,7 @@ impl Located {
             }
             while node != head {
                 let (thread, [next, back]) = self.thread(memory, list, node, &mut bytes)?;
-                if back != previous || !seen.insert(node) || seen.len() > LONGEST {
+                if back != previous || !seen.insert(node) || seen.len() > most {
                     return Err(Unavailable::Inconsistent);
                 }
                 threads.push(thread);
@@ -432,6 +437,14 @@ mod tests {
         let mut no_thread = whole();
         no_thread.0.insert(0x1f010, 0);
         assert_eq!(layout().read_once(&no_thread), Err(Unavailable::Inconsistent));
+    }
+
+    /// A list that does not end is given up.
+    #[test]
+    fn lists_are_bounded() {
+        let words = memory(&[(USED, &[0x1f000, 0x2f000]), (USER, &[0x3f000]), (CACHE, &[])]);
+        let threads = |most| layout().read_at_most(most, &words).map(|lists| lists.threads.len());
+        assert_eq!([2, 3].map(threads), [Err(Unavailable::Inconsistent), Ok(3)]);
     }
 
     /// A thread that has not run yet, one that has, one that is joined: told apart with and without the number that glibc

@@ -306,4 +306,16 @@ mod tests {
         assert!(status.success() && before.elapsed() < Duration::from_secs(10));
         assert!(group.has_ended().unwrap());
     }
+
+    /// Of output without end, in one line or in many, the end is read.
+    #[test]
+    fn output_is_bounded() {
+        let scratch = Scratch::new().unwrap();
+        let output = scratch.output().unwrap();
+        let line = "x".repeat(OUTPUT_BYTES as usize);
+        fs::write(&output.path, format!("first\n{line}\nlast\n")).unwrap();
+        let tail = output.tail();
+        assert_eq!((tail.len(), tail[1].as_str()), (2, "last"));
+        assert!(tail[0].starts_with('x') && tail[0].len() <= 2 * COLUMNS, "{}", tail[0].len());
+    }
 }

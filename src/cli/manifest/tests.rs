@@ -171,3 +171,15 @@ fn names_select_cases() {
     assert_eq!(names(&["b"]).unwrap(), ["b"]);
     assert_eq!(names(&["b", "c"]).unwrap_err(), "no case is named c; there are: a, b");
 }
+
+/// A file that is too large is refused, before it is understood.
+#[test]
+fn a_manifest_is_bounded() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "[[case]]\nname='a'\nrun='a'\n#").unwrap();
+    assert_eq!(Manifest::read(file.path()).unwrap().cases.len(), 1);
+    let long = format!("[[case]]\nname='a'\nrun='a'\n#{}", " ".repeat(LARGEST as usize));
+    std::fs::write(file.path(), long).unwrap();
+    let error = Manifest::read(file.path()).unwrap_err().to_string();
+    assert!(error.ends_with("too large for a manifest"), "{error}");
+}

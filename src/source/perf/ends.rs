@@ -100,4 +100,18 @@ mod tests {
             }
         }
     }
+
+    /// Beyond the handles that are held there are none more.
+    #[test]
+    fn handles_are_bounded() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let others = (1..MOST as i32).map(|number| (Pid(-number), null.try_clone().unwrap().into()));
+        let mut ends = Ends { handles: others.collect() };
+        let own = [std::process::id(), std::os::unix::process::parent_id()].map(|number| Pid(number as i32));
+        for pid in own {
+            ends.watch(pid);
+        }
+        assert_eq!(own.map(|pid| ends.handles.contains_key(&pid)), [true, false]);
+        assert_eq!(ends.handles.len(), MOST);
+    }
 }

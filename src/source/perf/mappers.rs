@@ -157,4 +157,20 @@ mod tests {
         let only = format!("{KIND} && ((len > 4096 && len <= 8192))");
         assert_eq!(mappers.change(2 * CHANGE_EVERY), Some(Some(only)));
     }
+
+    /// Of too many sizes of stacks the first are looked at, and lengths that are seen once each are not counted without end.
+    #[test]
+    fn sizes_are_bounded() {
+        let mut mappers = Mappers::default();
+        for pages in 1..=100 {
+            mappers.expect(4096 * pages);
+        }
+        assert_eq!((mappers.stacks.len(), mappers.stacks[0]), (MOST_SIZES, 4096));
+        for number in 0..10_000 {
+            see(&mut mappers, (1 << 30) + 4096 * number, 1);
+            assert!(mappers.seen.len() <= 8 * MOST_SIZES);
+        }
+        let filter = mappers.change(CHANGE_EVERY).unwrap().unwrap();
+        assert_eq!(filter.matches("len <=").count(), MOST_SIZES);
+    }
 }

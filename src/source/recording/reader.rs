@@ -182,7 +182,11 @@ mod tests {
             let bytes = chunk(zeroes, length, raw);
             let read = read_chunk(&mut &*bytes, LARGEST);
             let room = read.as_ref().map_or(0, Vec::capacity);
-            assert_eq!(read.map(|chunk| chunk.len()).map_err(|error| error.kind()), expected, "{zeroes} {length:?} {raw}");
+            assert_eq!(
+                read.map(|chunk| chunk.len()).map_err(|error| error.kind()),
+                expected,
+                "{zeroes} {length:?} {raw}"
+            );
             assert!(room <= 2 * LARGEST as usize, "{room}");
         }
     }

@@ -16,6 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use object::ReadCache;
 use object::elf::{ELFCOMPRESS_ZLIB, ET_DYN, ET_EXEC, SHT_NOBITS};
 
+use super::survey::Sections;
 use crate::symbols::elf::{Headers, Section};
 
 /// A file of which more is needed is not copied where nobody but root and ourselves can change it, in bytes: the kernel can
@@ -24,9 +25,6 @@ const MOST_COPIED: u64 = 64 << 20;
 
 /// What all copies together, and what blazesym inflates of them, may take, in bytes.
 pub const BUDGET: u64 = 512 << 20;
-
-/// What compilers write nests some ten levels deep, inlined functions some tens.
-const DEEPEST: isize = 500;
 
 /// The sections that tell names: symbols, and what gimli reads for functions and lines.
 const NEEDED: [&str; 15] = [
@@ -81,7 +79,7 @@ impl Source {
         }
         *budget -= bytes;
         let copy = copy(file, &headers, budget).ok()?;
-        Some(Source { path: path_of(&copy), debug: is_shallow(&copy), _copy: Some(copy) })
+        Some(Source { path: path_of(&copy), debug: is_bearable(&copy), _copy: Some(copy) })
     }
 
     /// Where blazesym can open it.
@@ -155,45 +153,18 @@ fn write_headers(copy: &File, headers: &Headers, keep: &[bool]) -> io::Result<()
     copy.write_all_at(&headers.file_header, 0)
 }
 
-/// Whether functions are nested no deeper than compilers do it: blazesym recurses into those that are inlined.
-fn is_shallow(copy: &File) -> bool {
+/// Whether blazesym can read the debug information without end to its stack or our memory.
+fn is_bearable(copy: &File) -> bool {
     let cache = ReadCache::new(copy);
     let Some(headers) = Headers::read(&cache) else { return false };
     let contents = |name: &str| -> Option<Vec<u8>> {
         let section = headers.sections.iter().find(|section| *section.name == *name.as_bytes())?;
         contents(copy, &headers, section).ok()
     };
-    match (contents(".debug_info"), contents(".debug_abbrev")) {
-        (Some(info), Some(abbreviations)) => nests_shallowly(&info, &abbreviations).unwrap_or(false),
-        _ => true,
-    }
-}
-
-fn nests_shallowly(info: &[u8], abbreviations: &[u8]) -> gimli::Result<bool> {
-    let info = gimli::DebugInfo::new(info, gimli::LittleEndian);
-    let all = gimli::DebugAbbrev::new(abbreviations, gimli::LittleEndian);
-    // Units of one compiler run may share their table.
-    let mut latest = None;
-    let mut units = info.units();
-    while let Some(unit) = units.next()? {
-        let offset = unit.debug_abbrev_offset();
-        if latest.as_ref().is_none_or(|(of, _)| *of != offset) {
-            latest = unit.abbreviations(&all).ok().map(|table| (offset, table));
-        }
-        let Some((_, table)) = &latest else { continue };
-        let mut entries = unit.entries_raw(table, None)?;
-        while !entries.is_empty() {
-            if entries.next_depth() > DEEPEST {
-                return Ok(false);
-            }
-            // Behind what cannot be read nobody gets.
-            let Ok(entry) = entries.read_abbreviation() else { break };
-            if entry.is_some_and(|entry| entries.skip_attributes(entry.attributes()).is_err()) {
-                break;
-            }
-        }
-    }
-    Ok(true)
+    let (Some(info), Some(abbreviations)) = (contents(".debug_info"), contents(".debug_abbrev")) else { return true };
+    let [lines, ranges, range_lists] =
+        [".debug_line", ".debug_ranges", ".debug_rnglists"].map(|name| contents(name).unwrap_or_default());
+    Sections { info, abbreviations, lines, ranges, range_lists }.are_bearable()
 }
 
 /// What is in a section of a copy, inflated.

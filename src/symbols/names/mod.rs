@@ -7,6 +7,7 @@
 mod demangle;
 mod elf_copy;
 pub mod perf_map;
+mod survey;
 #[cfg(test)]
 mod tests;
 

@@ -244,7 +244,9 @@ mod tests {
     fn code_is_bounded() {
         let function = [&[0; 4][..], &[2, 0, 1, 0], &7_u64.to_le_bytes(), &9_u64.to_le_bytes()].concat();
         let symbols = [vec![0; 24], function].concat();
-        for (parts, kept) in [([100, 200], vec![100, 200]), ([LARGEST_CODE, 1], vec![]), ([1, LARGEST_CODE + 1], vec![])] {
+        for (parts, kept) in
+            [([100, 200], vec![100, 200]), ([LARGEST_CODE, 1], vec![]), ([1, LARGEST_CODE + 1], vec![])]
+        {
             let [one, other] = parts.map(|bytes| Made(".text", 1, EXECUTABLE, b"", Some(bytes)));
             let code = code_sections(&module(&[one, other, Made(".symtab", 2, 0, &symbols, None)]), Machine::X86_64);
             assert_eq!(code.code.iter().map(|section| section.bytes.len()).collect::<Vec<_>>(), kept);
