@@ -265,9 +265,11 @@ mod tests {
     fn arguments_are_bounded() {
         let long = ["a", "b"].map(|letter| letter.repeat(100_000));
         let mut command = std::process::Command::new("sh");
-        command.args(["-c", "read line"]).args(&long).stdin(std::process::Stdio::piped());
-        // spawn returns when the program is in place, which waits until it is killed.
-        let mut child = command.spawn().unwrap();
+        command.args(["-c", "echo ready; read line"]).args(&long);
+        let mut child =
+            command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        // spawn returns before the arguments are in place.
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 5]).unwrap();
         let told = command_line(Pid(child.id() as i32));
         child.kill().unwrap();
         child.wait().unwrap();

@@ -166,8 +166,8 @@ pub mod tests {
     /// A section of a made-up file: name, SHT_*, SHF_*, and what its header claims for its size, if that is not the truth.
     pub struct Made<'a>(pub &'a str, pub u32, pub u64, pub &'a [u8], pub Option<u64>);
 
-    /// A 64-bit ELF file of these sections, each linked for the address of its place in the file; the table of sections
-    /// comes first, and a section of names last.
+    /// A 64-bit ELF file of these sections, each linked for the address of its place in the file, as all of it is; the
+    /// table of sections comes first, and a section of names last.
     pub fn file(sections: &[Made<'_>]) -> Vec<u8> {
         let names: Vec<u8> =
             sections.iter().flat_map(|one| [one.0.as_bytes(), b"\0"].concat()).chain(*b".shstrtab\0").collect();
@@ -179,8 +179,12 @@ pub mod tests {
         // ET_DYN, EM_X86_64, version 1; section headers from byte 64 on, 64 bytes each.
         contents[16..24].copy_from_slice(&[3, 0, 62, 0, 1, 0, 0, 0]);
         contents[40] = 64;
+        // One segment, of which more may be said than there is.
+        let segment_at = contents.len() as u64;
+        contents[32..40].copy_from_slice(&segment_at.to_le_bytes());
+        contents.extend([5 << 32 | 1, 0, 0, 0, 1 << 30, 1 << 30, 4096_u64].iter().flat_map(|word| word.to_le_bytes()));
         let number = |value: usize| (value as u16).to_le_bytes();
-        let counts = [64, 56, 0, 64, sections.len() + 2, sections.len() + 1].map(number).concat();
+        let counts = [64, 56, 1, 64, sections.len() + 2, sections.len() + 1].map(number).concat();
         contents[52..64].copy_from_slice(&counts);
         let mut name = 1;
         for (index, Made(text, kind, flags, bytes, claimed)) in sections.iter().chain([&last]).enumerate() {

@@ -441,3 +441,122 @@ fn read_file(module: &Module, offset: u64, buffer: &mut [u8]) -> Option<()> {
         Contents::Unreadable => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::CodeMap;
+    use super::*;
+    use crate::symbols::elf::tests::{Made, file};
+    use crate::symbols::module::{Modules, own};
+    use crate::symbols::unwind::Reached;
+    use crate::units::Range;
+
+    /// Memory of which each word is the same.
+    struct Everywhere {
+        word: u64,
+        reads: u64,
+    }
+
+    impl Memory for Everywhere {
+        fn read(&mut self, _: Addr, buffer: &mut [u8]) -> Option<()> {
+            self.reads += 1;
+            buffer.copy_from_slice(&self.word.to_le_bytes()[..buffer.len()]);
+            Some(())
+        }
+    }
+
+    const START: u64 = 0x40_0000;
+
+    /// A module with a function of 256 bytes at its address 4096, and where it is mapped.
+    fn made() -> (Modules, CodeMap, ModuleId) {
+        let words = [0x1_0002_u64 << 32, 4096, 256].map(u64::to_le_bytes).concat();
+        let symbols = [vec![0; 24], words].concat();
+        let bytes = file(&[Made(".symtab", 2, 0, &symbols, None)]);
+        let mut modules = Modules::default();
+        let module = Module::new(own(), Path::new("/made-up"), Contents::Copy(bytes.into()));
+        let id = modules.add(module).unwrap();
+        let map = CodeMap::of_region(Range::new(Addr(START), Addr(START + 0x2000)).unwrap(), Some(id));
+        (modules, map, id)
+    }
+
+    const HERE: Addr = Addr(START + 4096 + 16);
+
+    fn frame(registers: &Registers) -> Frame<'_> {
+        Frame { registers, lookup: HERE, reached: Reached::Returning }
+    }
+
+    fn registers() -> Registers {
+        let mut registers = Registers::unknown(Machine::X86_64);
+        registers.set_sp(0x8000);
+        registers.set_pc(HERE.0);
+        registers
+    }
+
+    /// When enough has been looked through, functions of further files are not known, named or not.
+    #[test]
+    fn the_work_is_bounded() {
+        let (modules, map, module) = made();
+        let code = Code { map: &map, modules: &modules };
+        for (work, known) in [(0, true), (MOST_WORK, true), (MOST_WORK + 1, false)] {
+            let mut calls = Calls { work, ..Calls::default() };
+            assert_eq!(calls.function_at(HERE, Machine::X86_64, code).is_some(), known, "{work}");
+            calls.searched(module, Machine::X86_64, code);
+            assert_eq!(calls.functions[&module].is_searched(), work == 0);
+        }
+    }
+
+    /// A stack without a return address is looked through up to a number of words; so are all frames of one together.
+    #[test]
+    fn words_are_bounded() {
+        let (modules, map, _) = made();
+        let code = Code { map: &map, modules: &modules };
+        let registers = registers();
+        let mut memory = Everywhere { word: 0, reads: 0 };
+        let mut calls = Calls::default();
+        calls.begin();
+        let mut scan = |calls: &mut Calls| calls.by_scan(&frame(&registers), None, &mut memory, code).is_some();
+        assert!(!scan(&mut calls));
+        assert_eq!(calls.verdicts_left, MOST_VERDICTS - MOST_WORDS as u32);
+        calls.verdicts_left = 7;
+        assert!(!scan(&mut calls));
+        assert_eq!(calls.verdicts_left, 0);
+        assert_eq!(memory.reads, 2 * MOST_WORDS);
+    }
+
+    /// A frame pointer that leads too far up is none.
+    #[test]
+    fn frames_are_bounded() {
+        let (code_at, up) = (START + 0x1000, |distance| 0x8000 + distance);
+        let map = CodeMap::of_region(Range::new(Addr(START), Addr(START + 0x2000)).unwrap(), None);
+        let modules = Modules::default();
+        let code = Code { map: &map, modules: &modules };
+        // Behind what may be a call, all words lead to the code.
+        let mut caller = |bp| {
+            let mut registers = registers();
+            registers.set(Machine::X86_64.bp(), bp);
+            let mut memory = Everywhere { word: code_at, reads: 0 };
+            let mut calls = Calls::default();
+            calls.begin();
+            _ = calls.by_frame_pointer(&frame(&registers), &mut memory, code);
+            memory.reads > 0
+        };
+        let found = [up(0), up(LARGEST_FRAME), up(LARGEST_FRAME + 8), up(1), 0x7ff8].map(&mut caller);
+        assert_eq!(found, [true, true, false, false, false]);
+    }
+
+    /// What is remembered of instructions is forgotten when it is too much, and found again.
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let (modules, map, module) = made();
+        let code = Code { map: &map, modules: &modules };
+        let mut calls = Calls::default();
+        calls.calls.extend((0..MOST_REMEMBERED as u64).map(|offset| ((module, offset + 0x10_0000), None)));
+        calls.stubs.extend((0..MOST_REMEMBERED as u64).map(|offset| ((module, offset + 0x10_0000), None)));
+        let mut memory = Everywhere { word: 0, reads: 0 };
+        assert_eq!(calls.call_before(HERE, &mut memory, code), None);
+        assert_eq!(calls.behind_stub(HERE, Machine::X86_64, &mut memory, code), Some(HERE));
+        assert_eq!((calls.calls.len(), calls.stubs.len()), (1, 1));
+    }
+}

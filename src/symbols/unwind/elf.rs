@@ -205,7 +205,7 @@ mod tests {
     use super::super::super::module::own;
     use super::*;
 
-    const EXECUTABLE: u64 = SHF_EXECINSTR.0 as u64;
+    const EXECUTABLE: u64 = SHF_EXECINSTR.0;
 
     /// A module of these sections. What they claim beyond what they have is there, without contents.
     fn module(sections: &[Made<'_>]) -> Module {

@@ -249,3 +249,22 @@ fn frames_are_bounded() {
         assert_eq!(stack.places[5], Place::Anonymous(Addr(CODE + 16 * 6 - 1)));
     }
 }
+
+/// When enough call frame information is held, that of further files is as if it were not there.
+#[test]
+fn what_is_held_is_bounded() {
+    use crate::symbols::elf::tests::{Made, file};
+    use crate::symbols::module::{Contents, Module, own};
+    let section = eh_frame(b"zR", &USUAL);
+    let bytes = file(&[Made(".eh_frame", 1, 0, &section, None)]);
+    let mut modules = Modules::default();
+    let module = Module::new(own(), std::path::Path::new("/made-up"), Contents::Copy(bytes.into()));
+    let id = modules.add(module).unwrap();
+    let map = CodeMap::of_region(Range::new(Addr(CODE), Addr(CODE + 0x2000)).unwrap(), Some(id));
+    let code = Code { map: &map, modules: &modules };
+    for (held, known) in [(0, true), (MOST_BYTES - section.len() as u64, true), (MOST_BYTES, false)] {
+        let mut unwinder = Unwinder { held, ..Unwinder::default() };
+        assert_eq!(unwinder.row(code, Machine::X86_64, Addr(CODE + 0x1010)).is_some(), known, "{held}");
+        assert_eq!(unwinder.held, held + section.len() as u64);
+    }
+}
