@@ -187,3 +187,35 @@ impl AddressSpace {
         holes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Prot;
+    use crate::units::Pid;
+
+    /// What may have grown is noted up to a number, also where what it lies in is moved over and over.
+    #[test]
+    fn notes_are_bounded() {
+        let line = Vma {
+            range: Range::of_len(Addr(PAGE), PAGE).unwrap(),
+            prot: Prot::READ,
+            sharing: Sharing::Private,
+            offset: 0,
+            inode: 0,
+            device: 0,
+            name: Box::default(),
+        };
+        let mut space = AddressSpace::new(Pid(1), &[line], None);
+        let area = *space.areas.at(Addr(PAGE)).unwrap().1;
+        let notes: Vec<Grown> = (1..400).map(|page| (Addr(page * PAGE), area)).collect();
+        space.note_growth(notes.clone());
+        space.note_growth(notes.clone());
+        assert_eq!(space.growth, notes);
+        for number in 1..5 {
+            space.move_growth(Range::of_len(Addr(0), 500 * PAGE).unwrap(), Addr(number * 1000 * PAGE));
+        }
+        assert_eq!((space.growth.len(), &space.growth[..399]), (MOST_NOTES, &*notes));
+        assert_eq!(space.growth[399], (Addr(1001 * PAGE), area));
+    }
+}

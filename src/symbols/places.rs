@@ -24,10 +24,18 @@ pub enum Place {
 /// All places and call stacks that were seen.
 ///
 /// Their number is that of different ones, and bounded: what comes after that many is not told apart any more.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Places {
     places: IndexSet<Place>,
     stacks: IndexSet<Box<[CodeId]>>,
+    /// Of either, at most.
+    most: usize,
+}
+
+impl Default for Places {
+    fn default() -> Places {
+        Places { places: IndexSet::new(), stacks: IndexSet::new(), most: MOST }
+    }
 }
 
 /// So many places and stacks are told apart. A program that recurses at random could make any number of them.
@@ -36,7 +44,7 @@ const MOST: usize = 1 << 18;
 impl Places {
     /// The number of a place; none where there are too many.
     pub fn place(&mut self, place: Place) -> Option<CodeId> {
-        let id = if self.places.len() < MOST {
+        let id = if self.places.len() < self.most {
             self.places.insert_full(place).0
         } else {
             self.places.get_index_of(&place)?
@@ -51,7 +59,7 @@ impl Places {
         }
         let id = match self.stacks.get_index_of(frames) {
             Some(id) => id,
-            None if self.stacks.len() < MOST => self.stacks.insert_full(frames.into()).0,
+            None if self.stacks.len() < self.most => self.stacks.insert_full(frames.into()).0,
             None => return None,
         };
         u32::try_from(id).ok().map(CallStackId)
@@ -101,14 +109,15 @@ mod tests {
     #[test]
     fn places_and_stacks_are_bounded() {
         let place = |number| Place::Anonymous(Addr(number));
-        let number = |number: usize| CodeId(number as u32);
-        let mut places = Places::default();
-        places.places.extend((0..MOST as u64).map(place));
-        places.stacks.extend((0..MOST).map(|code| Box::from([number(code)])));
-        assert_eq!(places.place(place(MOST as u64)), None);
-        assert_eq!(places.place(place(3)), Some(number(3)));
-        assert_eq!(places.stack(&[number(1), number(2)]), None);
-        assert_eq!(places.stack(&[number(3)]), Some(CallStackId(3)));
-        assert_eq!((places.all().count(), places.all_stacks().count()), (MOST, MOST));
+        let mut places = Places { most: 5, ..Places::default() };
+        for code in 0..5 {
+            assert_eq!(places.place(place(code)), Some(CodeId(code as u32)));
+            assert_eq!(places.stack(&[CodeId(code as u32)]), Some(CallStackId(code as u32)));
+        }
+        assert_eq!(places.place(place(5)), None);
+        assert_eq!(places.place(place(3)), Some(CodeId(3)));
+        assert_eq!(places.stack(&[CodeId(1), CodeId(2)]), None);
+        assert_eq!(places.stack(&[CodeId(3)]), Some(CallStackId(3)));
+        assert_eq!((places.all().count(), places.all_stacks().count()), (5, 5));
     }
 }

@@ -282,21 +282,3 @@ fn growth_around_advice_on_forks() {
     assert!(compare(&mut trace, &[at(0xd_000, 5, READ_WRITE)]).0);
     assert!(trace.space().has_unseen);
 }
-
-/// What may have grown is moved with what it lies in, over and over: there are no more notes of it than a number.
-#[test]
-fn notes_of_growth_are_bounded() {
-    let mut trace = growing();
-    trace.munmap(range(0xd_000, PAGE));
-    let notes = trace.space().growth.len();
-    assert!(notes > 0);
-    for number in 1..600 {
-        trace.mremap(range(0, 1 << 20), range(number << 20, 1 << 20));
-        trace.mmap_at(MAIN, Addr(0x10_000), 2 * PAGE, RW, GROWS);
-        trace.munmap(range(0xd_000, PAGE));
-        assert!(trace.space().growth.len() <= 1024, "{}", trace.space().growth.len());
-    }
-    assert!(trace.space().growth.len() > notes);
-    // What calls say is followed all the same.
-    assert_eq!(trace.mapping(range(0x10_000, 2 * PAGE)).bytes, 2 * PAGE);
-}

@@ -303,8 +303,8 @@ mod tests {
         };
         assert_eq!(kept(&|_| {}), (9, 9));
         let full = |replay: &mut Replay<'_>| {
-            replay.modules = vec![module(); MOST_MODULES - 1];
-            replay.names = vec![named(1); MOST_NAMES - 2];
+            replay.modules = vec![Identified { path: String::new(), stamp: None }; MOST_MODULES - 1];
+            replay.names = vec![Named { frames: Vec::new(), ..named(1) }; MOST_NAMES - 2];
         };
         assert_eq!(kept(&full), (MOST_MODULES, MOST_NAMES));
         assert_eq!(kept(&|replay| replay.text_left = 1), (1, 0));
