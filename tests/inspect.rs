@@ -366,6 +366,22 @@ fn the_target_ends_meanwhile() {
     }
 }
 
+/// Memory that a process has reserved and never touched stays so: a sanitizer's shadow has terabytes, and to read in it would
+/// make the kernel fill the target's page tables.
+#[test]
+fn what_is_untouched_stays_so() {
+    let script = "import mmap\nm = mmap.mmap(-1, 1 << 40, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE)\n\
+                  print('ready', flush=True)\nimport sys\nsys.stdin.read()";
+    let target = Process::start(&mut command(python(), ["-I", "-c", script]));
+    target.await_output("ready");
+    let page_tables = || proc::status(target.pid(), "VmPTE");
+    let before = page_tables();
+    let report = inspect(target.pid(), &[]);
+    assert!(report.number("/memory/virtual_bytes") > 1 << 40);
+    assert_eq!(page_tables(), before);
+    target.end().expect_code(0);
+}
+
 /// Programs that people run have nothing to hide, not even at the lowest confidence.
 #[test]
 fn real_programs() {
