@@ -366,6 +366,28 @@ fn the_target_ends_meanwhile() {
     }
 }
 
+/// Memory that a process has reserved and never touched stays so: a sanitizer's shadow has terabytes, and to read in it would
+/// make the kernel fill the target's page tables.
+#[test]
+fn what_is_untouched_stays_so() {
+    // MAP_NORESERVE has a name in later versions of Python alone.
+    let script = "import mmap, sys\nflags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000\n\
+                  reserved = mmap.mmap(-1, 1 << 40, flags=flags)\nprint('ready', flush=True)\nsys.stdin.read()";
+    let target = Process::start(&mut command(python(), ["-I", "-c", script]));
+    target.await_output("ready");
+    let page_tables = || -> u64 {
+        let value = proc::status(target.pid(), "VmPTE").expect("the kernel counts page tables");
+        value.trim_end_matches("kB").trim().parse().expect("a number of KiB")
+    };
+    let before = page_tables();
+    let report = inspect(target.pid(), &[]);
+    assert!(report.number("/memory/virtual_bytes") > 1 << 40);
+    // What is read of the libraries may be new to the process. A page in each 64 MiB of what is reserved would be 64 MiB.
+    let grown = page_tables() - before;
+    assert!(grown < 1024, "page tables have grown by {grown} KiB");
+    target.end().expect_code(0);
+}
+
 /// Programs that people run have nothing to hide, not even at the lowest confidence.
 #[test]
 fn real_programs() {

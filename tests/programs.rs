@@ -80,6 +80,65 @@ const OTHERS: &[Work] = &[
         ),
     ),
     ("gdb", "gdb -nx -q -batch -ex 'print 6 * 7' \"$(ldd /bin/sh | grep -o '/[^ ]*libc.so.6')\" | grep -q 42"),
+    (
+        "sbcl",
+        "sbcl --noinform --non-interactive --eval '(print (reduce (function +) (mapcar (function sb-thread:join-thread) \
+             (loop repeat 20 collect (sb-thread:make-thread (lambda () (length (make-list 50000))))))))' | grep -qx '1000000 '",
+    ),
+    (
+        "tclsh",
+        "echo 'package require Thread; for {set i 0} {$i < 8} {incr i} {lappend l [thread::create -joinable {expr 6*7}]}; \
+             foreach t $l {thread::join $t}; puts done' | tclsh | grep -qx done",
+    ),
+    (
+        "erl",
+        "erl -noshell -eval 'R = [spawn_monitor(fun() -> lists:sum(lists:seq(1, 9999)) end) || _ <- lists:seq(1, 200)], \
+             [receive {_, M, _, _, normal} -> ok end || {_, M} <- R], halt(7).' || test $? = 7",
+    ),
+    (
+        "mosquitto",
+        "mosquitto -p 18866 > /dev/null 2>&1 & trap \"kill $!\" EXIT; \
+             until mosquitto_pub -p 18866 -t a -m a 2> /dev/null; do sleep 0.05; done; \
+             (until test -e got; do mosquitto_pub -p 18866 -t a -m b; sleep 0.05; done) & \
+             mosquitto_sub -p 18866 -t a -C 3 | grep -c b | grep -qx 3; touch got; wait $!",
+    ),
+    (
+        "bwrap",
+        "bwrap --ro-bind / / --bind \"$PWD\" \"$PWD\" --dev /dev --proc /proc --unshare-all sort -T . -n --parallel=4 -S 1M data \
+             | cmp - data",
+    ),
+    (
+        "fio",
+        "fio --name=a --ioengine=io_uring --rw=randrw --size=4m --numjobs=3 --thread --iodepth=8 --output=o && \
+             grep -q 'err= 0' o",
+    ),
+    (
+        "gst-launch-1.0",
+        "gst-launch-1.0 -q videotestsrc num-buffers=60 ! queue ! videoscale ! video/x-raw,width=100 ! queue ! \
+             filesink location=raw && test -s raw",
+    ),
+    ("clamscan", "echo 'Test:0:*:61626364' > s.ndb && clamscan -d s.ndb --no-summary data | grep -q OK"),
+    ("shellcheck", "shellcheck -f gcc /usr/bin/ldd > found || grep -q warning found"),
+    ("screen", "screen -D -m -c /dev/null bash -c 'sort -n data | cmp - data && touch same' && test -e same"),
+    (
+        "tmux",
+        "tmux -S s -f /dev/null new-session -d 'sort -n --parallel=4 -S 1M data | cmp - data && tmux -S s wait-for -S same' && \
+             tmux -S s wait-for same",
+    ),
+    (
+        "qemu-x86_64",
+        "head -n 30000 data > some && qemu-x86_64 \"$(command -v sort)\" -n --parallel=4 -S 64K some | cmp - some",
+    ),
+    (
+        "php",
+        "php -r 'for ($i = 0, $a = []; $i < 99999; $i++) $a[] = str_repeat(\"x\", $i % 500); exit(count($a) === 99999 ? 0 : 1);'",
+    ),
+    (
+        "unbound",
+        "printf '%s\\n' 'server:' ' num-threads: 4' ' interface: 127.0.0.1@15399' ' chroot: \"\"' ' username: \"\"' ' use-syslog: no' \
+             ' pidfile: \"\"' ' do-daemonize: no' 'remote-control:' ' control-enable: no' > c && \
+             { timeout -s INT 2 unbound -d -c c 2> /dev/null || test $? = 124; }",
+    ),
 ];
 
 #[track_caller]

@@ -7,8 +7,10 @@ use crate::units::{Addr, PAGE, Range};
 /// glibc's arenas apart from the main one: each heap of one is aligned to its largest size (malloc/arena.c, HEAP_MAX_SIZE),
 /// of which the first part may be accessed. `word` is the size of a pointer in bytes.
 ///
-/// Go's heap looks the same from outside, so the `heap_info` at the beginning decides.
-pub fn find(memory: &dyn Memory, maps: &[Vma], word: usize) -> Vec<Range> {
+/// Go's heap looks the same from outside, so the `heap_info` at the beginning decides. It is read only where `is_written` says
+/// that a page has contents: for one that has none the kernel would make the tables that lead to it, in the target, and a
+/// sanitizer's shadow has terabytes of such.
+pub fn find(memory: &dyn Memory, maps: &[Vma], word: usize, is_written: impl Fn(Addr) -> bool) -> Vec<Range> {
     let largest = if word == 8 { 64 << 20 } else { 1 << 20 };
     let is_plain = |vma: &Vma| vma.sharing == Sharing::Private && !vma.is_file();
     let mut found: Vec<Range> = Vec::new();
@@ -17,6 +19,7 @@ pub fn find(memory: &dyn Memory, maps: &[Vma], word: usize) -> Vec<Range> {
         let mut next = vma.range.start().0.checked_next_multiple_of(largest);
         while let Some(start) = next.filter(|start| *start < vma.range.end().0) {
             if let Some(range) = Range::of_len(Addr(start), largest)
+                && is_written(range.start())
                 && is_heap(memory, range, word)
             {
                 found.push(range);
@@ -75,11 +78,12 @@ mod tests {
         );
         let start = 0x7f00_0000_0000;
         let heap = At(start, [start + 0x30, 0, 0x21000, 0x21000]);
-        assert_eq!(find(&heap, &maps, 8), [Range::of_len(Addr(start), 64 << 20).unwrap()]);
+        let find = |memory: &At| find(memory, &maps, 8, |_| true);
+        assert_eq!(find(&heap), [Range::of_len(Addr(start), 64 << 20).unwrap()]);
         for words in [[0; 4], [start + 0x30, 0, 0x21000, 0x20000], [start + 0x5000, 0, 0x21000, 0x21000]] {
-            assert_eq!(find(&At(start, words), &maps, 8), []);
+            assert_eq!(find(&At(start, words)), []);
         }
         let second = At(start, [start - (64 << 20) + 0x30, start - (64 << 20), 0x1000, 0x21000]);
-        assert_eq!(find(&second, &maps, 8).len(), 1);
+        assert_eq!(find(&second).len(), 1);
     }
 }

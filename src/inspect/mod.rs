@@ -19,7 +19,7 @@ use crate::diagnose::breakdown::{is_counted, virtual_bytes};
 use crate::diagnose::finding::{Confidence, Note, NoteKind};
 use crate::diagnose::survey::{KnownStack, Snapshot, Standing, survey};
 use crate::event::Vma;
-use crate::procfs::memory::ResidentPages;
+use crate::procfs::memory::{Page, ResidentPages};
 use crate::procfs::present::LiveMemory;
 use crate::procfs::task::{self, TaskStatus};
 use crate::procfs::{self, limits};
@@ -68,8 +68,13 @@ pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectErr
     let pointers: Vec<Option<Addr>> = stack_pointers(&tasks);
     let known: Vec<Addr> = pointers.iter().filter_map(|pointer| *pointer).collect();
     let ranges: Vec<Range> = maps.iter().filter(|vma| is_counted(vma)).map(|vma| vma.range).collect();
-    let pages = ResidentPages::open(process.reader).and_then(|pages| pages.ranges(&ranges));
-    let resident = pages.unwrap_or_default();
+    let pages = ResidentPages::open(process.reader).ok();
+    let resident = pages.as_ref().and_then(|pages| pages.ranges(&ranges).ok()).unwrap_or_default();
+    let is_written = |addr| {
+        let mut page = [Page::Missing];
+        let known = pages.as_ref().and_then(|pages| pages.states(addr, &mut page).ok());
+        known == Some(1) && page != [Page::Missing]
+    };
     // The maps may show what has come on the lists since the last look at these.
     let later = located.ok().and_then(|located| process.lists(&located, &others).ok()).unwrap_or_default();
     let stacks = lists.as_ref().ok().map(|seen| stacks(seen, &later, &known));
@@ -80,7 +85,7 @@ pub fn inspect(pid: Pid, min_confidence: Confidence) -> Result<Draft, InspectErr
         maps: &maps,
         resident: &resident,
         stacks: stacks.as_deref(),
-        arenas: &arenas::find(&LiveMemory::of(process.reader), &maps, word(&maps)),
+        arenas: &arenas::find(&LiveMemory::of(process.reader), &maps, word(&maps), is_written),
         stack_pointers: &known,
         without_pointer: pointers.len() - known.len(),
         functions: &functions,

@@ -310,6 +310,7 @@ impl AddressSpace {
                     Some(_) if has_grown => {
                         self.disturb(range);
                         self.refused(call, errno);
+                        self.perhaps_a_hole = (errno == Errno::ENOMEM).then_some(range);
                         Err(Unclear)
                     }
                     // With ENOMEM because of a hole, the pages before it have been changed.
@@ -411,6 +412,16 @@ impl AddressSpace {
         let before = known.map_or(0, |known| self.refusals.remove(known).count);
         // The latest one comes last: the limits that are seen next are its own.
         self.refusals.push(Refusal { call, errno, count: before + 1, wanted_bytes, limits: None });
+        self.perhaps_a_hole = None;
+    }
+
+    /// Takes the latest refusal back where the kernel's maps, just taken over, show that it was for a hole.
+    pub(super) fn excuse_hole(&mut self) {
+        let was_hole = self.perhaps_a_hole.take().is_some_and(|range| self.areas.first_hole(range).is_some());
+        if was_hole && let Some(mut refusal) = self.refusals.pop() {
+            refusal.count -= 1;
+            self.refusals.extend((refusal.count > 0).then_some(refusal));
+        }
     }
 }
 

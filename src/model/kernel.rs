@@ -123,6 +123,7 @@ impl AddressSpace {
         if let Some(rest) = Range::new(Addr(0), position) {
             self.remove(rest);
         }
+        self.excuse_hole();
         self.growth.clear();
         if self.calls == Calls::Untold {
             self.disown_cut();

@@ -127,6 +127,8 @@ pub struct AddressSpace {
     pub freed_sizes: FreedSizes,
     /// Calls that failed for lack of something.
     pub refusals: Vec<Refusal>,
+    /// What the latest refusal was asked to change: where that has a hole nothing was lacking, but a stack may have grown there.
+    pub perhaps_a_hole: Option<Range>,
     /// Where a part of a mapping that grows down was taken away or changed: what grew below it, unseen, is still there.
     pub growth: Vec<Grown>,
     /// What an mremap was to move, and where to, that has failed on the way.
@@ -171,6 +173,7 @@ impl AddressSpace {
             sites: Sites::default(),
             freed_sizes: FreedSizes::default(),
             refusals: Vec::new(),
+            perhaps_a_hole: None,
             growth: Vec::new(),
             half_moved: None,
             waiting: Waiting::default(),
@@ -204,6 +207,7 @@ impl AddressSpace {
             sites: Sites::default(),
             waiting: Waiting::default(),
             refusals: Vec::new(),
+            perhaps_a_hole: None,
             untold_unmaps: 0,
             tolerated: Tolerated::default(),
             ..self.clone()

@@ -74,7 +74,24 @@ fn ask(maps: &File, query: MapsQuery) -> Option<Box<[Vma]>> {
         from = line.range.end();
         lines.push(line);
     }
-    Some(lines.into())
+    Some(in_order(lines.into_iter()))
+}
+
+/// Lines as they were read, without what a line repeats of the one before it.
+///
+/// The kernel gives lines one after the other, or a page of them at once, and lets go in between. A line that has meanwhile
+/// become one with the line before it (madvise, mprotect, a mapping beside it) is given whole, although the part below has been
+/// told already. What lies behind the line before is as the kernel had it then.
+fn in_order(lines: impl Iterator<Item = Vma>) -> Box<[Vma]> {
+    let mut told = Addr(0);
+    let behind = lines.filter_map(|vma| {
+        let range = Range::new(vma.range.start().max(told), vma.range.end())?;
+        told = range.end();
+        let skipped = range.start().0 - vma.range.start().0;
+        let offset = if vma.is_file() { vma.offset.wrapping_add(skipped) } else { vma.offset };
+        Some(Vma { range, offset, ..vma })
+    });
+    behind.collect()
 }
 
 impl TryFrom<MapsLine> for Vma {
@@ -132,9 +149,9 @@ pub fn region_at(tid: Tid, addr: Addr) -> Option<Vma> {
     Some(region)
 }
 
-/// All lines that can be read; others are passed over.
+/// All lines that can be read; others are passed over. They are in order, and none repeats a part of another one.
 pub fn parse(text: &[u8]) -> Box<[Vma]> {
-    text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
+    in_order(text.split(|byte| *byte == b'\n').filter_map(parse_line))
 }
 
 /// One line: `7f5c-7f5d rw-p 00001000 fe:01 1234   /path`.
@@ -230,6 +247,25 @@ Size:                  4 kB\n";
         let maps = parse(text);
         assert_eq!(maps.len(), 1);
         assert_eq!(&*maps[0].name, b"");
+    }
+
+    /// Lines that became one with the line before it while they were read, as Linux 6.18 gave them: anonymous memory of which a
+    /// part was advised, and a file. A line that is told already as a whole is left out.
+    #[test]
+    fn a_line_that_has_grown_downwards_is_not_told_twice() {
+        let text = b"\
+1000-3000 rw-p 00000000 00:00 0 
+1000-8000 rw-p 00000000 00:00 0 
+10000-12000 r--p 00005000 08:10 7                          /tmp/a
+11000-14000 rw-p 00006000 08:10 7                          /tmp/a
+11000-14000 rw-p 00006000 08:10 7                          /tmp/a
+20000-21000 rw-p 00000000 00:00 0 \n";
+        let show = |vma: &Vma| format!("{} {:?} {:x}", vma.range, vma.prot, vma.offset);
+        let lines: Vec<String> = parse(text).iter().map(show).collect();
+        assert_eq!(
+            lines,
+            ["1000-3000 rw- 0", "3000-8000 rw- 0", "10000-12000 r-- 5000", "12000-14000 rw- 7000", "20000-21000 rw- 0"]
+        );
     }
 
     /// Single lines are those of the whole file, be they asked for one by one or found in it.

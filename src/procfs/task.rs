@@ -84,6 +84,11 @@ pub fn command_line(pid: Pid) -> Vec<String> {
     arguments(&super::read_up_to(pid.into(), "cmdline", MOST).unwrap_or_default())
 }
 
+/// The first of a process's arguments: what it was called by.
+pub fn program_name(pid: Pid) -> String {
+    command_line(pid).into_iter().next().unwrap_or_else(|| "unknown".to_owned())
+}
+
 fn arguments(text: &[u8]) -> Vec<String> {
     let text = text.strip_suffix(b"\0").unwrap_or(text);
     if text.is_empty() {

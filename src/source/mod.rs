@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::libc::user_regs_struct;
+use nix::sys::signal::{self, Signal};
 use serde::Serialize;
 
 use crate::diagnose::finding::Note;
@@ -97,6 +98,11 @@ pub trait Source {
     /// Whether job control has stopped it.
     fn main_is_stopped(&self) -> bool {
         false
+    }
+
+    /// Stops this program by SIGSTOP, because job control has stopped the target; comes back when it goes on.
+    fn stop_too(&mut self) {
+        let _ = signal::raise(Signal::SIGSTOP);
     }
 
     /// How often a task has stopped for us.

@@ -23,6 +23,8 @@ use crate::units::{Addr, PAGE, Tid};
 #[derive(Debug)]
 pub struct Grip {
     page: Arc<Page>,
+    /// The thread's number, for the scheduler.
+    holder: Tid,
     /// Given back first: whoever waits for the page goes on.
     watch: Option<OwnedFd>,
     let_go: Arc<AtomicBool>,
@@ -80,11 +82,13 @@ impl Grip {
             [PollFd::new(watch.as_fd(), PollFlags::POLLIN), PollFd::new(done_read.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut files, PollTimeout::from(1000u16));
         let held = files[0].any() == Some(true);
-        // It was to be there at once. What it has to do at the end, which is to free that memory, can wait.
+        let holder = Tid(holder.load(Ordering::Acquire));
+        // It was to be there at once. From here on it has nothing to do; but where this program is stopped it never stands
+        // still (see `hold`), and is to be in nobody's way.
         if held {
-            let _ = super::set_policy(Tid(holder.load(Ordering::Acquire)), super::Policy::Normal);
+            let _ = super::set_policy(holder, super::Policy::Idle);
         }
-        let grip = Grip { page, watch: Some(watch), let_go, thread: Some(thread) };
+        let grip = Grip { page, holder, watch: Some(watch), let_go, thread: Some(thread) };
         if held { Ok(grip) } else { Err(Errno::ESRCH) }
     }
 }
@@ -92,6 +96,8 @@ impl Grip {
 impl Drop for Grip {
     fn drop(&mut self) {
         self.let_go.store(true, Ordering::Release);
+        // It may have to free that memory now, and we wait for it.
+        let _ = super::set_policy(self.holder, super::Policy::Normal);
         // Closing it lets whoever waits go on, with an empty page.
         drop(self.watch.take());
         if let Some(thread) = self.thread.take() {
@@ -134,8 +140,11 @@ fn watch(page: &Page) -> Result<OwnedFd, Errno> {
     Ok(fd)
 }
 
-/// Reads a byte into the page until it is let go. A signal that stops this program ends the call, and with it the hold:
-/// then it is taken again, if there is something left.
+/// Reads a byte into the page until it is let go.
+///
+/// A signal that stops this program does not stop this thread: the fault of a system call is retried until the page is there
+/// (fault_signal_pending in include/linux/sched/signal.h), and whoever waits for this program's stop waits in vain. So a grip
+/// is not to be held where this program stops itself. Where the call is interrupted nevertheless, it is made again.
 fn hold(tid: Tid, readable: Addr, page: &Page, let_go: &AtomicBool) {
     let _ = nix::sys::signal::pthread_sigmask(
         nix::sys::signal::SigmaskHow::SIG_BLOCK,

@@ -4,8 +4,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{self, Signal};
-
 use super::origins::Origins;
 use super::{Library, Process, Standing, Target, Told};
 use nix::errno::Errno;
@@ -71,7 +69,7 @@ impl<S: Source> Live<S> {
         };
         if self.source.main_is_stopped() {
             self.suspend_until = None;
-            let _ = signal::raise(Signal::SIGSTOP);
+            self.source.stop_too();
         } else if Instant::now() > until {
             self.suspend_until = None;
         }

@@ -130,6 +130,22 @@ fn refused_changes_over_growth_are_unclear() {
     assert!(!protect(&mut growing(), 0x10_000, 4 * PAGE, Errno::ENOMEM));
 }
 
+/// mprotect that meets a hole below a stack has lacked nothing; where the stack had grown there, it has. mono closes pages
+/// below the stack of its first thread so, which are not there yet.
+#[test]
+fn a_hole_below_a_stack_is_no_lack() {
+    let lacking = |maps: &[Vma]| {
+        let mut trace = growing();
+        let call = Call::Mprotect { addr: Addr(0xf_000), len: PAGE, prot: 0 };
+        assert!(trace.call(MAIN, call, Err(Errno::ENOMEM)).unclear.is_some());
+        let id = trace.model.space_of(MAIN).unwrap();
+        trace.model.space_mut(id).unwrap().adopt(maps);
+        trace.space().refusals.len()
+    };
+    assert_eq!(lacking(&[at(0x10_000, 2, READ_WRITE)]), 0);
+    assert_eq!(lacking(&[at(0xf_000, 3, READ_WRITE)]), 1);
+}
+
 /// What a look has found below what grows down grows on, piece by piece, whatever rights calls have given it.
 #[test]
 fn growth_goes_on_after_a_look() {

@@ -70,7 +70,12 @@ impl Keeper {
 
     /// What was seen since this was last asked, in order.
     pub(super) fn take(&self) -> Vec<Seen> {
-        std::mem::take(&mut locked(&self.shared.seen))
+        std::mem::take(&mut self.seen())
+    }
+
+    /// What was seen since it was last taken. Nothing is taken hold of meanwhile.
+    pub(super) fn seen(&self) -> MutexGuard<'_, Vec<Seen>> {
+        locked(&self.shared.seen)
     }
 }
 
@@ -102,7 +107,9 @@ fn watch(mut rings: Rings, shared: &Shared) {
             if !is_followed(&locked(&shared.followed), pid) {
                 continue;
             }
-            locked(&shared.seen).extend(Seen::now(pid, is_i386));
+            // Locked before: see `Keeper::seen`.
+            let mut seen = locked(&shared.seen);
+            seen.extend(Seen::now(pid, is_i386));
         }
     }
 }

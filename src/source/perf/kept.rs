@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use nix::sys::signal::{self, Signal};
+
 use super::Perf;
 use super::keeper::{Keeper, Seen};
 use crate::event::Vma;
@@ -23,7 +25,8 @@ pub(super) struct Kept {
     memory: Arc<HeldMemory>,
     /// Whether the process had threads when its maps were read: its libraries are there by then.
     had_threads: bool,
-    _grip: Grip,
+    /// None while this program stops itself.
+    grip: Option<Grip>,
 }
 
 impl Kept {
@@ -121,6 +124,28 @@ impl Perf {
         }
     }
 
+    /// Stops this program by SIGSTOP; comes back when it goes on. A thread that holds memory would never stop, and the shell
+    /// would not be told of the stop: what is held is let go before, and held again afterwards, if it is still there.
+    pub(super) fn stop_without_grips(&mut self) {
+        let Perf { keeper, kept, stream, .. } = self;
+        // What the keeper has seen and nobody has taken over yet; it takes hold of nothing as long as we have that.
+        let mut seen = keeper.as_ref().map(Keeper::seen);
+        let mut all: Vec<(Pid, &mut Kept)> = Vec::new();
+        all.extend(kept.iter_mut().flat_map(|(pid, kept)| kept.iter_mut().map(|one| (*pid, one))));
+        all.extend(
+            seen.iter_mut().flat_map(|seen| seen.iter_mut().filter_map(|one| Some((one.pid, one.kept.as_mut()?)))),
+        );
+        for (_, one) in &mut all {
+            one.grip = None;
+        }
+        let _ = signal::raise(Signal::SIGSTOP);
+        for (pid, one) in all {
+            let threads = stream.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(tid, _)| *tid);
+            let Some(page) = one.memory.steady_page() else { continue };
+            one.grip = [Tid::from(pid)].into_iter().chain(threads).find_map(|tid| Grip::take(tid, page).ok());
+        }
+    }
+
     /// Lets go of processes that have ended and been judged.
     pub(super) fn release_ended(&mut self) {
         if self.kept.keys().all(|pid| self.stream.knows(*pid)) {
@@ -143,7 +168,7 @@ pub(super) fn take(tid: Tid) -> Option<Kept> {
     let memory = Arc::new(HeldMemory::open(tid).ok()?);
     // For what is read from is pinned meanwhile.
     let grip = Grip::take(tid, memory.steady_page()?).ok()?;
-    Some(Kept { at, memory, had_threads: false, _grip: grip })
+    Some(Kept { at, memory, had_threads: false, grip: Some(grip) })
 }
 
 #[cfg(test)]

@@ -399,6 +399,10 @@ impl Source for Perf {
         self.launch.as_ref().is_some_and(|launch| launch.is_stopped(self.main))
     }
 
+    fn stop_too(&mut self) {
+        self.stop_without_grips();
+    }
+
     fn stops(&self) -> u64 {
         self.launch.as_ref().map_or(0, |launch| launch.tether.stops())
     }

@@ -432,8 +432,7 @@ pub(in crate::source) fn explain(pid: Pid, status: task::TaskStatus, errno: Errn
         return AttachError::Other { pid, errno };
     }
     if let Some(tracer) = status.tracer {
-        let name = task::command_line(tracer).into_iter().next().unwrap_or_else(|| "unknown".to_owned());
-        return AttachError::AlreadyTraced { pid, tracer, name };
+        return AttachError::AlreadyTraced { pid, tracer, name: task::program_name(tracer) };
     }
     if task::size(pid.into()) == Some((0, 0)) && procfs::read(pid.into(), "cmdline").is_ok_and(|line| line.is_empty()) {
         return AttachError::KernelThread(pid);

@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::attach::leave;
 use super::{Phase, Ptrace, filter, take};
 use crate::event::Exit;
+use crate::procfs::task;
 use crate::source::control::{Control, Requests};
 use crate::source::{Follow, Launched};
 use crate::sys::{self, Child, ChildReport, Status, Wait};
@@ -37,6 +38,26 @@ pub enum LaunchError {
         "cannot trace the launched program: {0}: ptrace needs to be allowed here (in a container: --cap-add=SYS_PTRACE)"
     )]
     Trace(Errno),
+    /// Whoever traces this vmtrace has followed it into its child, and a process has one tracer.
+    #[error(
+        "cannot trace the launched program: vmtrace itself is traced, with its children, by process {tracer} ({name}), and a process can have one tracer; `--engine perf` follows it nevertheless"
+    )]
+    AlreadyTraced {
+        /// Who traces.
+        tracer: Pid,
+        /// The tracer's command.
+        name: String,
+    },
+}
+
+impl LaunchError {
+    /// Why `child` could not be traced.
+    pub(in crate::source) fn refused(child: Pid, errno: Errno) -> LaunchError {
+        match task::status(child.into()).ok().and_then(|status| status.tracer) {
+            Some(tracer) => LaunchError::AlreadyTraced { tracer, name: task::program_name(tracer) },
+            None => LaunchError::Trace(errno),
+        }
+    }
 }
 
 /// Whether the target may be left to itself later on.
@@ -98,9 +119,9 @@ impl Ptrace {
         let wanted = (leash == Leash::Filter && follow == Follow::Memory).then_some(&*program);
         let child = sys::fork_child(&argv, wanted, mask).map_err(LaunchError::Fork)?;
         let kill = if wanted.is_some() { sys::EXITKILL } else { 0 };
-        sys::seize(child.pid.into(), sys::TRACE_OPTIONS | kill).map_err(LaunchError::Trace)?;
-        child.go().map_err(LaunchError::Fork)?;
         let pid = child.pid;
+        sys::seize(pid.into(), sys::TRACE_OPTIONS | kill).map_err(|errno| LaunchError::refused(pid, errno))?;
+        child.go().map_err(LaunchError::Fork)?;
         let launching = Launching { child, wanted: wanted.is_some() };
         let mut source = Ptrace::new(pid, true, follow, Phase::Launching(launching));
         source.add_child(pid.into(), pid, None);

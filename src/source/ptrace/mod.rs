@@ -543,10 +543,10 @@ impl Source for Ptrace {
         if self.overlaps == 0 {
             return fallen_back.into_iter().collect();
         }
+        let times = if self.overlaps == 1 { "once".to_owned() } else { format!("{} times", self.overlaps) };
         let text = format!(
-            "the order of mapping calls was lost {} times behind one that blocked; the model was put right from the \
-             kernel's maps",
-            self.overlaps
+            "the order of mapping calls was lost {times} behind one that blocked; the model was put right from the \
+             kernel's maps"
         );
         fallen_back.into_iter().chain([Note::incomplete(None, self.overlaps, text)]).collect()
     }
