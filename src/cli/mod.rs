@@ -41,8 +41,8 @@ Examples:
   vmtrace replay leaks.rec              the same report once more, from what --record wrote
   vmtrace demo                          see what a finding looks like
 
-Exit status: the launched program's own (128 + signal when it died of one), otherwise 0; N with
---error-exitcode N when there is a finding; 1 when a check fails; 2 for wrong usage; 125 when vmtrace itself
+Exit status: the launched program's own (128 + signal when it died of one), otherwise 0; N with \
+--error-exitcode N when there is a finding; 1 when a check fails; 2 for wrong usage; 125 when vmtrace itself \
 failed, 126 when the program could not be executed, 127 when it was not found.";
 
 /// Says which address space threads have left behind: who mapped it, why it stays, and what to change.
