@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 #[test]
 fn all_cases_without_mapping_calls() {
     testprog("unjoined");
-    let output = run(&mut vmtrace(["check", "--by", "threads", "-j", "4", &format!("{FOLDER}/cases.toml")]));
+    let output = run(&mut vmtrace(["check", "--by", "threads", "-j", "6", &format!("{FOLDER}/cases.toml")]));
     let output = output.expect_code(0).output();
     assert!(output.ends_with(" passed, 0 failed\n") && output.contains("attach threads  ok"), "{output}");
 }

@@ -104,6 +104,11 @@ fn copy(folder: &Path, name: &str) -> String {
     path.to_str().expect("it is text").to_owned()
 }
 
+/// Most of the time is spent waiting. Fails if one of them does.
+fn at_the_same_time(kinds: &[&str], test: impl Fn(&str) + Sync) {
+    std::thread::scope(|scope| kinds.iter().for_each(|kind| drop(scope.spawn(|| test(kind)))));
+}
+
 /// A process can do without the stack that the kernel gave it, and a thread without any.
 #[test]
 fn stacks_that_are_gone() {
@@ -115,23 +120,23 @@ fn stacks_that_are_gone() {
 /// Lists that lead in a circle, into the wild, to odd addresses or nowhere are not believed, and not followed for ever.
 #[test]
 fn damaged_thread_lists() {
-    for how in ["cycle", "wild", "unaligned", "huge", "zero"] {
-        expect_reports(testprog("hostile"), &[how]);
-    }
+    at_the_same_time(&["cycle", "wild", "unaligned", "huge", "zero"], |how| {
+        expect_reports(testprog("hostile"), &[how])
+    });
 }
 
 /// Memory that is mapped but supplied by nobody is not waited for, and what lies behind it is found all the same.
 #[test]
 fn memory_that_nobody_supplies() {
     expect_root();
-    for what in ["deep", "raw", "lists", "library", "lowest", "clone3"] {
+    at_the_same_time(&["deep", "raw", "lists", "library", "lowest", "clone3"], |what| {
         expect_reports(testprog("withheld"), &[what]);
         for how in ["--follow=threads", "--engine=perf"] {
             let ended = run(&mut vmtrace([how, "--", testprog("withheld"), what]));
             expect_sober(&format!("{what}, {how}"), &ended, 0);
             expect_report("--format=text", &ended.errors());
         }
-    }
+    });
     let report = launch(&["--min-confidence=possible"], &[testprog("withheld"), "deep"]).report;
     let sites = report.0["findings"].to_string();
     assert!(sites.contains("run_raw_thread") && sites.contains("run_in_the_deep"), "{sites}");

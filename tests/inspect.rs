@@ -232,7 +232,7 @@ fn the_target_is_left_alone() {
 #[test]
 fn never_wrong_in_a_storm() {
     let target = start("thread_storm", &["4", "5"]);
-    for round in 0..60 {
+    for round in 0..40 {
         let words = ["inspect", "--format=json", "-p", &target.pid().to_string()];
         let ended = run(&mut vmtrace(words)).expect_code(0);
         let report = reports(&ended.output()).pop().expect("a report");

@@ -51,7 +51,6 @@ fn two_stops_and_no_allocation_for_each_call() {
     // At the entry the filter's message, which tells what the task must be made to wait for; the registers at the exit.
     assert_eq!(reads, 2 * COUNTED as u64, "a call is read once at each stop");
     let allocated = change.allocations + change.reallocations;
-    // Where the tracer runs is looked up a few times.
     assert!(allocated < COUNTED / 100, "{allocated} allocations for {COUNTED} calls: {change:?}");
     follow(&mut target, &control, &mut model, usize::MAX);
 }

@@ -93,12 +93,15 @@ fn attached(thing: &str) -> (Report, String) {
 /// An attach finds what is left behind, whatever is missing.
 #[test]
 fn attaching() {
-    for thing in THINGS.iter().filter(|thing| **thing != "syscall_info") {
+    let test = |thing: &str| {
         let (report, errors) = attached(thing);
         assert_eq!(errors, "", "without {thing}");
         assert_eq!(report.at("/findings/0/reason"), "unjoined", "without {thing}");
         assert_eq!(report.at("/target/follow"), "memory", "without {thing}");
-    }
+    };
+    // Most of the time is spent waiting.
+    let things = THINGS.iter().filter(|thing| **thing != "syscall_info");
+    std::thread::scope(|scope| things.for_each(|thing| drop(scope.spawn(|| test(thing)))));
 }
 
 /// Where the entry of a call cannot be told from its exit, thread lifecycles alone are followed, and that is said.

@@ -1,6 +1,7 @@
 //! What /proc tells of one task: its process, its state, its tracer.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use crate::units::{Addr, Pid, Tid};
@@ -117,9 +118,17 @@ pub fn start_ticks(tid: Tid) -> Option<u64> {
 }
 
 /// The processor that a task runs on, or ran on last: field 39 of proc_pid_stat(5).
+///
+/// Asked often while a target is followed, so nothing is allocated for what it says.
 pub fn last_cpu(tid: Tid) -> Option<usize> {
-    let text = super::read(tid, "stat").ok()?;
-    stat_field(&text, 39)?.parse().ok()
+    let mut path = [0; 32];
+    let mut rest = &mut path[..];
+    write!(rest, "/proc/{tid}/stat").ok()?;
+    let left = rest.len();
+    let mut text = [0; 512];
+    let path = std::str::from_utf8(&path[..path.len() - left]).ok()?;
+    let read = File::open(path).ok()?.read(&mut text).ok()?;
+    stat_field(&text[..read], 39)?.parse().ok()
 }
 
 /// Whether a task goes on: it has not ended, does not end at this moment (PF_EXITING), and no SIGKILL is on its way to it.

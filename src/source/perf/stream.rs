@@ -1,19 +1,23 @@
 //! From records, in order, to events: which calls are under way, who is born and who ends.
 
+mod births;
+mod correction;
+
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use nix::libc::{self, user_regs_struct};
 
+pub(super) use births::clone_args;
+use correction::unseen_clone;
+
 use super::look::NewImage;
 use super::points::Point;
 use super::record::{Record, Snapshot, What};
-use crate::event::{Birth, Call, CloneArgs, CloneCall, Event, EventKind, Exec, Exit, ExitScope, Exiting, Syscall};
+use crate::event::{Birth, Call, CloneArgs, Event, EventKind, Exec, Exit, ExitScope, Exiting, Syscall};
 use crate::procfs;
-use crate::procfs::present::LiveMemory;
 use crate::source::ptrace::decode::{self, Abi, Arguments, Followed};
 use crate::source::reconcile::Reconciler;
-use crate::sys;
 use crate::units::{Addr, Pid, Tid, Time};
 
 /// Names an address space here; never reused.
@@ -491,96 +495,9 @@ impl Stream {
         }
     }
 
-    /// Puts right which tasks a process has: `listed` are those that it had at the time `at`, and those in `born_later` may
-    /// be among them although they were born only after it.
-    pub fn correct_tasks(&mut self, at: u64, pid: Pid, listed: &HashSet<Tid>, born_later: &HashSet<Tid>) {
-        let known: HashSet<Tid> = self.tasks_of(pid).into_iter().collect();
-        // Whose end has been told has no relatives any more.
-        let relative = known.iter().filter(|tid| self.tasks.get(tid).is_some_and(|task| !task.ended)).min().copied();
-        // First, so that their relative is still there.
-        for missed in listed.difference(&known).filter(|tid| !born_later.contains(tid)) {
-            if let Some(relative) = relative {
-                self.adopt(at, *missed, pid, relative);
-            }
-        }
-        for gone in known.difference(listed) {
-            self.vanished(at, *gone);
-        }
-    }
-
-    /// A task that the kernel has and we have not: only /proc can tell whose it is. Its stack stays unknown.
-    fn adopt(&mut self, at: u64, tid: Tid, pid: Pid, relative: Tid) {
-        let Some((of, space)) = self.place_of(relative) else { return };
-        let args = unseen_clone(of == pid, tid, relative);
-        self.vacate(at, tid);
-        let space_of_child = if args.shares_memory() { space } else { self.new_space() };
-        self.add_found(tid, pid, space_of_child);
-        self.tell(space, at, relative, EventKind::Born(Birth { child: tid, pid, args, function: None }));
-    }
-
     fn tasks_of(&self, pid: Pid) -> Vec<Tid> {
         self.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(tid, _)| *tid).collect()
     }
-
-    /// A number is given to a new task: whoever had it has ended unseen.
-    fn vacate(&mut self, at: u64, tid: Tid) {
-        if self.tasks.contains_key(&tid) {
-            self.vanished(at, tid);
-        }
-    }
-
-    /// A task that we have and the kernel has not any more: how it ended was not seen.
-    fn vanished(&mut self, at: u64, tid: Tid) {
-        if let Some(task) = self.tasks.get_mut(&tid) {
-            task.missed = true;
-            if let Some(group) = self.groups.get_mut(&task.pid) {
-                group.executing = None;
-            }
-        }
-        self.exited(at, tid);
-    }
-}
-
-/// What is assumed of a clone whose arguments were not seen.
-fn unseen_clone(is_thread: bool, child: Tid, parent: Tid) -> CloneArgs {
-    use crate::abi::clone;
-    let shares = is_thread || sys::share_memory(child, parent).unwrap_or(false);
-    let thread = if is_thread { clone::THREAD } else { 0 };
-    CloneArgs::bare(CloneCall::Clone, if shares { clone::VM | thread } else { 0 })
-}
-
-/// The arguments of a call that makes a task.
-pub(super) fn clone_args(
-    tid: Tid,
-    followed: Followed,
-    registers: &user_regs_struct,
-    snapshot: Option<&Snapshot>,
-) -> Option<CloneArgs> {
-    match followed {
-        Followed::Clone3 => clone3_args(tid, registers, snapshot),
-        Followed::Clone | Followed::Fork | Followed::Vfork => {
-            match decode::call(tid, Abi::X86_64, followed, registers, Arguments::Unused)?.call {
-                Call::Clone(args) => Some(args),
-                _ => None,
-            }
-        }
-        _ => None,
-    }
-}
-
-/// clone3's arguments lie in memory, with most callers on the stack, of which a copy was made.
-fn clone3_args(tid: Tid, registers: &user_regs_struct, snapshot: Option<&Snapshot>) -> Option<CloneArgs> {
-    let mut bytes = [0; 64];
-    let size = usize::try_from(registers.rsi).ok()?.min(bytes.len());
-    let copied = snapshot.and_then(|snapshot| {
-        let start = usize::try_from(registers.rdi.checked_sub(registers.rsp)?).ok()?;
-        snapshot.stack.get(start..start.checked_add(size)?)
-    });
-    match copied {
-        Some(copied) => bytes[..size].copy_from_slice(copied),
-        None => LiveMemory::of(tid).read(Addr(registers.rdi), &mut bytes[..size]).ok()?,
-    }
-    Some(decode::clone3_args(&bytes))
 }
 
 /// Whether a signal's default action is to end the process: signal(7).
