@@ -350,6 +350,15 @@ fn expect_one_line(command: &mut Command, told: &[&str]) {
     }
 }
 
+/// A vmtrace that is traced with its children cannot trace these, and says by whom, and what goes nevertheless.
+#[test]
+fn launched_under_a_tracer() {
+    need("strace");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-e", "trace=none", "-o", "/dev/null", VMTRACE, "--", "true"]);
+    expect_one_line(&mut strace, &["vmtrace itself is traced", "strace", "--engine perf"]);
+}
+
 /// A process that cannot be attached to is told in one line: what, why, and what to do.
 #[test]
 fn processes_that_cannot_be_attached_to() {
