@@ -109,6 +109,19 @@ static inline void unmap(void *start, size_t bytes)
     check(munmap(start, bytes));
 }
 
+/* Two pages that grow down when the page below them is touched, with room for that. Below them the kernel wants a gap of 256
+   pages to the next mapping. */
+static inline char *map_growing(void)
+{
+    size_t room_bytes = 8 * MIB;
+    char *room = map_with(room_bytes, PROT_NONE, MAP_PRIVATE);
+    unmap(room, room_bytes);
+    char *stack = room + room_bytes - 2 * PAGE;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE;
+    require(check(mmap(stack, 2 * PAGE, PROT_READ | PROT_WRITE, flags, -1, 0)) == (intptr_t)stack);
+    return stack;
+}
+
 static inline bool is_mapped(char *page)
 {
     unsigned char resident;
