@@ -11,6 +11,7 @@ use super::keeper::Keeper;
 use super::look;
 use super::record::{Record, What};
 use super::rings::{PerfError, Rings};
+use super::stream::SpaceNo;
 use crate::event::{Attached, AttachedTask, EventKind};
 use crate::procfs::{self, task};
 use crate::source::ptrace::attach::{AttachError, explain, followable};
@@ -76,6 +77,8 @@ impl Perf {
     /// From now on everything is told.
     pub(super) fn enable(&mut self) -> Result<(), PerfError> {
         self.rings.enable()?;
+        // One CPU after the other: of what happened meanwhile only a part is in the records.
+        self.since = monotonic_ns();
         self.keeper = Some(Keeper::start());
         hurry();
         Ok(())
@@ -120,7 +123,7 @@ impl Perf {
         for (tid, pid) in listed.iter().filter(|(tid, _)| !born_later.contains(tid)) {
             self.stream.add_found(*tid, *pid, space);
         }
-        let children = self.catch_up(read_from);
+        self.catch_up(read_from, space);
         self.change_mappers();
         let mut tasks: Vec<AttachedTask> = self
             .stream
@@ -136,35 +139,29 @@ impl Perf {
         let maps = look::before(&mut self.sorter, maps, None, read_from, read_until, is_theirs);
         let attached = Attached { pid, tasks, maps, start_brk, read_implies_exec };
         self.stream.tell(space, read_from, first, EventKind::Attached(Box::new(attached)));
-        for (space, event) in children {
-            self.stream.tell(space, read_from, event.tid, event.kind);
-        }
         Ok(())
     }
 
-    /// Takes in what happened before the picture was taken: which calls are under way, and who was born or has ended. The
-    /// picture shows the rest; only processes that were forked meanwhile have to be told.
-    fn catch_up(&mut self, until: u64) -> Vec<(u64, crate::event::Event)> {
+    /// Takes in what happened before the picture was taken: which calls are under way, who was born or has ended, and who has
+    /// left the address space by execve. The picture shows the rest. Whoever had another address space by then is as little
+    /// followed as one that had it before vmtrace came.
+    pub(super) fn catch_up(&mut self, until: u64, space: SpaceNo) {
         while self.sorter.next_at().is_some_and(|at| at <= until) {
             let Some(record) = self.sorter.pop() else { break };
             match record.what {
-                What::Executed { .. } => {}
+                // What is mapped was read of the new program, which nobody shares yet.
+                What::Executed { .. } if record.pid == self.main => {
+                    self.stream.leave(|_, _| true);
+                    self.stream.add_found(record.tid, record.pid, space);
+                }
+                What::Executed { .. } => self.stream.leave(|pid, _| pid == record.pid),
                 What::Lost(records) => self.take_lost(records),
                 What::Exited => self.take_end(record),
                 _ => self.stream.take(record),
             }
         }
-        let mut children = Vec::new();
-        while let Some((event, _)) = self.stream.pop() {
-            if let EventKind::Born(birth) = &event.kind
-                && !birth.args.shares_memory()
-                && self.stream.tasks.contains_key(&birth.child)
-                && let Some((_, space)) = self.stream.place_of(event.tid)
-            {
-                children.push((space, event));
-            }
-        }
-        children
+        self.stream.leave(|_, other| other != space);
+        while self.stream.pop().is_some() {}
     }
 
     fn ask_pointers(&mut self, tasks: &HashMap<Tid, Pid>, pointers: &mut HashMap<Tid, Addr>) {

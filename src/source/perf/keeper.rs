@@ -2,7 +2,7 @@
 //! the follower may be busy for longer than that.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -29,9 +29,10 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// What a process runs now; none where it is gone. Memory first: what is held does not go away.
-    pub(super) fn now(pid: Pid, is_i386: bool) -> Option<Seen> {
-        let kept = if is_i386 { None } else { kept::take(pid.into()) };
+    /// What a process runs now, whose memory is held if `to_hold`; none where it is gone. Memory first: what is held does not
+    /// go away.
+    pub(super) fn now(pid: Pid, is_i386: bool, to_hold: bool) -> Option<Seen> {
+        let kept = if is_i386 || !to_hold { None } else { kept::take(pid.into()) };
         let image = Image::read(pid.into(), is_i386, kept.as_ref());
         (!image.new.maps.is_empty()).then_some(Seen { pid, image, kept })
     }
@@ -49,6 +50,10 @@ struct Shared {
     /// The followed processes.
     followed: Mutex<HashSet<Pid>>,
     seen: Mutex<Vec<Seen>>,
+    /// Locked while memory is taken hold of, before `seen`.
+    holding: Mutex<()>,
+    /// Of how many processes the follower keeps memory.
+    kept: AtomicUsize,
     done: AtomicBool,
 }
 
@@ -68,12 +73,19 @@ impl Keeper {
         *locked(&self.shared.followed) = processes.collect();
     }
 
-    /// What was seen since this was last asked, in order.
-    pub(super) fn take(&self) -> Vec<Seen> {
-        std::mem::take(&mut self.seen())
+    /// What was seen since this was last asked, in order. `kept` is of how many processes memory is kept already.
+    pub(super) fn take(&self, kept: usize) -> Vec<Seen> {
+        let seen = std::mem::take(&mut *locked(&self.shared.seen));
+        self.shared.kept.store(kept + seen.iter().filter(|one| one.kept.is_some()).count(), Ordering::Relaxed);
+        seen
     }
 
-    /// What was seen since it was last taken. Nothing is taken hold of meanwhile.
+    /// No memory is taken hold of while this is kept.
+    pub(super) fn pause(&self) -> MutexGuard<'_, ()> {
+        locked(&self.shared.holding)
+    }
+
+    /// What was seen since it was last taken.
     pub(super) fn seen(&self) -> MutexGuard<'_, Vec<Seen>> {
         locked(&self.shared.seen)
     }
@@ -107,9 +119,11 @@ fn watch(mut rings: Rings, shared: &Shared) {
             if !is_followed(&locked(&shared.followed), pid) {
                 continue;
             }
-            // Locked before: see `Keeper::seen`.
-            let mut seen = locked(&shared.seen);
-            seen.extend(Seen::now(pid, is_i386));
+            let holding = locked(&shared.holding);
+            let to_hold = kept::is_room(shared.kept.load(Ordering::Relaxed) + locked(&shared.seen).len());
+            let seen = Seen::now(pid, is_i386, to_hold);
+            locked(&shared.seen).extend(seen);
+            drop(holding);
         }
     }
 }

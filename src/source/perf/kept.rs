@@ -1,6 +1,6 @@
 //! Memory of followed processes that stays readable until they have been judged.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use nix::sys::signal::{self, Signal};
@@ -44,7 +44,7 @@ impl Kept {
 impl Perf {
     /// Holds the present memory of a process, if that can be done through one of these tasks.
     pub(super) fn keep(&mut self, pid: Pid, through: &[Tid]) {
-        if self.kept.len() >= MOST {
+        if !is_room(self.kept.len()) {
             return;
         }
         if let Some(kept) = through.iter().find_map(|tid| take(*tid)) {
@@ -54,7 +54,9 @@ impl Perf {
 
     /// Takes over what the keeper has seen.
     pub(super) fn take_seen(&mut self) {
-        for Seen { pid, image, kept } in self.keeper.as_ref().map(Keeper::take).unwrap_or_default() {
+        for Seen { pid, image, kept } in
+            self.keeper.as_ref().map(|keeper| keeper.take(self.kept.len())).unwrap_or_default()
+        {
             self.images.entry(pid).or_default().push_back(image);
             self.keep_seen(pid, kept);
         }
@@ -67,7 +69,7 @@ impl Perf {
 
     /// Keeps this memory of a process. The launched program need not be kept from ending then.
     pub(super) fn keep_seen(&mut self, pid: Pid, kept: Option<Kept>) {
-        let Some(kept) = kept.filter(|_| self.kept.len() < MOST) else { return };
+        let Some(kept) = kept.filter(|_| is_room(self.kept.len())) else { return };
         self.kept.entry(pid).or_default().push(kept);
         if pid == self.main {
             self.let_go();
@@ -128,7 +130,8 @@ impl Perf {
     /// would not be told of the stop: what is held is let go before, and held again afterwards, if it is still there.
     pub(super) fn stop_without_grips(&mut self) {
         let Perf { keeper, kept, stream, .. } = self;
-        // What the keeper has seen and nobody has taken over yet; it takes hold of nothing as long as we have that.
+        let _paused = keeper.as_ref().map(Keeper::pause);
+        // What the keeper has seen and nobody has taken over yet.
         let mut seen = keeper.as_ref().map(Keeper::seen);
         let mut all: Vec<(Pid, &mut Kept)> = Vec::new();
         all.extend(kept.iter_mut().flat_map(|(pid, kept)| kept.iter_mut().map(|one| (*pid, one))));
@@ -148,13 +151,20 @@ impl Perf {
 
     /// Lets go of processes that have ended and been judged.
     pub(super) fn release_ended(&mut self) {
-        if self.kept.keys().all(|pid| self.stream.knows(*pid)) {
-            return;
+        let mut ended: HashSet<Pid> = self.kept.keys().filter(|pid| !self.stream.knows(**pid)).copied().collect();
+        let mut pending = self.sorter.pending();
+        while !ended.is_empty()
+            && let Some(record) = pending.next()
+        {
+            ended.remove(&record.pid);
         }
-        let (stream, sorter) = (&self.stream, &mut self.sorter);
-        let pending: Vec<Pid> = sorter.pending().map(|record| record.pid).collect();
-        self.kept.retain(|pid, _| stream.knows(*pid) || pending.contains(pid));
+        self.kept.retain(|pid, _| !ended.contains(pid));
     }
+}
+
+/// Whether one more can be held where there are so many.
+pub(super) fn is_room(held: usize) -> bool {
+    held < MOST
 }
 
 /// Whether a process is kept, and known to have threads.

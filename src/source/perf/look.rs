@@ -32,13 +32,20 @@ const MOST_CLOSED: usize = 256;
 /// A reading of an address space's maps.
 #[derive(Debug)]
 pub(super) struct Look {
-    tid: Tid,
-    space: SpaceNo,
+    pub(super) tid: Tid,
+    pub(super) space: SpaceNo,
     pub(super) read_from: u64,
     pub(super) read_until: u64,
-    maps: Box<[Vma]>,
+    pub(super) reading: Reading,
     /// All tasks of the process, where some of them may have been missed.
-    tasks: Option<HashSet<Tid>>,
+    pub(super) tasks: Option<HashSet<Tid>>,
+}
+
+/// What was mapped, and through a task of which process that was read.
+#[derive(Clone, Debug)]
+pub(super) struct Reading {
+    pub(super) maps: Box<[Vma]>,
+    pub(super) reader: Pid,
 }
 
 /// What execve has put in place.
@@ -79,10 +86,9 @@ impl Image {
         Image { new, read_from, read_until: monotonic_ns() }
     }
 
-    /// One that was gone before it could be read.
+    /// One that was gone before it could be read: nothing has to be waited for.
     pub(super) fn unseen(is_i386: bool) -> Image {
-        let now = monotonic_ns();
-        Image { new: NewImage { is_i386, ..NewImage::default() }, read_from: now, read_until: now }
+        Image { new: NewImage { is_i386, ..NewImage::default() }, read_from: 0, read_until: 0 }
     }
 }
 
@@ -98,26 +104,34 @@ pub(super) struct Closing {
 /// An address space at the end.
 #[derive(Debug)]
 pub(super) struct Picture {
-    pub(super) maps: Box<[Vma]>,
+    pub(super) read_from: u64,
+    pub(super) reading: Reading,
     /// Where calls may have changed something while it was read.
     pub(super) unsure: Vec<Range>,
 }
 
 impl Perf {
-    /// Reads what is wanted.
+    /// Reads what is wanted. What is read when the last pictures have been taken would be ahead of them.
     pub(super) fn start_looks(&mut self) {
+        if self.closing.is_some() {
+            return;
+        }
         let now = monotonic_ns();
         self.wanted.extend(std::iter::from_fn(|| self.stream.doubtful()));
         if self.to_heal && now.saturating_sub(self.last_look) > HEAL_EVERY {
-            self.to_heal = false;
-            self.heals += 1;
-            for (tid, pid) in self.one_of_each() {
-                self.look(tid, Some(living(pid)));
-            }
+            self.heal();
         } else if !self.wanted.is_empty() && now.saturating_sub(self.last_look) > LOOK_EVERY {
             for tid in std::mem::take(&mut self.wanted) {
                 self.look(tid, None);
             }
+        }
+    }
+
+    fn heal(&mut self) {
+        self.to_heal = false;
+        self.heals += 1;
+        for (tid, pid) in self.one_of_each() {
+            self.look(tid, Some(living(pid)));
         }
     }
 
@@ -146,28 +160,51 @@ impl Perf {
             return;
         }
         let read_from = monotonic_ns();
-        let maps = self.maps_of(space, tid, pid);
+        let reading = self.read(space, tid, pid);
         let read_until = monotonic_ns();
         self.last_look = read_until;
-        self.looks.push_back(Look { tid, space, read_from, read_until, maps, tasks });
+        self.looks.push_back(Look { tid, space, read_from, read_until, reading, tasks });
     }
 
     /// The maps of an address space, through any of its tasks that lives.
-    fn maps_of(&self, space: SpaceNo, tid: Tid, pid: Pid) -> Box<[Vma]> {
-        let others = self.stream.tasks.iter().filter(|(_, task)| task.space == space).map(|(tid, _)| *tid);
-        let readers = [tid, pid.into()].into_iter().chain(others.take(16));
-        readers.filter_map(|tid| procfs::maps::read(tid).ok()).find(|maps| !maps.is_empty()).unwrap_or_default()
+    fn read(&self, space: SpaceNo, tid: Tid, pid: Pid) -> Reading {
+        let others =
+            self.stream.tasks.iter().filter(|(_, task)| task.space == space).map(|(tid, task)| (*tid, task.pid));
+        let readers = [(tid, pid), (pid.into(), pid)].into_iter().chain(others.take(16));
+        let mut readings =
+            readers.filter_map(|(tid, reader)| Some(Reading { maps: procfs::maps::read(tid).ok()?, reader }));
+        let nothing = Reading { maps: Box::default(), reader: pid };
+        readings.find(|reading| !reading.maps.is_empty()).unwrap_or(nothing)
+    }
+
+    /// Whether what was read by `until` through a process is of this address space. Not if it had another one by then: it was
+    /// in execve, which is told later, or is not in it any more. A child of vfork shares its parent's until it executes.
+    fn is_of(&mut self, space: SpaceNo, reader: Pid, until: u64) -> bool {
+        if !self.stream.tasks.values().any(|task| task.pid == reader && task.space == space) {
+            return false;
+        }
+        let executes = |what: &What| match what {
+            What::Executed { .. } => true,
+            What::Call(Point::Enter(followed), _) | What::CallWithStack(Point::Enter(followed), _) => {
+                matches!(followed, Followed::Execve | Followed::Execveat)
+            }
+            _ => false,
+        };
+        let mut ahead = self.sorter.pending().take_while(|record| record.at <= until);
+        !self.stream.executes(reader) && !ahead.any(|record| record.pid == reader && executes(&record.what))
     }
 
     /// What was read takes its place among the events.
     pub(super) fn tell_look(&mut self) -> bool {
         let Some(look) = self.looks.pop_front() else { return false };
-        let Look { tid, space, read_from, read_until, maps, tasks } = look;
+        let Look { tid, space, read_from, read_until, reading: Reading { maps, reader }, tasks } = look;
         if let Some(tasks) = tasks {
             self.correct_tasks(tid, read_from, &tasks);
         }
         let Some(teller) = self.teller(space, tid) else { return true };
-        if !maps.is_empty() {
+        if !maps.is_empty() && !self.is_of(space, reader, read_until) {
+            self.wanted.push(teller);
+        } else if !maps.is_empty() {
             let pids = self.processes_in(space);
             let maps = before(&mut self.sorter, maps, None, read_from, read_until, |record| pids.contains(&record.pid));
             self.stream.tell(space, read_from, teller, EventKind::Maps(maps));
@@ -246,27 +283,64 @@ impl Perf {
 
     /// Reads all address spaces for the last time.
     pub(super) fn begin_closing(&mut self) {
-        let one_of_each: HashMap<SpaceNo, (Tid, Pid)> =
-            self.stream.tasks.iter().map(|(tid, task)| (task.space, (*tid, task.pid))).collect();
+        let mut one_of_each: HashMap<SpaceNo, (Pid, Tid)> = HashMap::new();
+        for (tid, task) in &self.stream.tasks {
+            // Of processes that share it as a rule the first: a child of vfork is about to have one of its own.
+            let one = one_of_each.entry(task.space).or_insert((task.pid, *tid));
+            *one = (task.pid, *tid).min(*one);
+        }
         let pictures = one_of_each
             .into_iter()
             .take(MOST_CLOSED)
-            .map(|(space, (tid, pid))| (space, Picture { maps: self.maps_of(space, tid, pid), unsure: Vec::new() }))
-            .filter(|(_, picture)| !picture.maps.is_empty())
+            .map(|(space, (pid, tid))| {
+                let read_from = monotonic_ns();
+                (space, Picture { read_from, reading: self.read(space, tid, pid), unsure: Vec::new() })
+            })
+            .filter(|(_, picture)| !picture.reading.maps.is_empty())
             .collect();
         self.closing = Some(Closing { read_until: monotonic_ns(), pictures, complete: false });
     }
 
+    /// What is not in the model, because records were lost or calls ran at the same time, is put right once more. Of those
+    /// address spaces there is nothing to compare then.
+    fn put_right(&mut self, pictures: &mut HashMap<SpaceNo, Picture>) {
+        if self.to_heal && !pictures.is_empty() {
+            pictures.clear();
+            return self.heal();
+        }
+        self.wanted.extend(std::iter::from_fn(|| self.stream.doubtful()));
+        for tid in std::mem::take(&mut self.wanted) {
+            let place = self.stream.place_of(tid);
+            if place.is_some_and(|(_, space)| pictures.remove(&space).is_some()) {
+                self.look(tid, None);
+            }
+        }
+    }
+
+    /// A record of something that happened before the last reading was at its end, and perhaps after this picture was taken.
+    pub(super) fn blur(&mut self, record: &Record) {
+        let Some(closing) = &mut self.closing else { return };
+        let Some((_, space)) = self.stream.place_of(record.tid) else { return };
+        if let Some(picture) = closing.pictures.get_mut(&space).filter(|picture| picture.read_from <= record.at) {
+            picture.unsure.extend(touched(record));
+        }
+    }
+
     /// Whether all that had happened before the last reading has been told. To be asked when there is nothing to tell.
     pub(super) fn is_closed(&mut self) -> bool {
-        let Some(closing) = &mut self.closing else { return false };
-        if closing.complete {
-            return true;
-        }
-        if self.sorter.horizon() < closing.read_until + RETURNS_WITHIN {
+        // An execve that has been taken in and not been told is neither behind nor ahead.
+        let (horizon, is_between) = (self.sorter.horizon(), self.image.is_some() || !self.looks.is_empty());
+        let is_due = |closing: &Closing| !is_between && horizon >= closing.read_until + RETURNS_WITHIN;
+        let Some(mut closing) = self.closing.take_if(|closing| !closing.complete && is_due(closing)) else {
+            return self.closing.as_ref().is_some_and(|closing| closing.complete);
+        };
+        self.put_right(&mut closing.pictures);
+        if !self.looks.is_empty() {
+            self.closing = Some(closing);
             return false;
         }
         closing.complete = true;
+        closing.pictures.retain(|space, picture| self.is_of(*space, picture.reading.reader, closing.read_until));
         for (space, picture) in &mut closing.pictures {
             let tasks = &self.stream.tasks;
             let is_here = |record: &Record| tasks.values().any(|task| task.space == *space && task.pid == record.pid);
@@ -274,6 +348,7 @@ impl Perf {
             picture.unsure.extend(meanwhile);
             picture.unsure.extend(self.stream.under_way(*space));
         }
+        self.closing = Some(closing);
         true
     }
 }
@@ -295,7 +370,8 @@ pub(super) fn before(
     is_theirs: impl Fn(&Record) -> bool,
 ) -> Box<[Vma]> {
     let mut maps = maps.into_vec();
-    for record in sorter.pending().filter(|record| (since..=until).contains(&record.at) && is_theirs(record)) {
+    let meanwhile = sorter.pending().skip_while(|record| record.at < since).take_while(|record| record.at <= until);
+    for record in meanwhile.filter(|record| is_theirs(record)) {
         if let Some(range) = mapped(record, start_brk) {
             take_out(&mut maps, range);
         }

@@ -98,6 +98,8 @@ pub struct Perf {
     last_round: u64,
     last_record: u64,
     last_census: u64,
+    /// What happened before is not told.
+    since: u64,
     lost: u64,
     /// Since records were lost, or came late, the tasks and maps have not been put right.
     to_heal: bool,
@@ -133,6 +135,7 @@ impl Perf {
             last_round: 0,
             last_record: 0,
             last_census: 0,
+            since: 0,
             lost: 0,
             to_heal: false,
             heals: 0,
@@ -147,10 +150,11 @@ impl Perf {
         // Before the records are read: those of the same moment are there then.
         self.take_seen();
         let horizon = self.sorter.horizon();
-        let Perf { rings, batch, newborn, stream, kept, .. } = self;
+        let Perf { rings, batch, newborn, stream, kept, since, .. } = self;
         // The memory of a process that has threads is held as soon as possible: it may end at once.
         let (mut executed, mut threaded) = (Vec::new(), Vec::new());
         rings.drain(|record| batch.push(record));
+        batch.retain(|record| record.at >= *since || matches!(record.what, What::Lost(_)));
         newborn.retain(|pid| !stream.knows(*pid));
         see_forks(batch, newborn, |pid| stream.knows(pid));
         let mut strangers = Vec::new();
@@ -185,6 +189,7 @@ impl Perf {
         for (pid, tid) in threaded {
             self.keep_threaded(pid, tid);
         }
+        self.release_ended();
     }
 
     /// Waits for more records, no longer than there is reason to.
@@ -230,6 +235,7 @@ impl Perf {
             return false;
         }
         let Some(record) = self.sorter.pop() else { return false };
+        self.blur(&record);
         match record.what {
             What::Executed { is_i386, .. } if self.stream.knows(record.pid) => {
                 let image = self.seen_image(&record).unwrap_or_else(|| self.see_image(&record, is_i386));
@@ -255,7 +261,8 @@ impl Perf {
     /// Sees what a process runs, if that can still be seen.
     fn see_image(&mut self, record: &Record, is_i386: bool) -> Image {
         // Who was tied, and is gone now, was seen before that.
-        let seen = Seen::now(record.pid, is_i386).or_else(|| self.seen_at_its_end(record.pid));
+        let seen =
+            Seen::now(record.pid, is_i386, kept::is_room(self.kept.len())).or_else(|| self.seen_at_its_end(record.pid));
         let Some(Seen { image, kept, .. }) = seen else { return Image::unseen(is_i386) };
         self.keep_seen(record.pid, kept);
         image
@@ -349,7 +356,6 @@ impl Source for Perf {
                 return Ok(Next::Event(event));
             }
             self.current = None;
-            self.release_ended();
             let is_due = monotonic_ns().saturating_sub(self.last_round) > ROUND_EVERY;
             if is_due && self.sorter.pending_bytes() < MOST_PENDING {
                 self.round();
@@ -419,7 +425,7 @@ impl Source for Perf {
         let (_, space) = self.stream.place_of(tid)?;
         // Before that, what the picture shows is ahead of what has been told.
         let closing = self.closing.as_ref().filter(|closing| closing.complete)?;
-        Some(closing.pictures.get(&space)?.maps.clone())
+        Some(closing.pictures.get(&space)?.reading.maps.clone())
     }
 
     fn unsure(&self, tid: Tid) -> &[Range] {

@@ -133,6 +133,14 @@ impl Stream {
         }
     }
 
+    /// The tasks for which this holds, of their process and address space, are followed no more. Nothing is told of that.
+    pub fn leave(&mut self, leaves: impl Fn(Pid, SpaceNo) -> bool) {
+        let leaving = self.tasks.iter().filter(|(_, task)| leaves(task.pid, task.space));
+        for tid in leaving.map(|(tid, _)| *tid).collect::<Vec<_>>() {
+            self.remove(tid);
+        }
+    }
+
     fn remove(&mut self, tid: Tid) {
         let Some(Task { pid, space, .. }) = self.tasks.remove(&tid) else { return };
         self.changed = true;
@@ -184,6 +192,11 @@ impl Stream {
     /// The process and the address space of a followed task, also of one that has just ended.
     pub fn place_of(&self, tid: Tid) -> Option<(Pid, SpaceNo)> {
         self.tasks.get(&tid).map(|task| (task.pid, task.space)).or_else(|| self.buried.get(&tid).copied())
+    }
+
+    /// Whether a process is in execve.
+    pub fn executes(&self, pid: Pid) -> bool {
+        self.groups.get(&pid).is_some_and(|group| group.executing.is_some())
     }
 
     /// Whether tasks have come or gone since this was last asked.

@@ -149,3 +149,151 @@ fn an_image_is_that_of_the_last_execve_before_it_was_read() {
     }
     assert!(lines[0] == 0 && lines[1] > 0, "{lines:?}");
 }
+
+/// A child of vfork has its parent's address space until it executes: what is read through it afterwards is not of that one.
+#[test]
+fn a_reader_that_has_executed_shows_another_address_space() {
+    const CHILD: i32 = MAIN + 1;
+    let begin = monotonic_ns() - 1_000_000_000;
+    let enter = What::Call(Point::Enter(Followed::Execve), record::Registers::default());
+    let executed = What::Executed { by_leader: true, is_i386: false };
+    let signal = What::Signal(libc::SIGCHLD);
+    let cases = [(&executed, CHILD, false), (&enter, CHILD, false), (&executed, MAIN, true), (&signal, CHILD, true)];
+    // Told already, or ahead of what is read.
+    let at_either_time = |(what, reader, is_shown)| [0, 150].map(|after| (begin + after, what, reader, is_shown));
+    for (at, what, reader, is_shown) in cases.into_iter().flat_map(at_either_time) {
+        let with_child = || {
+            let mut perf = perf();
+            // Nobody asks whether these processes live.
+            perf.last_census = u64::MAX;
+            let (_, space) = perf.stream.place_of(Tid(MAIN)).unwrap();
+            perf.stream.add(Tid(CHILD), Pid(CHILD), space);
+            perf.sorter.push(Record { at, tid: Tid(CHILD), pid: Pid(CHILD), what: what.clone() });
+            (perf, space)
+        };
+        let (control, maps) = (Control::new(Manners::Attached), procfs::maps::read(crate::sys::own_tid()).unwrap());
+        let reading = look::Reading { maps, reader: Pid(reader) };
+
+        let (mut perf, space) = with_child();
+        let (read_from, read_until) = (begin + 100, begin + 200);
+        let (tid, reading_of_look) = (Tid(MAIN), reading.clone());
+        perf.looks.push_back(Look { tid, space, read_from, read_until, reading: reading_of_look, tasks: None });
+        while !perf.looks.is_empty() {
+            perf.round();
+            while perf.advance() {}
+        }
+        let told = std::iter::from_fn(|| perf.stream.pop()).any(|(event, _)| matches!(event.kind, EventKind::Maps(_)));
+        assert_eq!((told, perf.wanted.is_empty()), (is_shown, is_shown), "{what:?} through {reader}");
+
+        let (mut perf, space) = with_child();
+        let pictures = [(space, look::Picture { read_from: 0, reading, unsure: Vec::new() })].into();
+        perf.closing = Some(Closing { read_until, pictures, complete: false });
+        while !matches!(perf.next(&control).unwrap(), Next::Quiet) {}
+        assert_eq!(perf.maps(Tid(MAIN)).is_some(), is_shown, "{what:?} through {reader}");
+    }
+}
+
+/// What has happened before the picture of a running process was taken says who is in its address space, and nobody else is
+/// followed.
+#[test]
+fn who_has_another_address_space_before_the_picture_is_not_followed() {
+    const OTHER: i32 = MAIN + 1;
+    const THREAD: i32 = MAIN + 2;
+    let executed = What::Executed { by_leader: true, is_i386: false };
+    let forked = What::Fork { child: Tid(OTHER + 5), child_pid: Pid(OTHER + 5) };
+    let at = monotonic_ns() - 1_000_000_000;
+    for (pid, what, expected) in [
+        (OTHER, executed.clone(), vec![MAIN, THREAD]),
+        (MAIN, executed, vec![MAIN]),
+        (MAIN, forked, vec![MAIN, OTHER, THREAD]),
+        (MAIN, What::Signal(libc::SIGCHLD), vec![MAIN, OTHER, THREAD]),
+    ] {
+        let mut perf = perf();
+        let (_, space) = perf.stream.place_of(Tid(MAIN)).unwrap();
+        perf.stream.add(Tid(OTHER), Pid(OTHER), space);
+        perf.stream.add(Tid(THREAD), Pid(MAIN), space);
+        perf.sorter.push(Record { at, tid: Tid(pid), pid: Pid(pid), what });
+        perf.round();
+        perf.round();
+        perf.catch_up(at, space);
+        let mut followed: Vec<i32> = perf.stream.tasks.keys().map(|tid| tid.0).collect();
+        followed.sort_unstable();
+        assert_eq!(followed, expected);
+        assert!(perf.stream.tasks.values().all(|task| task.space == space) && perf.stream.pop().is_none());
+    }
+}
+
+/// Of a program that was gone before anybody looked nothing was read, so nothing has to be waited for: where programs are
+/// executed all the time, a round for each is more than there is time for.
+#[test]
+fn what_was_not_seen_is_not_waited_for() {
+    let mut perf = perf();
+    let at = monotonic_ns() - 1_000_000_000;
+    let what = What::Executed { by_leader: true, is_i386: false };
+    perf.sorter.push(Record { at, tid: Tid(MAIN), pid: Pid(MAIN), what });
+    perf.round();
+    perf.round();
+    assert!(perf.advance() && perf.advance());
+    assert!(matches!(perf.stream.pop(), Some((Event { kind: EventKind::Exec(_), .. }, _))));
+}
+
+/// A picture that is one of many may be older than the end of the last reading: what is told after it was taken may not be in
+/// it.
+#[test]
+fn a_picture_is_unsure_from_its_own_reading_on() {
+    let at = monotonic_ns() - 1_000_000_000;
+    let unmapped = Range::of_len(Addr(0x1000), 0x2000).unwrap();
+    for (read_from, unsure) in [(at - 1, vec![unmapped]), (at + 1, vec![])] {
+        let mut perf = perf();
+        let (_, space) = perf.stream.place_of(Tid(MAIN)).unwrap();
+        let registers =
+            libc::user_regs_struct { rdi: unmapped.start().0, rsi: unmapped.bytes(), ..record::no_registers() };
+        let snapshot = Snapshot { registers, stack: Box::default() };
+        let what = What::CallWithStack(Point::Exit(Followed::Munmap), Box::new(snapshot));
+        perf.sorter.push(Record { what, ..munmap(at, 0) });
+        let reading = look::Reading { maps: Box::default(), reader: Pid(MAIN) };
+        let pictures = [(space, look::Picture { read_from, reading, unsure: Vec::new() })].into();
+        perf.closing = Some(Closing { read_until: at + 100, pictures, complete: false });
+        perf.round();
+        perf.round();
+        while perf.advance() {}
+        assert_eq!(perf.unsure(Tid(MAIN)), unsure);
+    }
+}
+
+/// The rings of one CPU tell what happens before those of another do.
+#[test]
+fn nothing_is_told_before_all_rings_are_there() {
+    let mut perf = perf();
+    perf.since = 100;
+    perf.batch.extend([munmap(99, 0), munmap(100, 0), Record { what: What::Lost(1), ..munmap(0, 0) }]);
+    perf.round();
+    assert_eq!(taken_in(&mut perf), [(0, Pid(MAIN)), (100, Pid(MAIN))]);
+}
+
+/// Where records were lost at the very end, the model is put right before anybody relies on it, and not compared with a picture
+/// that shows what it cannot know.
+#[test]
+fn what_was_lost_last_is_put_right_and_not_compared() {
+    let control = Control::new(Manners::Attached);
+    let own = nix::unistd::getpid().as_raw();
+    for is_lost in [false, true] {
+        let mut perf = Perf::new(Pid(own), Rings::none());
+        let space = perf.stream.new_space();
+        perf.stream.add(Tid(own), Pid(own), space);
+        perf.last_census = u64::MAX;
+        let at = monotonic_ns() - 1_000_000_000;
+        if is_lost {
+            perf.sorter.push(Record { at, what: What::Lost(3), tid: Tid(own), pid: Pid(own) });
+        }
+        let reading = look::Reading { maps: procfs::maps::read(Tid(own)).unwrap(), reader: Pid(own) };
+        let pictures = [(space, look::Picture { read_from: at, reading, unsure: Vec::new() })].into();
+        perf.closing = Some(Closing { read_until: at + 1, pictures, complete: false });
+        let mut put_right = 0;
+        while let Next::Event(event) = perf.next(&control).unwrap() {
+            put_right += u64::from(matches!(event.kind, EventKind::Maps(_)));
+        }
+        assert_eq!((put_right, perf.heals), if is_lost { (1, 1) } else { (0, 0) });
+        assert_eq!(perf.maps(Tid(own)).is_some(), !is_lost);
+    }
+}

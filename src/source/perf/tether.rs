@@ -117,7 +117,7 @@ fn hold(child: Pid, shared: &Shared) {
         let signal = match Stop::from_status(status) {
             Stop::Signal(signal) => signal,
             Stop::Exit => {
-                let seen = Seen::now(child, attach::is_i386(child.into()));
+                let seen = Seen::now(child, attach::is_i386(child.into()), true);
                 *shared.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
                 return;
             }
