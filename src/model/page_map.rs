@@ -7,6 +7,9 @@
 //! memory that is close together, and a change moves a few hundred bytes. Replaying a log of 4 million mapping calls took nearly
 //! three times as long with an interval map made of B-trees (nodit).
 
+use std::cell::Cell;
+use std::fmt;
+
 use crate::units::{Addr, PAGE, Range};
 
 /// Pieces in a run, at most.
@@ -23,6 +26,19 @@ pub struct PageMap<V> {
     /// The first page of each run.
     firsts: Vec<u64>,
     pieces: usize,
+    found: Found,
+}
+
+/// The page that was looked for last, and its place, unless something has changed since. What a call changes is looked up
+/// several times before.
+#[derive(Clone, Default)]
+struct Found(Cell<Option<(u64, Place)>>);
+
+impl fmt::Debug for Found {
+    /// It is no part of what the map holds: two that hold the same look the same.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Found")
+    }
 }
 
 /// Pages from `start` up to but not including `end`.
@@ -42,7 +58,7 @@ struct Place {
 
 impl<V> Default for PageMap<V> {
     fn default() -> Self {
-        PageMap { runs: Vec::new(), firsts: Vec::new(), pieces: 0 }
+        PageMap { runs: Vec::new(), firsts: Vec::new(), pieces: 0, found: Found::default() }
     }
 }
 
@@ -57,7 +73,7 @@ impl<V: Clone + Eq> PageMap<V> {
     pub fn cut(&mut self, range: Range) -> impl Iterator<Item = (Range, V)> + use<V> {
         let (start, end) = pages(range);
         let mut cut = Cut::default();
-        let mut place = self.find(start);
+        let mut place = self.find_to_change(start);
         if let Some(piece) = self.piece_mut(place)
             && piece.start < start
         {
@@ -99,10 +115,10 @@ impl<V: Clone + Eq> PageMap<V> {
     /// Puts `value` on `range`, whatever lay there before, and merges it with equal neighbours.
     pub fn set(&mut self, range: Range, value: V) {
         let (start, end) = pages(range);
-        let mut place = self.find(start);
+        let mut place = self.find_to_change(start);
         if self.piece(place).is_some_and(|piece| piece.start < end) {
             drop(self.cut(range));
-            place = self.find(start);
+            place = self.find_to_change(start);
         }
         let before = self.before(place).filter(|before| {
             let piece = &self.runs[before.run][before.at];
@@ -185,6 +201,22 @@ impl<V: Clone + Eq> PageMap<V> {
 
     /// The first piece that ends behind `page`: the one that holds it, or the next.
     fn find(&self, page: u64) -> Place {
+        if let Some((_, place)) = self.found.0.get().filter(|(found, _)| *found == page) {
+            return place;
+        }
+        let place = self.search(page);
+        self.found.0.set(Some((page, place)));
+        place
+    }
+
+    /// The same for a change, after which it may be elsewhere.
+    fn find_to_change(&mut self, page: u64) -> Place {
+        let place = self.find(page);
+        self.found.0.set(None);
+        place
+    }
+
+    fn search(&self, page: u64) -> Place {
         let run = self.firsts.partition_point(|first| *first <= page).saturating_sub(1);
         let at = self.runs.get(run).map_or(0, |run| run.partition_point(|piece| piece.end <= page));
         match self.runs.get(run) {
