@@ -1,12 +1,13 @@
 //! Memory of followed processes that stays readable until they have been judged.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use nix::sys::signal::{self, Signal};
 
 use super::Perf;
 use super::keeper::{Keeper, Seen};
+use super::look::Image;
 use crate::event::Vma;
 use crate::procfs::memory::HeldMemory;
 use crate::procfs::{self, task};
@@ -149,9 +150,12 @@ impl Perf {
         }
     }
 
-    /// Lets go of processes that have ended and been judged.
+    /// Lets go of processes that have ended and been judged, and of those that the keeper has seen and nobody follows: their
+    /// forefather is followed, and has made them before.
     pub(super) fn release_ended(&mut self) {
-        let mut ended: HashSet<Pid> = self.kept.keys().filter(|pid| !self.stream.knows(**pid)).copied().collect();
+        let held = self.kept.keys().chain(self.images.keys());
+        let mut ended: HashSet<Pid> = held.filter(|pid| !self.stream.knows(**pid)).copied().collect();
+        let horizon = self.sorter.horizon();
         let mut pending = self.sorter.pending();
         while !ended.is_empty()
             && let Some(record) = pending.next()
@@ -159,6 +163,9 @@ impl Perf {
             ended.remove(&record.pid);
         }
         self.kept.retain(|pid, _| !ended.contains(pid));
+        // The record of its fork may be in a ring that was read before it happened.
+        let is_new = |images: &VecDeque<Image>| images.back().is_some_and(|image| image.read_until >= horizon);
+        self.images.retain(|pid, images| !ended.contains(pid) || is_new(images));
     }
 }
 

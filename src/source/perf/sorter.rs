@@ -8,6 +8,9 @@ use super::record::Record;
 /// to be there.
 const SLACK_NS: u64 = 1_000_000;
 
+/// For so many there is always room.
+const FEW: usize = 4096;
+
 /// Collects records in rounds, in each of which all rings are read; gives them in the order of their times.
 #[derive(Debug, Default)]
 pub struct Sorter {
@@ -27,6 +30,11 @@ impl Sorter {
     /// A round begins: all rings are read from now on.
     pub fn begin_round(&mut self, now: u64) {
         self.rounds = [self.rounds[1], now];
+        // Room that only a burst has needed is given back.
+        let enough = 2 * self.pending.len().max(FEW);
+        if self.pending.capacity() > 2 * enough {
+            self.pending.shrink_to(enough);
+        }
     }
 
     /// Takes a record of this round.
@@ -111,6 +119,22 @@ mod tests {
         sorter.push(record(8_999_999, 2));
         assert_eq!(given(&mut sorter), [(8_999_999, 2), (9_000_000, 1)]);
         assert!(!sorter.take_late());
+    }
+
+    /// What a burst has taken is given back when it has been told.
+    #[test]
+    fn a_burst_leaves_no_room_behind() {
+        let mut sorter = Sorter::default();
+        for at in [5_000_000, 50_000_000] {
+            sorter.begin_round(at);
+        }
+        (0..100_000).for_each(|at| sorter.push(record(at, 1)));
+        let most = sorter.pending.capacity();
+        sorter.begin_round(60_000_000);
+        assert_eq!(sorter.pending.capacity(), most);
+        assert_eq!(given(&mut sorter).len(), 100_000);
+        sorter.begin_round(70_000_000);
+        assert!(most >= 100_000 && sorter.pending.capacity() <= 4 * FEW, "{}", sorter.pending.capacity());
     }
 
     /// Rounds that follow each other at once leave a record time to be written.

@@ -297,3 +297,21 @@ fn what_was_lost_last_is_put_right_and_not_compared() {
         assert_eq!(perf.maps(Tid(own)).is_some(), !is_lost);
     }
 }
+
+/// Children that a followed process had before are seen to execute, and not followed: nothing of them is kept.
+#[test]
+fn images_of_strangers_are_forgotten() {
+    const STRANGER: i32 = MAIN + 1;
+    let mut perf = perf();
+    let read_until = monotonic_ns();
+    for pid in [MAIN, STRANGER] {
+        let image = Image { new: look::NewImage::default(), read_from: read_until, read_until };
+        perf.images.entry(Pid(pid)).or_default().push_back(image);
+    }
+    perf.round();
+    assert_eq!(perf.images.len(), 2, "its fork may be told yet");
+    while perf.sorter.horizon() <= read_until {
+        perf.round();
+    }
+    assert_eq!(perf.images.keys().collect::<Vec<_>>(), [&Pid(MAIN)]);
+}
