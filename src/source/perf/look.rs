@@ -28,6 +28,8 @@ const RETURNS_WITHIN: u64 = 20_000_000;
 const CENSUS_AFTER: u64 = 1_000_000_000;
 /// Address spaces that are compared with the kernel's at the end.
 const MOST_CLOSED: usize = 256;
+/// So often the model is put right before it is compared for the last time.
+pub(super) const MOST_ATTEMPTS: u32 = 5;
 
 /// A reading of an address space's maps.
 #[derive(Debug)]
@@ -97,6 +99,8 @@ impl Image {
 pub(super) struct Closing {
     pub(super) read_until: u64,
     pub(super) pictures: HashMap<SpaceNo, Picture>,
+    /// How often the model had to be put right instead of being compared.
+    pub(super) attempts: u32,
     /// All that had happened before has been told, and what is unsure in them been found out.
     pub(super) complete: bool,
 }
@@ -208,6 +212,10 @@ impl Perf {
             let pids = self.processes_in(space);
             let maps = before(&mut self.sorter, maps, None, read_from, read_until, |record| pids.contains(&record.pid));
             self.stream.tell(space, read_from, teller, EventKind::Maps(maps));
+            // What was doubtful before it was read is so no more.
+            self.wanted.extend(std::iter::from_fn(|| self.stream.doubtful()));
+            let Perf { wanted, stream, .. } = self;
+            wanted.retain(|tid| stream.place_of(*tid).is_none_or(|(_, other)| other != space));
         }
         true
     }
@@ -283,6 +291,10 @@ impl Perf {
 
     /// Reads all address spaces for the last time.
     pub(super) fn begin_closing(&mut self) {
+        self.closing = Some(self.pictures());
+    }
+
+    fn pictures(&self) -> Closing {
         let mut one_of_each: HashMap<SpaceNo, (Pid, Tid)> = HashMap::new();
         for (tid, task) in &self.stream.tasks {
             // Of processes that share it as a rule the first: a child of vfork is about to have one of its own.
@@ -298,23 +310,33 @@ impl Perf {
             })
             .filter(|(_, picture)| !picture.reading.maps.is_empty())
             .collect();
-        self.closing = Some(Closing { read_until: monotonic_ns(), pictures, complete: false });
+        Closing { read_until: monotonic_ns(), pictures, attempts: 0, complete: false }
     }
 
-    /// What is not in the model, because records were lost or calls ran at the same time, is put right once more. Of those
-    /// address spaces there is nothing to compare then.
-    fn put_right(&mut self, pictures: &mut HashMap<SpaceNo, Picture>) {
-        if self.to_heal && !pictures.is_empty() {
-            pictures.clear();
-            return self.heal();
+    /// What is not in the model, because records were lost or calls ran at the same time, is put right before it is compared:
+    /// there are new pictures then, which are to be compared when all before them has been told. Where that comes to no end,
+    /// nothing is compared.
+    fn put_right(&mut self, closing: &mut Closing) -> bool {
+        if closing.attempts > MOST_ATTEMPTS {
+            return false;
+        }
+        if self.to_heal {
+            self.heal();
         }
         self.wanted.extend(std::iter::from_fn(|| self.stream.doubtful()));
         for tid in std::mem::take(&mut self.wanted) {
-            let place = self.stream.place_of(tid);
-            if place.is_some_and(|(_, space)| pictures.remove(&space).is_some()) {
-                self.look(tid, None);
-            }
+            self.look(tid, None);
         }
+        if self.looks.is_empty() {
+            return false;
+        }
+        closing.attempts += 1;
+        if closing.attempts > MOST_ATTEMPTS {
+            closing.pictures.clear();
+        } else {
+            *closing = Closing { attempts: closing.attempts, ..self.pictures() };
+        }
+        true
     }
 
     /// A record of something that happened before the last reading was at its end, and perhaps after this picture was taken.
@@ -334,8 +356,7 @@ impl Perf {
         let Some(mut closing) = self.closing.take_if(|closing| !closing.complete && is_due(closing)) else {
             return self.closing.as_ref().is_some_and(|closing| closing.complete);
         };
-        self.put_right(&mut closing.pictures);
-        if !self.looks.is_empty() {
+        if self.put_right(&mut closing) {
             self.closing = Some(closing);
             return false;
         }
