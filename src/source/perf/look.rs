@@ -29,7 +29,7 @@ const CENSUS_AFTER: u64 = 1_000_000_000;
 /// Address spaces that are compared with the kernel's at the end.
 const MOST_CLOSED: usize = 256;
 /// So often the model is put right before it is compared for the last time.
-pub(super) const MOST_ATTEMPTS: u32 = 5;
+pub(super) const MOST_ATTEMPTS: u32 = 3;
 
 /// A reading of an address space's maps.
 #[derive(Debug)]
@@ -315,7 +315,7 @@ impl Perf {
 
     /// What is not in the model, because records were lost or calls ran at the same time, is put right before it is compared:
     /// there are new pictures then, which are to be compared when all before them has been told. Where that comes to no end,
-    /// nothing is compared.
+    /// the last ones are, which leave out all that calls have touched since.
     fn put_right(&mut self, closing: &mut Closing) -> bool {
         if closing.attempts > MOST_ATTEMPTS {
             return false;
@@ -331,9 +331,7 @@ impl Perf {
             return false;
         }
         closing.attempts += 1;
-        if closing.attempts > MOST_ATTEMPTS {
-            closing.pictures.clear();
-        } else {
+        if closing.attempts <= MOST_ATTEMPTS {
             *closing = Closing { attempts: closing.attempts, ..self.pictures() };
         }
         true
