@@ -421,9 +421,10 @@ fn without_privileges() {
 #[test]
 fn json_keeps_its_contract() {
     let launched = |options: &[&str], program: &[&str]| launch(options, program).report;
-    let target = start("attach_loop", &["2", "2", "50"]);
+    let mut target = start("attach_loop", &["0", "2", "50"]);
     let attached = attach(target.pid(), &["--verify=1"]).await_following();
     let as_of_now = attached.report_now();
+    target.close_input();
     let at_its_end = attached.end();
     target.end().expect_code(0);
     let all: [(&str, Report); 8] = [

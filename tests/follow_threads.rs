@@ -39,7 +39,7 @@ fn no_system_call_stops() {
 /// is left as it was.
 #[test]
 fn attached_to_a_living_process() {
-    let target = common::testprogs::start("attach_loop", &["200", "2", "100"]);
+    let target = common::testprogs::start("attach_loop", &["0", "2", "100"]);
     let vmtrace = attach(target.pid(), &["--follow=threads"]).await_following();
     common::wait_for("a leak is found that happened since", || {
         let report = vmtrace.report_now();
@@ -54,7 +54,7 @@ fn attached_to_a_living_process() {
 /// says since when, and what has been left is found all the same.
 #[test]
 fn a_budget_that_is_exceeded() {
-    let target = common::testprogs::start("attach_loop", &["200", "2", "50"]);
+    let target = common::testprogs::start("attach_loop", &["0", "2", "50"]);
     let mut command =
         vmtrace(["--format=json", "--max-overhead=0.5", "--engine=ptrace", "-p", &target.pid().to_string()]);
     let vmtrace = common::process::Process::start(&mut command);

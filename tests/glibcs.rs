@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use common::process::{Process, command, run};
 use common::testprogs::{FOLDER, testprog};
 use common::vmtrace::{Report, attach, vmtrace};
-use common::{need, wait_for};
+use common::{need, proc, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use toml::Table;
@@ -116,10 +116,10 @@ fn expect_the_same(root: &str, words: impl Fn(&str, &str) -> Vec<String>) {
 fn expect_leak_in_the_middle(root: &str) {
     need_root(root);
     let words = in_root(root, testprog("attach_loop.oldest"), "attach_loop");
-    let target = Process::start(command(&words[0], &words[1..]).args(["4", "3", "30"]));
+    let target = Process::start(command(&words[0], &words[1..]).args(["0", "3", "30"]));
     target.await_output("ready");
-    // Two or more are left behind before the attach.
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    let size = proc::virtual_kib(target.pid());
+    wait_for("some are left behind before the attach", || proc::virtual_kib(target.pid()) >= size + 3 * 1024);
     let attached = attach(target.pid(), &["--verify=1"]).await_following();
     wait_for("three have been left behind since", || members(&attached.report_now(), |seen| seen) >= 3);
     let report = attached.stop(Signal::SIGINT);

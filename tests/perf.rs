@@ -84,7 +84,7 @@ fn held(program: &[&str]) -> Process {
 #[test]
 fn a_leak_in_the_middle_of_its_life() {
     let _alone = alone();
-    let target = start("attach_loop", &["4", "3", "30"]);
+    let target = start("attach_loop", &["0", "3", "30"]);
     let following = attach(target.pid(), &["--verify"]);
     assert!(proc::is_free(target.pid()));
     let since = |report: &Report| -> usize {
@@ -208,7 +208,7 @@ fn a_storm_of_threads_does_not_keep_it_from_ending() {
 fn losses_are_counted_and_healed() {
     let _alone = alone();
     const SMALLEST_RING: usize = 32 << 10;
-    let target = start("attach_loop", &["20", "8", "30"]);
+    let target = start("attach_loop", &["0", "8", "30"]);
     let mut control = Control::new(Manners::Attached);
     control.start(Timers::default()).expect("a thread can be had");
     let pid = Pid(target.pid());
@@ -258,7 +258,7 @@ fn losses_are_counted_and_healed() {
 #[test]
 fn programs_that_perf_events_do_not_show() {
     let _alone = alone();
-    let target = start("attach_loop.i386", &["20", "1", "30"]);
+    let target = start("attach_loop.i386", &["0", "1", "30"]);
     let pid = target.pid().to_string();
     let errors = run(&mut vmtrace(["--engine=perf", "-p", &pid])).expect_code(125).errors();
     assert!(errors.contains("32-bit") && errors.contains("--engine ptrace") && errors.lines().count() == 1, "{errors}");

@@ -74,10 +74,10 @@ fn launched_by_threads(thing: Option<&str>, options: &[&str]) -> Report {
     reports(&ended.errors()).pop().unwrap_or_else(|| panic!("no report without {thing:?}: {}", ended.errors()))
 }
 
-/// vmtrace without a thing, attached by ptrace to a process that leaks one stack a second or so, until it has seen two.
+/// vmtrace without a thing, attached by ptrace to a process that leaves threads behind, until that ends.
 #[track_caller]
 fn attached(thing: &str) -> (Report, String) {
-    let target = start("attach_loop", &["2", "3", "300"]);
+    let target = start("attach_loop", &["0", "3", "30"]);
     let pid = target.pid().to_string();
     let options = ["--engine=ptrace", "--max-overhead=100", "--format=json", "-p", &pid];
     let vmtrace = Process::start(&mut vmtrace_without(Some(thing), &options));

@@ -110,7 +110,7 @@ fn attached(target: &Process, file: &Path) -> Process {
 fn a_killed_vmtrace_leaves_a_recording() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let file = folder.path().join("cut.rec");
-    let target = start("attach_loop", &["60", "1", "50"]);
+    let target = start("attach_loop", &["0", "1", "50"]);
     let vmtrace = attached(&target, &file);
     let findings = || if file.exists() { replayed_if_any(&file) } else { None };
     wait_for("three stacks are in the recording", || {

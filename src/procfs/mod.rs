@@ -73,7 +73,8 @@ pub fn number_list(text: &str) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::number_list;
+    use super::{number_list, read, read_up_to};
+    use crate::sys::own_tid;
 
     /// Lists of CPUs have single numbers and ranges; what is neither is passed over.
     #[test]
@@ -83,5 +84,14 @@ mod tests {
         assert_eq!(number_list(""), [0; 0]);
         assert_eq!(number_list("x,1-y,3"), [3]);
         assert_eq!(number_list("0-4294967295,0-4294967295").len(), 1 << 16);
+    }
+
+    /// A file is read as far as is wanted.
+    #[test]
+    fn files_are_bounded() {
+        let (tid, file) = (own_tid(), "limits");
+        let whole = read(tid, file).unwrap();
+        assert!(whole.len() > 100);
+        assert_eq!(read_up_to(tid, file, 100).unwrap(), whole[..100]);
     }
 }

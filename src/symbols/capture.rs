@@ -172,3 +172,22 @@ fn known<'a>(
         Entry::Vacant(unknown) => unknown.insert(Space { map: task.code_map(modules).ok()?, absent: Vec::new() }),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stack in which every address is another one without code does not have the map read anew for each, nor all of them
+    /// remembered.
+    #[test]
+    fn addresses_without_code_are_bounded() {
+        let task = Task { tid: sys::own_tid(), held: None };
+        let mut stacks = CallStacks::default();
+        for number in 0..MOST_ABSENT as u64 + 10 {
+            // Nothing can be mapped there (mmap_min_addr).
+            assert!(stacks.locate(task, 1, Addr(0x1000 + number)).is_none());
+            let expected = (number as usize + 1).min(MOST_ABSENT);
+            assert_eq!(stacks.spaces[&1].absent.len(), expected);
+        }
+    }
+}

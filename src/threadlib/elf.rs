@@ -67,16 +67,7 @@ impl MappedSymbols {
 
     /// Any bytes as the file, for fuzzing.
     pub fn digest(bytes: &[u8]) {
-        let vma = Vma {
-            range: Range::of_len(Addr(PAGE), PAGE).expect("a page is a range"),
-            prot: Prot::READ,
-            sharing: Sharing::Private,
-            offset: 0,
-            inode: 1,
-            device: 1,
-            name: Box::default(),
-        };
-        let _ = MappedSymbols::of(bytes, String::new(), &vma, &["main", "_rtld_global"]);
+        let _ = MappedSymbols::of(bytes, String::new(), &any_mapping(), &["main", "_rtld_global"]);
     }
 
     /// Where a symbol is.
@@ -86,6 +77,19 @@ impl MappedSymbols {
     pub fn address(&self, symbol: &'static str) -> Result<Addr, Unavailable> {
         let address = self.addresses.get(symbol).copied();
         address.ok_or_else(|| Unavailable::NoSymbol { file: self.file.clone(), symbol: symbol.into() })
+    }
+}
+
+/// A mapping of a file's first page.
+fn any_mapping() -> Vma {
+    Vma {
+        range: Range::of_len(Addr(PAGE), PAGE).expect("a page is a range"),
+        prot: Prot::READ,
+        sharing: Sharing::Private,
+        offset: 0,
+        inode: 1,
+        device: 1,
+        name: Box::default(),
     }
 }
 
@@ -124,5 +128,31 @@ impl Found {
             }
         }
         Some(Found { lowest, symbols })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::symbols::elf::tests::{Made, file};
+
+    /// A file whose symbols and their names are more than is read has none.
+    #[test]
+    fn tables_are_bounded() {
+        // The null symbol, and one whose name begins at byte 1.
+        let symbol = [&[1, 0, 0, 0, 0, 0, 1, 0][..], &0x1234_u64.to_le_bytes(), &[0; 8]].concat();
+        let symbols = [vec![0; 24], symbol].concat();
+        for (claimed, found) in [(MOST_READ / 2, true), (MOST_READ, false)] {
+            let tables = [Made(".symtab", 2, 0, &symbols, None), Made(".strtab", 3, 0, b"\0main\0", Some(claimed))];
+            let mut head = file(&tables);
+            // The symbols' names are those of section 2.
+            head[64 * 2 + 40] = 2;
+            // What is never looked at costs nothing.
+            let mut bytes = vec![0; head.len() + claimed as usize];
+            bytes[..head.len()].copy_from_slice(&head);
+            let symbols = MappedSymbols::of(&*bytes, String::new(), &any_mapping(), &["main"]).unwrap();
+            let expected = found.then_some(Addr(PAGE + 0x1234));
+            assert_eq!(symbols.address("main").ok(), expected, "{claimed} bytes of names");
+        }
     }
 }

@@ -45,6 +45,12 @@ pub fn is_stopped(pid: i32) -> bool {
     !threads.is_empty() && threads.iter().all(|tid| state(*tid) == Some('T'))
 }
 
+/// Virtual size of a process, in KiB; 0 when it is gone.
+pub fn virtual_kib(pid: i32) -> u64 {
+    let text = status(pid, "VmSize").unwrap_or_default();
+    text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
 /// Children of a process.
 pub fn children(pid: i32) -> Vec<i32> {
     let lists =

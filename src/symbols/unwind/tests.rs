@@ -268,3 +268,17 @@ fn what_is_held_is_bounded() {
         assert_eq!(unwinder.held, held + section.len() as u64);
     }
 }
+
+/// A frame that is said to be huge is not searched whole for the frame pointer.
+#[test]
+fn the_search_for_a_saved_frame_pointer_is_bounded() {
+    let below = 0x1000;
+    let mut memory = Words::new(below, &[0; 1000]);
+    let registers = frame(below + 8 * 1000);
+    let frame = Frame { registers: &registers, lookup: Addr(0x1010), reached: Reached::Returning };
+    let (map, modules) = (CodeMap::default(), Modules::default());
+    let code = Code { map: &map, modules: &modules };
+    let above = Unwinder::default().above_by_saved_frame_pointer(&frame, below, &mut memory, code);
+    assert!(matches!(above, Above::Unknown));
+    assert_eq!(memory.reads, MOST_SAVED);
+}

@@ -1,11 +1,12 @@
 //! Where the log's order is not the kernel's.
 
-use super::{events, told};
+use super::super::reconcile::Reconciler;
+use super::{events, read, told};
 use crate::diagnose;
 use crate::diagnose::{Library, Moment, Phase};
 use crate::event::EventKind;
 use crate::model::Model;
-use crate::units::{Tid, Time};
+use crate::units::{Pid, Tid, Time};
 
 const CLONE: &str = "CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_SIGHAND|CLONE_THREAD|CLONE_SYSVSEM|CLONE_SETTLS|CLONE_PARENT_SETTID|CLONE_CHILD_CLEARTID";
 
@@ -129,6 +130,28 @@ fn a_stranger_while_a_clone_is_under_way() {
 fn ends_of_strangers() {
     let ends: String = (0..12_000).map(|number| format!("{}  +++ exited with 0 +++\n", 1000 + number % 7)).collect();
     assert_eq!(told(&format!("7  clone( <unfinished ...>\n{ends}")).len(), 8);
+}
+
+/// What waits for a return waits no longer than for so many lines, also while the log goes on; so nothing that is kept grows
+/// with the log.
+#[test]
+fn waiting_is_bounded() {
+    let munmap = "\
+7  mmap(NULL, 8192, PROT_NONE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x10000
+7  munmap(0x10000, 8192 <unfinished ...>
+8  mmap(NULL, 4096, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x10000
+";
+    let clone = "7  clone( <unfinished ...>\n";
+    for begin in [munmap, clone] {
+        for (lines, are_told) in [(9_000, false), (11_000, true)] {
+            let log = format!("{begin}{}", "8  brk(NULL) = 0x5000\n".repeat(lines));
+            let read = read(&log);
+            let mut order = Reconciler::new(Pid(7), [Tid(7)]);
+            let passed = read.items.into_iter().filter_map(|item| order.pass(item)).count();
+            let told = passed + std::iter::from_fn(|| order.pop()).count();
+            assert_eq!(told >= lines, are_told, "{told} of {lines} after {begin}");
+        }
+    }
 }
 
 /// vfork's child has executed a program, or ended, before its parent goes on.
