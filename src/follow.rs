@@ -3,13 +3,15 @@
 mod drafting;
 mod judging;
 mod lifecycles;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
 use crate::diagnose::finding::{Confidence, Finding, Note, NoteKind};
-use crate::event::{Birth, Call, Event, EventKind, Syscall};
+use crate::event::{Birth, Event, EventKind, Syscall};
 use crate::model::kernel::Mismatch;
 use crate::model::{Calls, Model, SpaceId};
 use crate::report::draft::Draft;
@@ -189,13 +191,9 @@ impl<'a> Follower<'a> {
             self.ask_library(space, event.tid);
         }
         self.from_start &= !matches!(event.kind, EventKind::Attached(_));
+        self.forget_execve(event);
         match &event.kind {
             EventKind::Attached(_) | EventKind::Exec(_) if self.began.is_none() => self.begin(event.at),
-            EventKind::Syscall(Syscall {
-                call: Call::Execve { .. } | Call::Execveat { .. }, result: Err(_), ..
-            }) => {
-                self.executing.retain(|_, executing| executing.tid != event.tid);
-            }
             EventKind::Syscall(syscall) if self.ran_out(syscall) => self.look_at_limits(event),
             EventKind::Born(birth) if !birth.args.shares_memory() => self.look_at_child(birth, event),
             EventKind::LifecyclesAlone => self.look_at_idle_stacks(),

@@ -24,7 +24,7 @@ fn expect_left_alive(report: &Report) {
 /// Threads that are never joined are found, those of before the attach and those since, and the target ends well.
 #[test]
 fn a_leak_in_the_middle_of_its_life() {
-    let target = start("attach_loop", &["4", "3", "30"]);
+    let target = start("attach_loop", &["0", "3", "30"]);
     let attached = attach(target.pid(), &["--verify=1"]).await_following();
     let since = |report: &Report| -> usize {
         let members = report.findings().iter().flat_map(|finding| finding["members"].as_array().expect("an array"));
@@ -42,13 +42,35 @@ fn a_leak_in_the_middle_of_its_life() {
     target.end().expect_code(0);
 }
 
+/// Programs are executed all the time, by children that share the memory until then and by such as do not: whatever the moment
+/// of the attach, and of its end, the model is the kernel's and nothing is found.
+#[test]
+fn programs_are_executed_meanwhile() {
+    let target = start("spawn_storm", &[]);
+    let pid = target.pid().to_string();
+    for ms in 1..=30 {
+        let memory: &[&str] = &["--engine=ptrace", "--max-overhead=100", "--verify=20"];
+        for means in [memory, &["--follow=threads"]] {
+            let duration = format!("--for={ms}ms");
+            let ended = run(vmtrace(["--format=json", "-p", &pid, &duration]).args(means)).expect_code(0);
+            let context = format!("{means:?} for {ms} ms: {}", ended.errors());
+            let report = reports(&ended.output()).pop().expect("a report");
+            if means == memory {
+                assert_eq!(report.at("/verify/mismatches"), 0, "{context}");
+            }
+            report.expect_clean(&context);
+        }
+    }
+    target.end().expect_code(0);
+}
+
 /// musl has no list of ended threads, and still those are found that ended unjoined before the attach, and those since.
 #[test]
 fn a_leak_of_musl_threads() {
     for program in ["attach_loop.musl", "attach_loop.musl_static"] {
-        let target = start(program, &["6", "3", "30"]);
-        // Some are left behind before the attach.
-        std::thread::sleep(Duration::from_millis(200));
+        let target = start(program, &["0", "3", "30"]);
+        let size = proc::virtual_kib(target.pid());
+        wait_for("some are left behind before the attach", || proc::virtual_kib(target.pid()) >= size + 3 * 1024);
         let attached = attach(target.pid(), &["--verify=1"]).await_following();
         let members = |report: &Report, since: bool| -> usize {
             let members = report.findings().iter().flat_map(|finding| finding["members"].as_array().expect("an array"));

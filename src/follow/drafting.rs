@@ -44,8 +44,11 @@ impl Follower<'_> {
         let main = self.target.main_pid();
         let living: Vec<SpaceId> = self.model.unfinished().map(|(id, _)| id).collect();
         for id in living {
-            let reader = self.model.any_task_of(id);
-            let Some(mut judgment) = self.judge(id, moment, reader) else { continue };
+            let judgment = match self.executing.get(&id) {
+                Some(executing) => Some(executing.judgment.clone()),
+                None => self.judge(id, moment, self.model.any_task_of(id)),
+            };
+            let Some(mut judgment) = judgment else { continue };
             self.keep_sizes(id, &judgment);
             findings.append(&mut judgment.diagnosis.findings);
             notes.append(&mut judgment.diagnosis.notes);

@@ -3,7 +3,7 @@
 use super::Follower;
 use crate::diagnose::finding::{Diagnosis, Finding, Note};
 use crate::diagnose::{self, Library, Moment, Phase};
-use crate::event::{Event, EventKind};
+use crate::event::{Call, Event, EventKind, Syscall};
 use crate::model::{Calls, SpaceId};
 use crate::report::Memory;
 use crate::target::Library as Asked;
@@ -17,10 +17,11 @@ const MOST_FINISHED: usize = 1000;
 pub(super) struct Executing {
     /// Who called.
     pub(super) tid: Tid,
-    judgment: Judgment,
+    pub(super) judgment: Judgment,
 }
 
 /// What is to be said of a process.
+#[derive(Clone)]
 pub(super) struct Judgment {
     /// Findings and notes.
     pub(super) diagnosis: Diagnosis,
@@ -36,6 +37,20 @@ impl Follower<'_> {
         let moment = Moment { now: event.at, phase: Phase::Ending { by: Some(event.tid) } };
         if let Some(judgment) = self.judge(id, moment, Some(event.tid)) {
             self.executing.insert(id, Executing { tid: event.tid, judgment });
+        }
+    }
+
+    /// Who does something else is not in execve any more, which has failed then, whether that was told or not.
+    pub(super) fn forget_execve(&mut self, event: &Event) {
+        match &event.kind {
+            // That it has succeeded is told before the new program is.
+            EventKind::Syscall(Syscall {
+                call: Call::Execve { .. } | Call::Execveat { .. }, result: Ok(_), ..
+            }) => {}
+            EventKind::Syscall(_) | EventKind::Born(_) => self.executing.retain(|_, one| one.tid != event.tid),
+            // Its failure would not be told.
+            EventKind::LifecyclesAlone => self.executing.clear(),
+            _ => {}
         }
     }
 
@@ -59,6 +74,11 @@ impl Follower<'_> {
     pub(super) fn look_at_the_living(&mut self) {
         let living: Vec<SpaceId> = self.model.unfinished().map(|(id, _)| id).collect();
         for id in living {
+            if let Some(executing) = self.executing.remove(&id) {
+                // Its threads are being killed, or it runs the new program already.
+                self.conclude(id, executing.judgment);
+                continue;
+            }
             let Some(tid) = self.model.any_task_of(id) else {
                 continue;
             };

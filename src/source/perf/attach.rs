@@ -14,8 +14,8 @@ use super::rings::{PerfError, Rings};
 use super::stream::SpaceNo;
 use crate::event::{Attached, AttachedTask, EventKind};
 use crate::procfs::{self, task};
-use crate::source::ptrace::attach::{AttachError, explain, followable};
 use crate::source::ptrace::launch::LaunchError;
+use crate::source::ptrace::refusal::{AttachError, explain, followable};
 use crate::sys::perf::{hurry, monotonic_ns};
 use crate::units::{Addr, Pid, Tid};
 

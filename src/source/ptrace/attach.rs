@@ -8,9 +8,9 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use thiserror::Error;
 
 use super::overhead::Overhead;
+use super::refusal::{AttachError, explain, followable};
 use super::stop::Stop;
 use super::{After, Phase, Ptrace, decode, gone};
 use crate::event::{Attached, AttachedTask, EventKind};
@@ -31,90 +31,6 @@ const MOST_REFUSALS: u32 = 5;
 /// How long to try to stop a thread in order to leave it. The kernel detaches the rest when we end.
 const DETACH_WITHIN: Duration = Duration::from_secs(2);
 
-/// Why a process cannot be attached to. One line: what, why, what to do.
-#[derive(Debug, Error)]
-pub enum AttachError {
-    /// There is none.
-    #[error("no such process: {0}; `ps -e` lists those that there are")]
-    NoSuchProcess(Pid),
-    /// The number is that of a thread.
-    #[error("{tid} is a thread of process {pid}: attach to the process with -p {pid}")]
-    IsThread {
-        /// What was asked for.
-        tid: Tid,
-        /// Its process.
-        pid: Pid,
-    },
-    /// It has ended and waits for its parent.
-    #[error("process {0} is a zombie: it has ended, and there is nothing left to look at")]
-    Zombie(Pid),
-    /// Somebody else traces it.
-    #[error(
-        "process {pid} is already traced by process {tracer} ({name}): a process can have one tracer; end that one first"
-    )]
-    AlreadyTraced {
-        /// The target.
-        pid: Pid,
-        /// Its tracer.
-        tracer: Pid,
-        /// The tracer's command.
-        name: String,
-    },
-    /// A process does not trace itself or its tracer.
-    #[error("process {0} is this vmtrace itself: name another process")]
-    Itself(Pid),
-    /// It is a kernel thread.
-    #[error("process {0} is a kernel thread, which has no address space: name another process")]
-    KernelThread(Pid),
-    /// The target is another user's.
-    #[error(
-        "not permitted to trace process {pid}: it runs as uid {target}, vmtrace as uid {own}; run vmtrace as that user or as root"
-    )]
-    OtherUser {
-        /// The target.
-        pid: Pid,
-        /// Its user.
-        target: u32,
-        /// Our user.
-        own: u32,
-    },
-    /// Yama forbids it.
-    #[error("not permitted to trace process {pid}: Yama's kernel.yama.ptrace_scope is {scope}{}", yama_help(*scope))]
-    Yama {
-        /// The target.
-        pid: Pid,
-        /// The setting.
-        scope: u64,
-    },
-    /// Something else forbids it.
-    #[error(
-        "not permitted to trace process {pid}: it has capabilities or is not dumpable, or this container lacks CAP_SYS_PTRACE; run vmtrace as root with that capability"
-    )]
-    NotPermitted {
-        /// The target.
-        pid: Pid,
-    },
-    /// It ended while it was attached to.
-    #[error("process {0} has ended while vmtrace attached to it")]
-    Vanished(Pid),
-    /// The kernel said something else.
-    #[error("cannot attach to process {pid}: {errno}")]
-    Other {
-        /// The target.
-        pid: Pid,
-        /// What the kernel said.
-        errno: Errno,
-    },
-}
-
-fn yama_help(scope: u64) -> &'static str {
-    match scope {
-        1 => " (only ancestors may trace): run vmtrace as root, launch the program with vmtrace, or set it to 0",
-        2 => " (only CAP_SYS_PTRACE may trace): run vmtrace as root",
-        _ => " (nobody may trace until the next boot)",
-    }
-}
-
 /// Threads that have been attached to, before events flow.
 #[derive(Debug)]
 pub struct Attaching {
@@ -123,24 +39,14 @@ pub struct Attaching {
     waiting: HashSet<Tid>,
     /// What those that have stopped run on.
     seen: HashMap<Tid, AttachedTask>,
+    /// Those that are about to end, and are held there.
+    exiting: Vec<Tid>,
 }
 
-/// What /proc says of a process that can be followed, whoever does it.
-///
-/// # Errors
-/// Why there is nothing to be followed.
-pub fn followable(pid: Pid) -> Result<task::TaskStatus, AttachError> {
-    let status = task::status(pid.into()).map_err(|_| AttachError::NoSuchProcess(pid))?;
-    if status.pid != pid {
-        return Err(AttachError::IsThread { tid: pid.into(), pid: status.pid });
+impl Attaching {
+    fn new() -> Attaching {
+        Attaching { began: Instant::now(), waiting: HashSet::new(), seen: HashMap::new(), exiting: Vec::new() }
     }
-    if status.state == 'Z' && task::threads(pid).is_ok_and(|threads| threads.len() <= 1) {
-        return Err(AttachError::Zombie(pid));
-    }
-    if std::process::id() == pid.0 as u32 {
-        return Err(AttachError::Itself(pid));
-    }
-    Ok(status)
 }
 
 impl Ptrace {
@@ -151,8 +57,7 @@ impl Ptrace {
     /// alone are followed from then on.
     pub fn attach(pid: Pid, follow: Follow, most_overhead: Option<f64>) -> Result<Ptrace, AttachError> {
         let status = followable(pid)?;
-        let attaching = Attaching { began: Instant::now(), waiting: HashSet::new(), seen: HashMap::new() };
-        let mut source = Ptrace::new(pid, false, follow, Phase::Attaching(attaching));
+        let mut source = Ptrace::new(pid, false, follow, Phase::Attaching(Attaching::new()));
         source.overhead = (follow == Follow::Memory).then(|| Overhead::new(pid, most_overhead));
         let gate = source.new_gate();
         source.seize_all(pid, gate).map_err(|errno| explain(pid, status, errno))?;
@@ -163,6 +68,7 @@ impl Ptrace {
         for other in seized.map_or(Vec::new(), |seized| task::sharers(pid, seized)) {
             // Those that share the memory but may not be traced, or are gone by now, are no reason to give up.
             let _ = source.seize_all(other, gate);
+            seized.into_iter().for_each(|seized| source.separate(other, seized));
         }
         for tid in source.tracees.keys() {
             let _ = gone(sys::interrupt(*tid));
@@ -204,6 +110,24 @@ impl Ptrace {
             if !found_new {
                 return Ok(());
             }
+        }
+    }
+
+    /// A child of vfork shares the memory until it executes: whoever has done that before it was seized has another address
+    /// space than `sharer`, and comes as a process of its own.
+    fn separate(&mut self, pid: Pid, sharer: Tid) {
+        let shares = |tid: Tid| sys::share_memory(tid, sharer).unwrap_or(true);
+        let strangers: Vec<Tid> = self
+            .tracees
+            .iter()
+            .filter(|(tid, tracee)| tracee.pid == pid && !shares(**tid))
+            .map(|(tid, _)| *tid)
+            .collect();
+        let mut gate = None;
+        for tid in strangers {
+            self.remove(tid);
+            self.add_child(tid, pid, gate);
+            gate = self.tracees.get(&tid).map(|tracee| tracee.gate);
         }
     }
 
@@ -275,8 +199,49 @@ impl Ptrace {
         self.no_longer_attaching(tid);
     }
 
+    /// Holds a task that is about to end, and of whose end the picture would show only a part: threads are missing then that
+    /// exit_group or execve has killed, and not joined. True where it is held. A child of vfork is not: its parent waits for
+    /// it, and cannot stop before.
+    pub(super) fn exits_later(&mut self, tid: Tid) -> bool {
+        let is_guest = self.is_guest(tid);
+        let (Phase::Attaching(attaching), Some(tracee)) = (&mut self.phase, self.tracees.get_mut(&tid)) else {
+            return false;
+        };
+        if !is_guest {
+            tracee.held = true;
+            attaching.exiting.push(tid);
+        }
+        !is_guest
+    }
+
+    /// Lets those end that were held, and still are there.
+    fn exit_now(&mut self, exiting: Vec<Tid>) {
+        for tid in exiting {
+            if let Some(tracee) = self.tracees.get_mut(&tid) {
+                tracee.held = false;
+                self.exits(tid);
+            }
+        }
+    }
+
+    /// Threads that were in execve before they could be stopped wait for the others to end.
+    fn let_execve_go_on(&mut self) {
+        let Phase::Attaching(attaching) = &mut self.phase else { return };
+        if attaching.exiting.is_empty() {
+            return;
+        }
+        let Ptrace { tracees, .. } = self;
+        let pid_of = |tid: &Tid| tracees.get(tid).map(|tracee| tracee.pid);
+        let executing: HashSet<Pid> =
+            attaching.waiting.iter().filter(|tid| executes(**tid)).filter_map(pid_of).collect();
+        let is_waited_for = |tid: &mut Tid| pid_of(tid).is_some_and(|pid| executing.contains(&pid));
+        let exiting = attaching.exiting.extract_if(.., is_waited_for).collect();
+        self.exit_now(exiting);
+    }
+
     /// Waits no longer for threads that sleep uninterruptibly, if what they sleep in leaves mappings alone.
     pub(super) fn excuse_unstoppable(&mut self, now: Instant) {
+        self.let_execve_go_on();
         let Phase::Attaching(attaching) = &mut self.phase else {
             return;
         };
@@ -314,6 +279,7 @@ impl Ptrace {
             }
             self.after.push_back(After::Grant(gate));
         }
+        self.exit_now(attaching.exiting);
     }
 
     /// Tells of one address space; those of children that were forked meanwhile come as processes of their own.
@@ -327,12 +293,16 @@ impl Ptrace {
                 attaching.seen.get(tid).copied().unwrap_or(unseen)
             })
             .collect();
-        tasks.sort_unstable_by_key(|task| task.tid);
+        let Some(pid) = tasks.iter().map(|task| task.pid).min() else {
+            return;
+        };
+        let pid = if Some(gate) == main_gate { self.main.pid } else { pid };
+        // Those of the process itself come first: others may be about to have another address space.
+        tasks.sort_unstable_by_key(|task| (task.pid != pid, task.tid));
+        let maps = tasks.iter().filter_map(|task| procfs::maps::read(task.tid).ok()).find(|maps| !maps.is_empty());
         let Some(first) = tasks.first().copied() else {
             return;
         };
-        let maps = tasks.iter().filter_map(|task| procfs::maps::read(task.tid).ok()).find(|maps| !maps.is_empty());
-        let pid = if Some(gate) == main_gate { self.main.pid } else { first.pid };
         self.tell(
             first.tid,
             EventKind::Attached(Box::new(Attached {
@@ -426,23 +396,95 @@ fn sleeps_harmlessly(tid: Tid) -> bool {
     matches!(decode::followed(decode::Abi::X86_64, nr), None | Some(Clone | Clone3 | Vfork))
 }
 
-/// Finds out why the kernel refused, as a person would.
-pub(in crate::source) fn explain(pid: Pid, status: task::TaskStatus, errno: Errno) -> AttachError {
-    if errno != Errno::EPERM {
-        return AttachError::Other { pid, errno };
+/// Whether a thread sleeps in execve: it waits for its siblings to end.
+fn executes(tid: Tid) -> bool {
+    let nr = task::blocked_in(tid).and_then(|blocked| u64::try_from(blocked.nr).ok());
+    let followed = nr.and_then(|nr| decode::followed(decode::Abi::X86_64, nr));
+    matches!(followed, Some(decode::Followed::Execve | decode::Followed::Execveat))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::event::Event;
+
+    /// A process, and two tasks in one gate: its own, and that of a child which `pid` says to be another process's.
+    fn attaching(main: Pid, guest: Tid, pid: Pid) -> (Ptrace, u64) {
+        let mut source = Ptrace::new(main, false, Follow::Memory, Phase::Attaching(Attaching::new()));
+        let gate = source.new_gate();
+        source.add_child(main.into(), main, Some(gate));
+        source.add_child(guest, pid, Some(gate));
+        (source, gate)
     }
-    if let Some(tracer) = status.tracer {
-        return AttachError::AlreadyTraced { pid, tracer, name: task::program_name(tracer) };
+
+    fn child() -> (std::process::Child, Pid) {
+        let child = Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = Pid(child.id() as i32);
+        // The parent goes on before the program is mapped.
+        while !procfs::maps::read(pid.into()).unwrap().iter().any(is_sleep) {
+            std::thread::yield_now();
+        }
+        (child, pid)
     }
-    if task::size(pid.into()) == Some((0, 0)) && procfs::read(pid.into(), "cmdline").is_ok_and(|line| line.is_empty()) {
-        return AttachError::KernelThread(pid);
+
+    fn is_sleep(vma: &crate::event::Vma) -> bool {
+        vma.name.ends_with(b"/sleep")
     }
-    let own = nix::unistd::geteuid().as_raw();
-    if own != 0 && own != status.uid {
-        return AttachError::OtherUser { pid, target: status.uid, own };
+
+    /// The picture that following begins with is seen through a task of the process itself: a child of vfork, whatever its
+    /// number, may execute a program at that moment.
+    #[test]
+    fn the_picture_is_of_the_process_itself() {
+        let (mut sleep, main) = child();
+        let guest = sys::own_tid();
+        let (mut source, _) = attaching(main, guest, Pid(std::process::id() as i32));
+        source.attached_if_complete();
+        let event = source.events.pop_front().unwrap();
+        sleep.kill().unwrap();
+        sleep.wait().unwrap();
+        let EventKind::Attached(attached) = event.kind else { panic!("{event:?}") };
+        assert_eq!((attached.pid, event.tid), (main, main.into()));
+        assert!(attached.maps.iter().any(is_sleep), "{:?}", attached.maps);
+        assert_eq!(attached.tasks.iter().map(|task| task.tid).collect::<Vec<_>>(), [main.into(), guest]);
     }
-    match task::ptrace_scope() {
-        Some(scope) if scope > 0 && own != 0 || scope == 3 => AttachError::Yama { pid, scope },
-        _ => AttachError::NotPermitted { pid },
+
+    /// Who is about to end while the picture is taken is in it, and its end is told afterwards; but nobody waits for the end of
+    /// who is waited for in vfork.
+    #[test]
+    fn nobody_ends_before_the_picture() {
+        let main = Pid(std::process::id() as i32);
+        let thread = sys::own_tid();
+        let (mut source, _) = attaching(main, thread, main);
+        assert!(source.exits_later(thread));
+        assert!(source.tracees.get(&thread).is_some_and(|tracee| tracee.held && !tracee.ended));
+        source.attached_if_complete();
+        let Some(Event { kind: EventKind::Attached(attached), .. }) = source.events.pop_front() else { panic!() };
+        assert!(attached.tasks.iter().any(|task| task.tid == thread));
+        assert!(source.tracees.get(&thread).is_some_and(|tracee| !tracee.held));
+        assert!(!source.exits_later(thread), "whoever ends later ends at once");
+
+        let (mut source, _) = attaching(main, Tid(i32::MAX - 1), Pid(i32::MAX - 1));
+        assert!(!source.exits_later(Tid(i32::MAX - 1)));
+        assert!(source.exits_later(main.into()), "its host is no guest");
+    }
+
+    /// Who has executed a program between being found and being seized has another address space.
+    #[test]
+    fn who_shares_the_memory_no_more_is_a_process_of_its_own() {
+        let (mut sleep, pid) = child();
+        let main = Pid(std::process::id() as i32);
+        let (mut source, gate) = attaching(main, pid.into(), pid);
+        source.separate(pid, main.into());
+        sleep.kill().unwrap();
+        sleep.wait().unwrap();
+        assert_eq!(source.tracees.get(&Tid::from(main)).map(|tracee| tracee.gate), Some(gate));
+        assert!(source.tracees.get(&Tid::from(pid)).is_some_and(|tracee| tracee.gate != gate));
+
+        // A thread does share it.
+        let (mut source, gate) = attaching(main, sys::own_tid(), main);
+        source.separate(main, main.into());
+        assert!(source.tracees.values().all(|tracee| tracee.gate == gate));
     }
 }

@@ -52,7 +52,8 @@ impl Ptrace {
             }
             Followed::Execve | Followed::Execveat => {
                 exec = self.call_at(tid, abi, followed).map(|decoded| decoded.call);
-                false
+                // While a picture is taken of it, an address space does not become another one.
+                matches!(self.phase, Phase::Attaching(_) | Phase::Closing { .. }) && !self.is_guest(tid)
             }
             Followed::Vfork | Followed::Personality | Followed::IoUringSetup => false,
             // It ends all siblings: none may be halfway through a change when the last look is taken.
@@ -74,6 +75,12 @@ impl Ptrace {
         } else {
             tracee.held = true;
         }
+    }
+
+    /// Whether a task shares another process's address space, as a child of vfork does, which its parent waits for.
+    pub(super) fn is_guest(&self, tid: Tid) -> bool {
+        let Some(tracee) = self.tracees.get(&tid).filter(|tracee| tracee.pid != self.main.pid) else { return false };
+        self.tracees.values().any(|other| other.gate == tracee.gate && other.pid != tracee.pid)
     }
 
     /// A task may make its call.

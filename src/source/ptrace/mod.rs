@@ -13,6 +13,7 @@ pub mod halt;
 pub mod launch;
 pub mod overhead;
 mod placement;
+pub mod refusal;
 pub mod stop;
 mod tasks;
 

@@ -122,6 +122,13 @@ impl Ptrace {
 
     /// A task is about to end, with its memory still there.
     pub(super) fn exiting(&mut self, tid: Tid) {
+        if !self.exits_later(tid) {
+            self.exits(tid);
+        }
+    }
+
+    /// It ends, which is told now.
+    pub(super) fn exits(&mut self, tid: Tid) {
         self.after.push_back(After::Resume(tid));
         let Some(status) = gone(sys::event_message(tid)) else { return };
         if self.follow == Follow::Threads {
