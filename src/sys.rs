@@ -53,6 +53,16 @@ pub fn own_tid() -> Tid {
     Tid(nix::unistd::gettid().as_raw())
 }
 
+/// Gives memory that is free, and that the allocator keeps for later, back to the system: malloc_trim(3). Where the C library
+/// has no such function, as musl, which keeps little, nothing is done.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no pointers are passed; what is in use is not touched.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Whether two tasks share an address space: kcmp(2) with KCMP_VM.
 pub fn share_memory(a: Tid, b: Tid) -> Result<bool, Errno> {
     const KCMP_VM: libc::c_int = 1;

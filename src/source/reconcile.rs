@@ -120,6 +120,15 @@ impl<K: Copy + Eq + Hash, P: Default> Reconciler<K, P> {
         }
     }
 
+    /// Gives up the room of what has been told.
+    pub fn shrink(&mut self) {
+        self.ready.shrink_to_fit();
+        self.spaces.shrink_to_fit();
+        for space in self.spaces.values_mut() {
+            space.held.shrink_to_fit();
+        }
+    }
+
     /// The next event.
     pub fn pop(&mut self) -> Option<(Event, P)> {
         self.ready.pop_front()

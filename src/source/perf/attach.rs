@@ -120,10 +120,14 @@ impl Perf {
             })
             .collect();
         let space = self.stream.new_space();
-        for (tid, pid) in listed.iter().filter(|(tid, _)| !born_later.contains(tid)) {
-            self.stream.add_found(*tid, *pid, space);
+        let mut found: Vec<(Tid, Pid)> = listed.into_iter().filter(|(tid, _)| !born_later.contains(tid)).collect();
+        // The address space is the process's own.
+        found.sort_unstable_by_key(|(_, other)| *other != pid);
+        for (tid, pid) in found {
+            self.stream.add_found(tid, pid, space);
         }
         self.catch_up(read_from, space);
+        self.stream.begins_break(space, start_brk);
         self.change_mappers();
         let mut tasks: Vec<AttachedTask> = self
             .stream
@@ -153,6 +157,7 @@ impl Perf {
                 What::Executed { .. } if record.pid == self.main => {
                     self.stream.leave(|_, _| true);
                     self.stream.add_found(record.tid, record.pid, space);
+                    self.forget_kept(record.pid, record.at);
                 }
                 What::Executed { .. } => self.stream.leave(|pid, _| pid == record.pid),
                 What::Lost(records) => self.take_lost(records),

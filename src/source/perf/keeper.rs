@@ -57,6 +57,13 @@ struct Shared {
     done: AtomicBool,
 }
 
+impl Shared {
+    /// Whether the memory of one more process can be held.
+    fn has_room(&self) -> bool {
+        kept::is_room(self.kept.load(Ordering::Relaxed) + locked(&self.seen).len())
+    }
+}
+
 impl Keeper {
     /// Looks out for what the followed processes execute. Where that cannot be, nothing is ever seen.
     pub(super) fn start() -> Keeper {
@@ -120,8 +127,7 @@ fn watch(mut rings: Rings, shared: &Shared) {
                 continue;
             }
             let holding = locked(&shared.holding);
-            let to_hold = kept::is_room(shared.kept.load(Ordering::Relaxed) + locked(&shared.seen).len());
-            let seen = Seen::now(pid, is_i386, to_hold);
+            let seen = Seen::now(pid, is_i386, shared.has_room());
             locked(&shared.seen).extend(seen);
             drop(holding);
         }
@@ -143,4 +149,25 @@ fn is_followed(followed: &HashSet<Pid>, pid: Pid) -> bool {
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the follower keeps and what it has not taken over yet count together.
+    #[test]
+    fn what_is_held_is_bounded() {
+        let keeper = Keeper { shared: Arc::default(), thread: None };
+        let most = (0..).find(|held| !kept::is_room(*held)).unwrap();
+        keeper.take(most - 1);
+        assert!(keeper.shared.has_room());
+        let seen = Seen { pid: Pid(1), image: Image::unseen(false), kept: None };
+        keeper.seen().push(seen);
+        assert!(!keeper.shared.has_room());
+        keeper.take(most - 1);
+        assert!(keeper.shared.has_room());
+        keeper.take(most);
+        assert!(!keeper.shared.has_room());
+    }
 }

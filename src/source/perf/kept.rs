@@ -193,6 +193,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
     use std::process::Command;
 
+    use super::super::rings::Rings;
     use super::*;
     use crate::procfs::memory::Page;
     use crate::units::{Addr, PAGE};
@@ -223,5 +224,45 @@ mod tests {
         kept.memory().read(Addr(missing), &mut found).unwrap();
         libc.read_exact_at(&mut expected, text.offset + missing - text.range.start().0).unwrap();
         assert_eq!(found, expected);
+    }
+
+    /// Of a target with very many processes, some are not kept.
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = Pid(child.id() as i32);
+        let mut kept = std::iter::from_fn(|| Some(take(pid.into()))).flatten();
+        let mut perf = Perf::new(pid, Rings::none());
+        perf.kept.extend((1..MOST as i32).map(|number| (Pid(-number), Vec::new())));
+        perf.keep_seen(pid, kept.next());
+        assert_eq!(perf.kept.len(), MOST);
+        perf.keep(Pid(-1000), &[pid.into()]);
+        perf.keep_seen(Pid(-1001), kept.next());
+        assert_eq!(perf.kept.len(), MOST);
+        perf.kept.remove(&Pid(-1));
+        perf.keep(Pid(-1000), &[pid.into()]);
+        assert!(perf.kept.contains_key(&Pid(-1000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// A process that is not followed may have got threads as well.
+    #[test]
+    fn nothing_of_strangers_is_kept() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let (own, pid) = (nix::unistd::getpid(), Pid(child.id() as i32));
+        let is_libc = |vma: &Vma| vma.name.ends_with(b"/libc.so.6");
+        while !procfs::maps::read(pid.into()).unwrap().iter().any(is_libc) {
+            std::thread::yield_now();
+        }
+        for (main, is_kept) in [(pid, true), (Pid(own.as_raw()), true), (Pid(i32::MAX - 10), false)] {
+            let mut perf = Perf::new(main, Rings::none());
+            let space = perf.stream.new_space();
+            perf.stream.add(main.into(), main, space);
+            perf.keep_threaded(pid, pid.into());
+            assert_eq!(is_threaded(&perf.kept, pid), is_kept, "following {main}");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Perf;
+use super::attach::is_i386;
 use super::kept::Kept;
 use super::points::Point;
 use super::record::{Record, What};
@@ -39,8 +40,24 @@ pub(super) struct Look {
     pub(super) read_from: u64,
     pub(super) read_until: u64,
     pub(super) reading: Reading,
-    /// All tasks of the process, where some of them may have been missed.
-    pub(super) tasks: Option<HashSet<Tid>>,
+    /// All tasks of the process, and what it runs, where something may have been missed.
+    pub(super) census: Option<Census>,
+}
+
+/// What a process is.
+#[derive(Debug)]
+pub(super) struct Census {
+    pub(super) pid: Pid,
+    pub(super) tasks: HashSet<Tid>,
+    pub(super) image: Image,
+}
+
+impl Census {
+    fn read(pid: Pid) -> Census {
+        let tasks = living(pid);
+        let tid = tasks.iter().min().copied().unwrap_or(pid.into());
+        Census { pid, tasks, image: Image::read(tid, is_i386(tid), None) }
+    }
 }
 
 /// What was mapped, and through a task of which process that was read.
@@ -135,7 +152,7 @@ impl Perf {
         self.to_heal = false;
         self.heals += 1;
         for (tid, pid) in self.one_of_each() {
-            self.look(tid, Some(living(pid)));
+            self.look(tid, Some(pid));
         }
     }
 
@@ -158,23 +175,28 @@ impl Perf {
         by_process.into_iter().map(|(pid, tid)| (tid, pid)).collect()
     }
 
-    fn look(&mut self, tid: Tid, tasks: Option<HashSet<Tid>>) {
+    fn look(&mut self, tid: Tid, census_of: Option<Pid>) {
         let Some((pid, space)) = self.stream.place_of(tid) else { return };
-        if tasks.is_none() && self.looks.iter().any(|look| look.space == space) {
+        if census_of.is_none() && self.looks.iter().any(|look| look.space == space) {
             return;
         }
         let read_from = monotonic_ns();
+        let census = census_of.map(Census::read);
         let reading = self.read(space, tid, pid);
         let read_until = monotonic_ns();
         self.last_look = read_until;
-        self.looks.push_back(Look { tid, space, read_from, read_until, reading, tasks });
+        self.looks.push_back(Look { tid, space, read_from, read_until, reading, census });
     }
 
-    /// The maps of an address space, through any of its tasks that lives.
+    /// The maps of an address space, through any of its tasks that lives; if possible of the process whose it is: that another
+    /// one has executed a program may have been lost.
     fn read(&self, space: SpaceNo, tid: Tid, pid: Pid) -> Reading {
-        let others =
-            self.stream.tasks.iter().filter(|(_, task)| task.space == space).map(|(tid, task)| (*tid, task.pid));
-        let readers = [(tid, pid), (pid.into(), pid)].into_iter().chain(others.take(16));
+        let tasks = self.stream.tasks.iter().filter(|(_, task)| task.space == space);
+        let others = tasks.map(|(tid, task)| (*tid, task.pid));
+        let owner = self.stream.owner(space).filter(|owner| *owner != pid);
+        let owners = owner.and_then(|owner| others.clone().find(|(_, pid)| *pid == owner));
+        let owners = owners.into_iter().flat_map(|(tid, owner)| [(tid, owner), (owner.into(), owner)]);
+        let readers = owners.chain([(tid, pid), (pid.into(), pid)]).chain(others.take(16));
         let mut readings =
             readers.filter_map(|(tid, reader)| Some(Reading { maps: procfs::maps::read(tid).ok()?, reader }));
         let nothing = Reading { maps: Box::default(), reader: pid };
@@ -184,9 +206,12 @@ impl Perf {
     /// Whether what was read by `until` through a process is of this address space. Not if it had another one by then: it was
     /// in execve, which is told later, or is not in it any more. A child of vfork shares its parent's until it executes.
     fn is_of(&mut self, space: SpaceNo, reader: Pid, until: u64) -> bool {
-        if !self.stream.tasks.values().any(|task| task.pid == reader && task.space == space) {
-            return false;
-        }
+        let is_here = self.stream.tasks.values().any(|task| task.pid == reader && task.space == space);
+        is_here && !self.executes(reader, until)
+    }
+
+    /// Whether a process is in execve, or will have been by then.
+    fn executes(&mut self, pid: Pid, until: u64) -> bool {
         let executes = |what: &What| match what {
             What::Executed { .. } => true,
             What::Call(Point::Enter(followed), _) | What::CallWithStack(Point::Enter(followed), _) => {
@@ -195,14 +220,17 @@ impl Perf {
             _ => false,
         };
         let mut ahead = self.sorter.pending().take_while(|record| record.at <= until);
-        !self.stream.executes(reader) && !ahead.any(|record| record.pid == reader && executes(&record.what))
+        self.stream.executes(pid) || ahead.any(|record| record.pid == pid && executes(&record.what))
     }
 
     /// What was read takes its place among the events.
     pub(super) fn tell_look(&mut self) -> bool {
         let Some(look) = self.looks.pop_front() else { return false };
-        let Look { tid, space, read_from, read_until, reading: Reading { maps, reader }, tasks } = look;
-        if let Some(tasks) = tasks {
+        let Look { tid, space, read_from, read_until, reading: Reading { maps, reader }, census } = look;
+        if let Some(Census { pid, tasks, image }) = census {
+            if self.has_executed_unseen(pid, &image) {
+                self.execute_unseen(pid, read_from, image);
+            }
             self.correct_tasks(tid, read_from, &tasks);
         }
         let Some(teller) = self.teller(space, tid) else { return true };
@@ -218,6 +246,23 @@ impl Perf {
             wanted.retain(|tid| stream.place_of(*tid).is_none_or(|(_, other)| other != space));
         }
         true
+    }
+
+    /// Whether a process runs another program than what was told says: the record of its execve was lost, and with it the
+    /// threads have gone that it had.
+    fn has_executed_unseen(&mut self, pid: Pid, image: &Image) -> bool {
+        let Some((_, space)) = self.stream.place_of(pid.into()) else { return false };
+        let known = self.stream.start_brk(space);
+        let is_another = image.new.start_brk.zip(known).is_some_and(|(now, known)| now != known);
+        is_another && !image.new.maps.is_empty() && !self.executes(pid, image.read_until)
+    }
+
+    /// It has executed that one.
+    fn execute_unseen(&mut self, pid: Pid, at: u64, image: Image) {
+        let Image { mut new, read_until, .. } = image;
+        new.maps = before(&mut self.sorter, new.maps, None, at, read_until, |record| record.pid == pid);
+        self.forget_kept(pid, at);
+        self.stream.executed(at, pid.into(), true, new);
     }
 
     /// A task of the address space, `tid` if that is still one.
@@ -297,9 +342,7 @@ impl Perf {
     fn pictures(&self) -> Closing {
         let mut one_of_each: HashMap<SpaceNo, (Pid, Tid)> = HashMap::new();
         for (tid, task) in &self.stream.tasks {
-            // Of processes that share it as a rule the first: a child of vfork is about to have one of its own.
-            let one = one_of_each.entry(task.space).or_insert((task.pid, *tid));
-            *one = (task.pid, *tid).min(*one);
+            one_of_each.entry(task.space).or_insert((task.pid, *tid));
         }
         let pictures = one_of_each
             .into_iter()

@@ -34,6 +34,7 @@ use crate::event::{Event, EventKind, Exit, Vma};
 use crate::procfs::{self, memory::HeldMemory};
 use crate::report::Engine;
 use crate::sys::perf::{monotonic_ns, wait_readable};
+use crate::sys::trim_heap;
 use crate::units::{Addr, Pid, Range, Tid, Time};
 use ends::Ends;
 use keeper::{Keeper, Seen};
@@ -59,6 +60,12 @@ const ROUND_EVERY: u64 = 2_000_000;
 /// No more is taken out of the rings while so much waits to be told, in bytes: who is too slow for the target loses records,
 /// which is said, and does not fall behind for ever.
 const MOST_PENDING: usize = 16 << 20;
+
+/// What a burst has taken goes back to the system when no more than so many bytes wait to be told, looked at so often, in
+/// nanoseconds: once a large block is freed, glibc's malloc keeps others of its size (mallopt(3), M_MMAP_THRESHOLD), and what
+/// the keeper's thread has freed it keeps anyway.
+const LITTLE_PENDING: usize = 1 << 20;
+const TRIM_EVERY: u64 = 10_000_000_000;
 
 /// All followed tasks, by perf events.
 #[derive(Debug)]
@@ -95,6 +102,7 @@ pub struct Perf {
     batch: Vec<Record>,
     /// Processes that followed ones have forked, and that have not been told of yet.
     newborn: HashSet<Pid>,
+    last_trim: u64,
     last_round: u64,
     last_record: u64,
     last_census: u64,
@@ -132,6 +140,7 @@ impl Perf {
             ends: Ends::of(main),
             batch: Vec::new(),
             newborn: HashSet::new(),
+            last_trim: 0,
             last_round: 0,
             last_record: 0,
             last_census: 0,
@@ -154,12 +163,14 @@ impl Perf {
         // The memory of a process that has threads is held as soon as possible: it may end at once.
         let (mut executed, mut threaded) = (Vec::new(), Vec::new());
         rings.drain(|record| batch.push(record));
-        batch.retain(|record| record.at >= *since || matches!(record.what, What::Lost(_)));
         newborn.retain(|pid| !stream.knows(*pid));
         see_forks(batch, newborn, |pid| stream.knows(pid));
         let mut strangers = Vec::new();
         for record in batch.drain(..) {
             let is_lost = matches!(record.what, What::Lost(_));
+            if !is_lost && record.at < *since {
+                continue;
+            }
             if !is_lost && !stream.knows(record.pid) && !newborn.contains(&record.pid) {
                 // Its fork may be in a ring that was read before it happened.
                 if record.at >= horizon {
@@ -190,6 +201,17 @@ impl Perf {
             self.keep_threaded(pid, tid);
         }
         self.release_ended();
+    }
+
+    /// Gives back what a burst has taken.
+    fn trim(&mut self) {
+        let is_due = self.last_round.saturating_sub(self.last_trim) > TRIM_EVERY;
+        if is_due && self.sorter.pending_bytes() <= LITTLE_PENDING {
+            self.last_trim = self.last_round;
+            self.sorter.shrink();
+            self.stream.shrink();
+            trim_heap();
+        }
     }
 
     /// Waits for more records, no longer than there is reason to.
@@ -384,6 +406,7 @@ impl Source for Perf {
             self.take_census();
             self.start_looks();
             self.change_mappers();
+            self.trim();
             self.wait();
             self.round();
         }

@@ -8,8 +8,8 @@ use super::record::Record;
 /// to be there.
 const SLACK_NS: u64 = 1_000_000;
 
-/// For so many there is always room.
-const FEW: usize = 4096;
+/// For so many room is kept.
+const FEW: usize = 1024;
 
 /// Collects records in rounds, in each of which all rings are read; gives them in the order of their times.
 #[derive(Debug, Default)]
@@ -30,11 +30,11 @@ impl Sorter {
     /// A round begins: all rings are read from now on.
     pub fn begin_round(&mut self, now: u64) {
         self.rounds = [self.rounds[1], now];
-        // Room that only a burst has needed is given back.
-        let enough = 2 * self.pending.len().max(FEW);
-        if self.pending.capacity() > 2 * enough {
-            self.pending.shrink_to(enough);
-        }
+    }
+
+    /// Gives up the room that only a burst has needed.
+    pub fn shrink(&mut self) {
+        self.pending.shrink_to(FEW);
     }
 
     /// Takes a record of this round.
@@ -130,11 +130,11 @@ mod tests {
         }
         (0..100_000).for_each(|at| sorter.push(record(at, 1)));
         let most = sorter.pending.capacity();
-        sorter.begin_round(60_000_000);
-        assert_eq!(sorter.pending.capacity(), most);
+        sorter.shrink();
+        assert!(sorter.pending.capacity() >= 100_000, "it has not been told");
         assert_eq!(given(&mut sorter).len(), 100_000);
-        sorter.begin_round(70_000_000);
-        assert!(most >= 100_000 && sorter.pending.capacity() <= 4 * FEW, "{}", sorter.pending.capacity());
+        sorter.shrink();
+        assert!(most >= 100_000 && sorter.pending.capacity() <= 2 * FEW, "{}", sorter.pending.capacity());
     }
 
     /// Rounds that follow each other at once leave a record time to be written.

@@ -35,8 +35,10 @@ pub struct Stream {
     /// Of tasks that are gone, until all that is to be told of them has been.
     buried: HashMap<Tid, (Pid, SpaceNo)>,
     groups: HashMap<Pid, Group>,
-    /// How many tasks use each address space.
-    users: HashMap<SpaceNo, u32>,
+    /// How many tasks use each address space, and whose it is: the process that had it first.
+    users: HashMap<SpaceNo, (u32, Pid)>,
+    /// Where the break of address spaces began, which tells one program from the next.
+    breaks: HashMap<SpaceNo, Addr>,
     /// Address spaces whose calls cannot be seen: those of 32-bit programs.
     opaque: HashSet<SpaceNo>,
     reconciler: Reconciler<SpaceNo, With>,
@@ -95,6 +97,7 @@ impl Stream {
             buried: HashMap::new(),
             groups: HashMap::new(),
             users: HashMap::new(),
+            breaks: HashMap::new(),
             opaque: HashSet::new(),
             reconciler: Reconciler::default(),
             spaces: 0,
@@ -116,11 +119,28 @@ impl Stream {
         self.spaces
     }
 
+    /// A forked child's, which begins as its parent's is.
+    fn copy_of(&mut self, space: SpaceNo) -> SpaceNo {
+        let copy = self.new_space();
+        self.begins_break(copy, self.start_brk(space));
+        copy
+    }
+
+    /// Where the break of an address space began has been read.
+    pub fn begins_break(&mut self, space: SpaceNo, start_brk: Option<Addr>) {
+        self.breaks.extend(start_brk.map(|start_brk| (space, start_brk)));
+    }
+
+    /// Where it began, if that could be read.
+    pub fn start_brk(&self, space: SpaceNo) -> Option<Addr> {
+        self.breaks.get(&space).copied()
+    }
+
     /// Follows a task from its beginning on.
     pub fn add(&mut self, tid: Tid, pid: Pid, space: SpaceNo) {
         self.remove(tid);
         self.groups.entry(pid).or_default().tasks += 1;
-        *self.users.entry(space).or_default() += 1;
+        self.users.entry(space).or_insert((0, pid)).0 += 1;
         self.changed = true;
         self.tasks.insert(tid, Task { pid, space, inside: None, ended: false, missed: false });
     }
@@ -151,14 +171,20 @@ impl Stream {
                 self.groups.remove(&pid);
             }
         }
-        if let Some(users) = self.users.get_mut(&space) {
+        if let Some((users, _)) = self.users.get_mut(&space) {
             *users = users.saturating_sub(1);
             if *users == 0 {
                 self.users.remove(&space);
+                self.breaks.remove(&space);
                 self.opaque.remove(&space);
                 self.reconciler.forget(space);
             }
         }
+    }
+
+    /// Whose an address space is: that of a child of vfork is its parent's.
+    pub fn owner(&self, space: SpaceNo) -> Option<Pid> {
+        self.users.get(&space).map(|(_, owner)| *owner)
     }
 
     /// Tells something that is not in the records.
@@ -210,6 +236,11 @@ impl Stream {
             Some(Inside::Creating(args, _)) => Some(*args),
             _ => None,
         }
+    }
+
+    /// Gives up the room that only a burst has needed.
+    pub fn shrink(&mut self) {
+        self.reconciler.shrink();
     }
 
     /// Pages that calls under way in the address space may have freed already.
@@ -425,7 +456,7 @@ impl Stream {
             // So has the whole process that had its number.
             self.tasks_of(child_pid).into_iter().for_each(|tid| self.vanished(at, tid));
         }
-        let child_space = if args.shares_memory() { space } else { self.new_space() };
+        let child_space = if args.shares_memory() { space } else { self.copy_of(space) };
         self.add(child, child_pid, child_space);
         if self.opaque.contains(&space) {
             self.opaque.insert(child_space);
@@ -501,6 +532,7 @@ impl Stream {
         let new = self.new_space();
         self.add(tid, pid, new);
         let NewImage { maps, start_brk, read_implies_exec, is_i386 } = image;
+        self.begins_break(new, start_brk);
         self.tell(new, at, tid, EventKind::Exec(Box::new(Exec { former, maps, start_brk, read_implies_exec })));
         if is_i386 {
             self.opaque.insert(new);

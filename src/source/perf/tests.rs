@@ -69,6 +69,29 @@ fn no_more_is_read_than_can_be_told() {
     assert_ne!(perf.last_round, 0, "and then it is read again");
 }
 
+/// What a burst has taken goes back to the system when it has been told, and not all the time.
+#[test]
+fn a_burst_is_given_back() {
+    let mut perf = perf();
+    let begin = monotonic_ns() - 1_000_000_000;
+    let mut trims_after = |bytes, is_told: bool| {
+        perf.last_trim = 0;
+        perf.sorter.push(munmap(begin, bytes));
+        perf.round();
+        perf.round();
+        while is_told && perf.advance() {}
+        perf.trim();
+        perf.last_trim == perf.last_round
+    };
+    assert!(trims_after(LITTLE_PENDING / 2, false));
+    assert!(!trims_after(LITTLE_PENDING, false));
+    assert!(trims_after(0, true));
+    let trimmed = perf.last_trim;
+    perf.round();
+    perf.trim();
+    assert_eq!(perf.last_trim, trimmed, "not as often as that");
+}
+
 fn fork(at: u64, parent: i32, child: i32) -> Record {
     let what = What::Fork { child: Tid(child), child_pid: Pid(child) };
     Record { at, tid: Tid(parent), pid: Pid(parent), what }
@@ -177,7 +200,7 @@ fn a_reader_that_has_executed_shows_another_address_space() {
         let (mut perf, space) = with_child();
         let (read_from, read_until) = (begin + 100, begin + 200);
         let (tid, reading_of_look) = (Tid(MAIN), reading.clone());
-        perf.looks.push_back(Look { tid, space, read_from, read_until, reading: reading_of_look, tasks: None });
+        perf.looks.push_back(Look { tid, space, read_from, read_until, reading: reading_of_look, census: None });
         while !perf.looks.is_empty() {
             perf.round();
             while perf.advance() {}
@@ -191,6 +214,62 @@ fn a_reader_that_has_executed_shows_another_address_space() {
         while !matches!(perf.next(&control).unwrap(), Next::Quiet) {}
         assert_eq!(perf.maps(Tid(MAIN)).is_some(), is_shown, "{what:?} through {reader}");
     }
+}
+
+/// Records of execve may be lost, and processes' numbers begin again: what is read of an address space is read through the
+/// process whose it is.
+#[test]
+fn maps_are_read_through_the_process_whose_they_are() {
+    let mut sleep = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+    let (main, guest) = (Pid(sleep.id() as i32), Pid(nix::unistd::getpid().as_raw()));
+    let mut perf = Perf::new(main, Rings::none());
+    let space = perf.stream.new_space();
+    perf.stream.add(main.into(), main, space);
+    perf.stream.add(guest.into(), guest, space);
+    perf.last_census = u64::MAX;
+    perf.to_heal = true;
+    perf.start_looks();
+    perf.begin_closing();
+    let looks: Vec<Pid> = perf.looks.iter().map(|look| look.reading.reader).collect();
+    let pictures: Vec<Pid> =
+        perf.closing.iter().flat_map(|closing| closing.pictures.values()).map(|one| one.reading.reader).collect();
+    sleep.kill().unwrap();
+    sleep.wait().unwrap();
+    assert_eq!((looks, pictures), (vec![main; 2], vec![main]));
+}
+
+/// Where the record of an execve was lost, the threads that it has killed have not ended by themselves: that the process runs
+/// another program shows by where its break began.
+#[test]
+fn an_execve_that_was_lost() {
+    let mut sleep = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+    let pid = Pid(sleep.id() as i32);
+    let is_sleep = |vma: &Vma| vma.name.ends_with(b"/sleep");
+    while !procfs::maps::read(pid.into()).unwrap().iter().any(is_sleep) {
+        std::thread::yield_now();
+    }
+    let start_brk = procfs::task::start_brk(pid.into()).unwrap();
+    for (known, is_another) in [(Some(start_brk), false), (None, false), (Some(Addr(start_brk.0 + 4096)), true)] {
+        let mut perf = Perf::new(pid, Rings::none());
+        let space = perf.stream.new_space();
+        perf.stream.begins_break(space, known);
+        perf.stream.add(pid.into(), pid, space);
+        perf.stream.add(Tid(i32::MAX - 1), pid, space);
+        perf.last_census = u64::MAX;
+        perf.to_heal = true;
+        perf.start_looks();
+        while !perf.looks.is_empty() {
+            perf.round();
+            while perf.advance() {}
+        }
+        let told: Vec<EventKind> = std::iter::from_fn(|| perf.stream.pop()).map(|(event, _)| event.kind).collect();
+        let executed = |kind: &EventKind| matches!(kind, EventKind::Exec(exec) if exec.maps.iter().any(is_sleep));
+        assert_eq!(told.iter().any(executed), is_another, "{told:?}");
+        assert_eq!(told.iter().any(|kind| matches!(kind, EventKind::Ended(_))), !is_another, "{told:?}");
+        assert_eq!(perf.stream.tasks.keys().collect::<Vec<_>>(), [&Tid::from(pid)]);
+    }
+    sleep.kill().unwrap();
+    sleep.wait().unwrap();
 }
 
 /// What has happened before the picture of a running process was taken says who is in its address space, and nobody else is
@@ -223,6 +302,31 @@ fn who_has_another_address_space_before_the_picture_is_not_followed() {
     }
 }
 
+/// What was kept of the program that the process ran before the picture was taken is not kept for the new one.
+#[test]
+fn memory_of_the_program_before_the_picture_is_let_go() {
+    let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+    let pid = Pid(child.id() as i32);
+    let mut perf = Perf::new(pid, Rings::none());
+    let space = perf.stream.new_space();
+    perf.stream.add(pid.into(), pid, space);
+    // Its libraries may have to be mapped first.
+    while perf.kept.is_empty() {
+        perf.keep(pid, &[pid.into()]);
+    }
+    // So that nothing else is kept instead.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let at = monotonic_ns();
+    let what = What::Executed { by_leader: true, is_i386: false };
+    perf.sorter.push(Record { at, tid: pid.into(), pid, what });
+    while perf.sorter.horizon() <= at {
+        perf.round();
+    }
+    perf.catch_up(at, space);
+    assert!(perf.kept.is_empty());
+}
+
 /// Of a program that was gone before anybody looked nothing was read, so nothing has to be waited for: where programs are
 /// executed all the time, a round for each is more than there is time for.
 #[test]
@@ -237,27 +341,63 @@ fn what_was_not_seen_is_not_waited_for() {
     assert!(matches!(perf.stream.pop(), Some((Event { kind: EventKind::Exec(_), .. }, _))));
 }
 
+/// A call of MAIN's that unmaps these pages.
+fn unmap(at: u64, point: Point, range: Range) -> Record {
+    let registers = libc::user_regs_struct {
+        rdi: range.start().0,
+        rsi: range.bytes(),
+        orig_rax: libc::SYS_munmap as u64,
+        ..record::no_registers()
+    };
+    let snapshot = Snapshot { registers, stack: Box::default() };
+    let what = What::CallWithStack(point, Box::new(snapshot));
+    Record { what, ..munmap(at, 0) }
+}
+
 /// A picture that is one of many may be older than the end of the last reading: what is told after it was taken may not be in
-/// it.
+/// it. What returns after the last reading, or has not returned, may be in it.
 #[test]
-fn a_picture_is_unsure_from_its_own_reading_on() {
+fn pictures_are_unsure_where_calls_are_under_way() {
     let at = monotonic_ns() - 1_000_000_000;
-    let unmapped = Range::of_len(Addr(0x1000), 0x2000).unwrap();
-    for (read_from, unsure) in [(at - 1, vec![unmapped]), (at + 1, vec![])] {
+    let range = Range::of_len(Addr(0x1000), 0x2000).unwrap();
+    let (enter, exit) = (Point::Enter(Followed::Munmap), Point::Exit(Followed::Munmap));
+    let [before, early, late, after] = [at - 10, at + 10, at + 90, at + 110];
+    for (calls, read_from, is_unsure) in [
+        (&[(exit, early)][..], before, true),
+        (&[(exit, early)], late, false),
+        (&[(enter, before), (exit, early)], late, false),
+        (&[(exit, after)], late, true),
+        (&[(enter, early)], late, true),
+    ] {
         let mut perf = perf();
         let (_, space) = perf.stream.place_of(Tid(MAIN)).unwrap();
-        let registers =
-            libc::user_regs_struct { rdi: unmapped.start().0, rsi: unmapped.bytes(), ..record::no_registers() };
-        let snapshot = Snapshot { registers, stack: Box::default() };
-        let what = What::CallWithStack(Point::Exit(Followed::Munmap), Box::new(snapshot));
-        perf.sorter.push(Record { what, ..munmap(at, 0) });
+        for (point, at) in calls {
+            perf.sorter.push(unmap(*at, *point, range));
+        }
         let reading = look::Reading { maps: Box::default(), reader: Pid(MAIN) };
         let pictures = [(space, look::Picture { read_from, reading, unsure: Vec::new() })].into();
         perf.closing = Some(Closing { read_until: at + 100, pictures, attempts: 0, complete: false });
         perf.round();
         perf.round();
         while perf.advance() {}
-        assert_eq!(perf.unsure(Tid(MAIN)), unsure);
+        assert!(perf.is_closed());
+        assert_eq!(perf.unsure(Tid(MAIN)).contains(&range), is_unsure, "{calls:?}, read from {read_from}");
+    }
+}
+
+/// What is read when the last pictures have been taken would be ahead of what is told before they are compared.
+#[test]
+fn nothing_is_looked_at_after_the_last_pictures() {
+    let own = nix::unistd::getpid().as_raw();
+    for (is_closing, looks) in [(false, 1), (true, 0)] {
+        let mut perf = Perf::new(Pid(own), Rings::none());
+        let space = perf.stream.new_space();
+        perf.stream.add(Tid(own), Pid(own), space);
+        perf.wanted.push(Tid(own));
+        let closing = Closing { read_until: u64::MAX, pictures: HashMap::new(), attempts: 0, complete: false };
+        perf.closing = is_closing.then_some(closing);
+        perf.start_looks();
+        assert_eq!(perf.looks.len(), looks);
     }
 }
 
@@ -271,13 +411,19 @@ fn nothing_is_told_before_all_rings_are_there() {
     assert_eq!(taken_in(&mut perf), [(0, Pid(MAIN)), (100, Pid(MAIN))]);
 }
 
-/// Where records were lost at the very end, the model is put right and compared with a later picture, unless that has been tried
-/// too often.
+/// Where records were lost at the very end, or their order is in doubt, the model is put right and compared with a later
+/// picture, unless that has been tried too often.
 #[test]
 fn what_was_lost_last_is_put_right_before_it_is_compared() {
     let control = Control::new(Manners::Attached);
     let own = nix::unistd::getpid().as_raw();
-    for (is_lost, attempts, put_right) in [(false, 0, 0), (true, 0, 1), (true, look::MOST_ATTEMPTS, 1)] {
+    for (is_lost, is_doubtful, attempts, maps_told, heals) in [
+        (false, false, 0, 0, 0),
+        (true, false, 0, 1, 1),
+        (false, true, 0, 1, 0),
+        (true, false, look::MOST_ATTEMPTS, 1, 1),
+        (true, true, look::MOST_ATTEMPTS + 1, 0, 0),
+    ] {
         let mut perf = Perf::new(Pid(own), Rings::none());
         let space = perf.stream.new_space();
         perf.stream.add(Tid(own), Pid(own), space);
@@ -286,6 +432,7 @@ fn what_was_lost_last_is_put_right_before_it_is_compared() {
         if is_lost {
             perf.sorter.push(Record { at, what: What::Lost(3), tid: Tid(own), pid: Pid(own) });
         }
+        perf.wanted.extend(is_doubtful.then_some(Tid(own)));
         let reading = look::Reading { maps: procfs::maps::read(Tid(own)).unwrap(), reader: Pid(own) };
         let pictures = [(space, look::Picture { read_from: at, reading, unsure: Vec::new() })].into();
         perf.closing = Some(Closing { read_until: at + 1, pictures, attempts, complete: false });
@@ -293,10 +440,10 @@ fn what_was_lost_last_is_put_right_before_it_is_compared() {
         while let Next::Event(event) = perf.next(&control).unwrap() {
             maps += u64::from(matches!(event.kind, EventKind::Maps(_)));
         }
-        assert_eq!((maps, perf.heals), (put_right, put_right));
+        assert_eq!((maps, perf.heals), (maps_told, heals));
         let is_later = perf.closing.as_ref().is_some_and(|closing| closing.read_until > at + 1);
         let is_tried = attempts < look::MOST_ATTEMPTS;
-        assert_eq!((perf.maps(Tid(own)).is_some(), is_later), (true, is_lost && is_tried));
+        assert_eq!((perf.maps(Tid(own)).is_some(), is_later), (true, (is_lost || is_doubtful) && is_tried));
     }
 }
 
@@ -316,4 +463,24 @@ fn images_of_strangers_are_forgotten() {
         perf.round();
     }
     assert_eq!(perf.images.keys().collect::<Vec<_>>(), [&Pid(MAIN)]);
+}
+
+/// Maps that are told settle what was doubtful about their address space before, and nothing about another one.
+#[test]
+fn a_look_settles_the_doubts_before_it() {
+    const OTHER: i32 = MAIN + 1;
+    let mut perf = perf();
+    perf.last_census = u64::MAX;
+    let (_, space) = perf.stream.place_of(Tid(MAIN)).unwrap();
+    let others = perf.stream.new_space();
+    perf.stream.add(Tid(OTHER), Pid(OTHER), others);
+    perf.wanted = vec![Tid(OTHER), Tid(MAIN)];
+    let maps = procfs::maps::read(crate::sys::own_tid()).unwrap();
+    let reading = look::Reading { maps, reader: Pid(MAIN) };
+    perf.looks.push_back(Look { tid: Tid(MAIN), space, read_from: 1, read_until: 2, reading, census: None });
+    while !perf.looks.is_empty() {
+        perf.round();
+        while perf.advance() {}
+    }
+    assert_eq!(perf.wanted, [Tid(OTHER)]);
 }

@@ -30,7 +30,7 @@ impl Stream {
         let Some((of, space)) = self.place_of(relative) else { return };
         let args = unseen_clone(of == pid, tid, relative);
         self.vacate(at, tid);
-        let space_of_child = if args.shares_memory() { space } else { self.new_space() };
+        let space_of_child = if args.shares_memory() { space } else { self.copy_of(space) };
         self.add_found(tid, pid, space_of_child);
         self.tell(space, at, relative, EventKind::Born(Birth { child: tid, pid, args, function: None }));
     }
