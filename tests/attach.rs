@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::process::{Process, command, run};
 use common::testprogs::{start, testprog};
-use common::vmtrace::{Report, VMTRACE, attach, reports, vmtrace};
+use common::vmtrace::{Attached, Report, VMTRACE, attach, reports, vmtrace};
 use common::{need, proc, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -324,6 +324,51 @@ fn inside_vfork() {
     let ended = target.end().expect_code(0);
     assert_eq!(ended.errors(), "");
     assert_eq!(attached.end().at("/target/exit/code"), 0);
+}
+
+/// Threads of which one is in an unmapping that lasts, and the others have overtaken it, a while ago.
+fn overtaken(unmapping: &str) -> (Process, Attached) {
+    let mut target = start("overtaken", &[unmapping]);
+    let attached = attach(target.pid(), &["--verify=1", "--min-confidence=possible"]).await_following();
+    target.write(b"\n");
+    target.await_output("overtaken\n");
+    (target, attached)
+}
+
+#[track_caller]
+fn expect_order_lost(report: &Report) {
+    let notes = report.at("/notes").to_string();
+    assert!(notes.contains("the order of mapping calls was lost"), "{notes}");
+}
+
+/// Behind an unmapping that lasts the others go on, in whatever order; when it has returned the order is known again.
+#[test]
+fn overtaken_for_a_while() {
+    let (target, attached) = overtaken("returns");
+    let before = attached.report_now();
+    wait_for("the order is known", || {
+        let checks = |report: &Report| report.number("/verify/checks");
+        checks(&attached.report_now()) > checks(&before) + 1000
+    });
+    target.end().expect_code(0);
+    let report = attached.end();
+    report.expect_verified("overtaken", "");
+    report.expect_clean("overtaken");
+    expect_order_lost(&report);
+}
+
+/// It does not return before vmtrace leaves, or the program ends: the model is the kernel's then all the same.
+#[test]
+fn overtaken_until_the_end() {
+    let (target, attached) = overtaken("stays");
+    let report = attached.stop(Signal::SIGINT);
+    expect_left_alive(&report);
+    report.expect_clean("left in the middle");
+    expect_order_lost(&report);
+    target.end().expect_code(0);
+    let (target, attached) = overtaken("stays");
+    target.end().expect_code(0);
+    attached.end().expect_clean("until the end");
 }
 
 /// Reports as of now, for SIGUSR1 and at an interval, each complete, and following goes on.

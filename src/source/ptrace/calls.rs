@@ -1,5 +1,7 @@
 //! From a stop in a system call to an event: the entry, where a call may have to wait, and the exit, where it is read.
 
+use std::time::Instant;
+
 use nix::errno::Errno;
 
 use super::decode::{self, Abi, Arguments, Followed};
@@ -70,7 +72,7 @@ impl Ptrace {
         let Some(tracee) = self.tracees.get_mut(&tid) else { return };
         tracee.inside = Some(Inside { abi, followed, exec, untraced });
         let Some(gate) = self.gates.get_mut(&tracee.gate) else { return };
-        if !serial || gate.enter(tid) {
+        if !serial || gate.enter(tid, Instant::now()) {
             self.proceed(tid);
         } else {
             tracee.held = true;
@@ -87,13 +89,16 @@ impl Ptrace {
     pub(super) fn proceed(&mut self, tid: Tid) {
         let Some(tracee) = self.tracees.get_mut(&tid) else { return };
         tracee.held = false;
+        let gate = tracee.gate;
         match tracee.inside {
             Some(Inside { abi, followed: Followed::ExitGroup, .. }) => {
                 tracee.inside = None;
+                self.look_if_overlapped(gate);
                 self.say_exiting(tid, abi, ExitScope::Group);
                 self.after.push_back(After::Resume(tid));
             }
             Some(Inside { exec: Some(_), .. }) if matches!(self.phase, Phase::Following) => {
+                self.look_if_overlapped(gate);
                 self.tell(tid, EventKind::Executing);
                 self.after.push_back(After::Resume(tid));
             }
@@ -190,4 +195,38 @@ fn change_clone_flags(tid: Tid, abi: Abi, followed: Followed, change: impl Fn(u6
     }
     let flags = u64::from_ne_bytes(flags);
     flags != change(flags) && memory.is_writable_at_once(at) && sys::write_word(tid, at, change(flags)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::source::ptrace::Follow;
+    use crate::units::Pid;
+
+    /// An address space is judged when its process calls exit_group or execve: where calls have overtaken one that blocks, by
+    /// the kernel's maps.
+    #[test]
+    fn the_maps_are_looked_at_before_the_end() {
+        let main = Pid(std::process::id() as i32);
+        let exec = Call::Execve { path: Addr(0), argv: Addr(0), envp: Addr(0) };
+        for (followed, exec) in [(Followed::ExitGroup, None), (Followed::Execve, Some(exec))] {
+            for overlaps in [false, true] {
+                let mut source = Ptrace::new(main, false, Follow::Memory, Phase::Following);
+                let (id, now) = (source.new_gate(), Instant::now());
+                source.add_child(main.into(), main, Some(id));
+                let gate = source.gates.get_mut(&id).unwrap();
+                gate.enter(Tid(-1), now);
+                if overlaps {
+                    gate.enter(Tid(-2), now + Duration::from_secs(1));
+                }
+                let tracee = source.tracees.get_mut(&Tid::from(main)).unwrap();
+                tracee.inside = Some(Inside { abi: Abi::X86_64, followed, exec, untraced: false });
+                source.proceed(main.into());
+                let looks = source.events.front().is_some_and(|event| matches!(event.kind, EventKind::Maps(_)));
+                assert_eq!(looks, overlaps, "{followed:?}: {:?}", source.events);
+            }
+        }
+    }
 }

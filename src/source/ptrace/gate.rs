@@ -4,8 +4,9 @@
 //! threads that map and unmap, one mmap in twenty returns pages that another's munmap, not reported yet, has freed.
 //! So a task that is about to make such a call waits at its entry until the one before has been reported.
 //!
-//! A call can block for long (memory of a hung file system, a fault that another held thread would serve). Then the
-//! gate opens for all, and what has been mixed up is read from the kernel once the last of them has returned.
+//! A call can block for long (memory of a hung file system, a fault that another held thread would serve). As long as it
+//! does, others may go beside it; when it has returned they wait again, until the last of those that overlapped has, and what
+//! has been mixed up is read from the kernel.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -22,20 +23,12 @@ pub struct Gate {
     inside: Vec<(Tid, Instant)>,
     /// Tasks that are held at the entry of one, in order.
     held: VecDeque<Tid>,
-    mode: Mode,
+    /// Calls have been inside at the same time, and not all have returned yet: their order is not known.
+    overlapped: bool,
+    /// None may go in.
+    closed: bool,
     /// Tasks of the address space.
     pub members: u32,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Mode {
-    /// One at a time.
-    #[default]
-    Serial,
-    /// One has taken too long: all may go, and the order is lost.
-    Open,
-    /// None may go.
-    Closed,
 }
 
 /// What follows from a task's leaving.
@@ -50,26 +43,28 @@ pub enum Left {
 impl Gate {
     /// A gate that lets nobody in.
     pub fn closed() -> Gate {
-        Gate { mode: Mode::Closed, ..Gate::default() }
+        Gate { closed: true, ..Gate::default() }
     }
 
     /// A task wants to make a call that changes mappings: true if it may, otherwise it is to be held.
-    pub fn enter(&mut self, tid: Tid) -> bool {
-        let may = self.may_enter();
+    pub fn enter(&mut self, tid: Tid, now: Instant) -> bool {
+        let may = self.may_enter(now);
         if may {
-            self.inside.push((tid, Instant::now()));
+            self.let_in(tid, now);
         } else {
             self.held.push_back(tid);
         }
         may
     }
 
-    fn may_enter(&self) -> bool {
-        match self.mode {
-            Mode::Serial => self.inside.is_empty(),
-            Mode::Open => true,
-            Mode::Closed => false,
-        }
+    fn may_enter(&self, now: Instant) -> bool {
+        let blocks = |since: &Instant| now.duration_since(*since) > PATIENCE;
+        !self.closed && (self.inside.is_empty() || self.inside.iter().any(|(_, since)| blocks(since)))
+    }
+
+    fn let_in(&mut self, tid: Tid, now: Instant) {
+        self.overlapped |= !self.inside.is_empty();
+        self.inside.push((tid, now));
     }
 
     /// A task's call has returned, or the task is gone. None if it was not inside.
@@ -77,39 +72,30 @@ impl Gate {
         self.held.retain(|held| *held != tid);
         let position = self.inside.iter().position(|(inside, _)| *inside == tid)?;
         self.inside.swap_remove(position);
-        if self.mode == Mode::Open && self.inside.is_empty() {
-            self.mode = Mode::Serial;
+        if self.inside.is_empty() && self.forget_overlap() {
             return Some(Left::OrderLost);
         }
         Some(Left::InOrder)
     }
 
     /// The next held task that may go now. It is inside from here on.
-    pub fn admit(&mut self) -> Option<Tid> {
-        if !self.may_enter() {
+    pub fn admit(&mut self, now: Instant) -> Option<Tid> {
+        if !self.may_enter(now) {
             return None;
         }
         let tid = self.held.pop_front()?;
-        self.inside.push((tid, Instant::now()));
+        self.let_in(tid, now);
         Some(tid)
-    }
-
-    /// Opens for all if somebody has been held for too long.
-    pub fn lose_patience(&mut self, now: Instant) {
-        let late = self.inside.iter().any(|(_, since)| now.duration_since(*since) > PATIENCE);
-        if self.mode == Mode::Serial && !self.held.is_empty() && late {
-            self.mode = Mode::Open;
-        }
     }
 
     /// Lets nobody in any more.
     pub fn close(&mut self) {
-        self.mode = Mode::Closed;
+        self.closed = true;
     }
 
     /// Lets one in at a time, after it was closed.
     pub fn open(&mut self) {
-        self.mode = Mode::Serial;
+        self.closed = false;
     }
 
     /// Forgets who is inside or held: calls are not followed any more.
@@ -117,9 +103,19 @@ impl Gate {
         *self = Gate { members: self.members, ..Gate::default() };
     }
 
+    /// Whether calls have overlapped of which not all have returned.
+    pub fn has_overlap(&self) -> bool {
+        self.overlapped
+    }
+
+    /// The same; from here on they are taken to have been in order.
+    pub fn forget_overlap(&mut self) -> bool {
+        std::mem::take(&mut self.overlapped)
+    }
+
     /// Whether nobody but `tid` is inside, so that the model, brought up to date, can be compared with the kernel.
     pub fn is_settled(&self, tid: Option<Tid>) -> bool {
-        self.mode != Mode::Open && self.inside.iter().all(|(inside, _)| Some(*inside) == tid)
+        !self.overlapped && self.inside.iter().all(|(inside, _)| Some(*inside) == tid)
     }
 
     /// Whether somebody is held.
@@ -139,53 +135,81 @@ mod tests {
     /// Tasks go in one by one, in the order in which they came.
     #[test]
     fn one_at_a_time() {
-        let mut gate = Gate::default();
-        assert!(gate.enter(A));
-        assert!(!gate.enter(B));
-        assert!(!gate.enter(C));
-        assert_eq!(gate.admit(), None);
+        let (mut gate, now) = (Gate::default(), Instant::now());
+        assert!(gate.enter(A, now));
+        assert!(!gate.enter(B, now));
+        assert!(!gate.enter(C, now));
+        assert_eq!(gate.admit(now), None);
         assert_eq!(gate.leave(A), Some(Left::InOrder));
-        assert_eq!(gate.admit(), Some(B));
-        assert_eq!(gate.admit(), None);
+        assert_eq!(gate.admit(now), Some(B));
+        assert_eq!(gate.admit(now), None);
     }
 
     /// A task that dies while it is held is not let in.
     #[test]
     fn the_dead_are_forgotten() {
-        let mut gate = Gate::default();
-        assert!(gate.enter(A));
-        assert!(!gate.enter(B));
-        assert!(!gate.enter(C));
+        let (mut gate, now) = (Gate::default(), Instant::now());
+        assert!(gate.enter(A, now));
+        assert!(!gate.enter(B, now));
+        assert!(!gate.enter(C, now));
         assert_eq!(gate.leave(B), None);
         assert_eq!(gate.leave(A), Some(Left::InOrder));
-        assert_eq!(gate.admit(), Some(C));
+        assert_eq!(gate.admit(now), Some(C));
     }
 
-    /// Behind a call that blocks all go, and once the last has returned the kernel is asked.
+    /// Beside a call that blocks others go; once the last has returned the kernel is asked.
     #[test]
     fn patience_ends() {
-        let mut gate = Gate::default();
-        assert!(gate.enter(A));
-        assert!(!gate.enter(B));
-        gate.lose_patience(Instant::now());
-        assert_eq!(gate.admit(), None);
-        gate.lose_patience(Instant::now() + 2 * PATIENCE);
-        assert_eq!(gate.admit(), Some(B));
-        assert!(gate.enter(C));
+        let (mut gate, now) = (Gate::default(), Instant::now());
+        assert!(gate.enter(A, now));
+        assert!(!gate.enter(B, now));
+        assert_eq!(gate.admit(now + PATIENCE), None);
+        let later = now + 2 * PATIENCE;
+        assert_eq!(gate.admit(later), Some(B));
+        assert!(gate.enter(C, later));
         assert!(!gate.is_settled(Some(A)));
         assert_eq!(gate.leave(B), Some(Left::InOrder));
         assert_eq!(gate.leave(C), Some(Left::InOrder));
+        assert!(!gate.is_settled(Some(A)));
         assert_eq!(gate.leave(A), Some(Left::OrderLost));
         assert!(gate.is_settled(None));
+    }
+
+    /// When the call has returned that others did not have to wait for, one at a time goes again, however many there are.
+    #[test]
+    fn patience_comes_back() {
+        let (mut gate, now) = (Gate::default(), Instant::now());
+        assert!(gate.enter(A, now));
+        let later = now + 2 * PATIENCE;
+        assert!(gate.enter(B, later));
+        assert_eq!(gate.leave(A), Some(Left::InOrder));
+        assert!(!gate.enter(A, later));
+        assert!(!gate.enter(C, later));
+        assert_eq!(gate.leave(B), Some(Left::OrderLost));
+        assert_eq!(gate.admit(later), Some(A));
+        assert!(gate.is_settled(Some(A)));
+        assert_eq!(gate.admit(later), None);
     }
 
     /// While it is closed nobody goes in.
     #[test]
     fn closed_and_opened_again() {
-        let mut gate = Gate::closed();
-        assert!(!gate.enter(A));
-        assert_eq!(gate.admit(), None);
+        let (mut gate, now) = (Gate::closed(), Instant::now());
+        assert!(!gate.enter(A, now));
+        assert_eq!(gate.admit(now), None);
         gate.open();
-        assert_eq!(gate.admit(), Some(A));
+        assert_eq!(gate.admit(now), Some(A));
+    }
+
+    /// That the order was lost is not forgotten when it is closed.
+    #[test]
+    fn closed_while_calls_overlap() {
+        let (mut gate, now) = (Gate::default(), Instant::now());
+        assert!(gate.enter(A, now));
+        assert!(gate.enter(B, now + 2 * PATIENCE));
+        gate.close();
+        assert!(!gate.enter(C, now + 2 * PATIENCE));
+        assert_eq!(gate.leave(A), Some(Left::InOrder));
+        assert_eq!(gate.leave(B), Some(Left::OrderLost));
     }
 }

@@ -421,10 +421,33 @@ impl Ptrace {
                 }
             }
             After::Grant(gate) => {
-                while let Some(tid) = self.gates.get_mut(&gate).and_then(Gate::admit) {
+                while let Some(tid) = self.admit(gate) {
                     self.proceed(tid);
                 }
             }
+        }
+    }
+
+    fn admit(&mut self, gate: GateId) -> Option<Tid> {
+        self.gates.get_mut(&gate).filter(|gate| gate.holds())?.admit(Instant::now())
+    }
+
+    /// Looks once more at the end, where calls that block have been overtaken; false if there are none.
+    fn look_at_overlapped(&mut self) -> bool {
+        let overlapped: Vec<GateId> =
+            self.gates.iter_mut().filter_map(|(id, gate)| gate.forget_overlap().then_some(*id)).collect();
+        for gate in &overlapped {
+            self.overlaps += 1;
+            self.look_at_maps(*gate, None);
+        }
+        !overlapped.is_empty()
+    }
+
+    /// An address space is about to be judged, and a call that blocks has been overtaken in it: the order of calls is not
+    /// known, the maps are.
+    fn look_if_overlapped(&mut self, gate: GateId) {
+        if self.gates.get(&gate).is_some_and(Gate::has_overlap) {
+            self.look_at_maps(gate, None);
         }
     }
 
@@ -502,6 +525,9 @@ impl Source for Ptrace {
                 return Ok(Next::Woken);
             }
             if self.is_quiet() {
+                if self.look_at_overlapped() {
+                    continue;
+                }
                 return Ok(Next::Quiet);
             }
             control.watch_held(self.needs_watching());
@@ -561,9 +587,6 @@ impl Source for Ptrace {
 
     fn look_after_held(&mut self) {
         let now = Instant::now();
-        for gate in self.gates.values_mut() {
-            gate.lose_patience(now);
-        }
         self.after.extend(self.gates.iter().filter(|(_, gate)| gate.holds()).map(|(id, _)| After::Grant(*id)));
         self.adopt_strays(now);
         self.excuse_unstoppable(now);
