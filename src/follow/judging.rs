@@ -114,9 +114,14 @@ impl Follower<'_> {
                         ASAN_OPTIONS=detect_leaks=0 for it";
             diagnosis.notes.push(Note::incomplete(Some(pid), 1, text.to_owned()));
         }
-        if let (true, Some(Err(why))) = (space.was_attached, &asked) {
-            let text = format!("threads that ended before vmtrace came, and were never joined, cannot be seen: {why}");
-            diagnosis.notes.push(Note::incomplete(Some(pid), 0, text));
+        if let Some(Err(why)) = &asked {
+            let unknown = match (why, space.was_attached) {
+                (Unavailable::Gone, _) => Some("what its threads have left is known by system calls alone"),
+                (_, true) => Some("threads that ended before vmtrace came, and were never joined, cannot be seen"),
+                (_, false) => None,
+            };
+            let note = unknown.map(|unknown| Note::incomplete(Some(pid), 0, format!("{unknown}: {why}")));
+            diagnosis.notes.extend(note);
         }
         if let Some(tid) = reader.filter(|_| !diagnosis.findings.is_empty()) {
             self.measure(&mut diagnosis.findings, tid);

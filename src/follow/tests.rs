@@ -16,6 +16,7 @@ struct Scripted {
     told: VecDeque<Told>,
     maps: Box<[Vma]>,
     captured: CallStacks,
+    unavailable: Option<Unavailable>,
     /// How often it was asked for its sizes, which is what it says that these are.
     asked: u64,
 }
@@ -32,7 +33,7 @@ impl Target for Scripted {
     }
 
     fn library(&mut self, _: &Model, _: SpaceId, _: Tid) -> Option<Result<Library, Unavailable>> {
-        None
+        self.unavailable.clone().map(Err)
     }
 
     fn resident(&mut self, _: Tid, _: &[Finding]) -> Option<Vec<u64>> {
@@ -108,7 +109,9 @@ fn follow(events: Vec<EventKind>, then: Vec<Told>) -> (Seen, Draft) {
     };
     let event = |kind| Told::Event(Event { at: Time::default(), tid: Tid(MAIN + 1), call_stack: None, kind });
     let told = [EventKind::Attached(Box::new(attached))].into_iter().chain(events).map(event).chain(then).collect();
-    let mut target = Scripted { told, maps: [mapping(0x90000)].into(), captured: CallStacks::default(), asked: 0 };
+    let maps = [mapping(0x90000)].into();
+    let unavailable = Some(Unavailable::Gone);
+    let mut target = Scripted { told, maps, captured: CallStacks::default(), unavailable, asked: 0 };
     let options = Options {
         mode: Mode::Attach,
         command: Vec::new(),
@@ -163,4 +166,13 @@ fn execve_is_under_way_when_a_report_is_asked_for() {
         let seen: Vec<Option<u64>> = seen.reports.iter().map(|draft| draft.report.memory.virtual_bytes).collect();
         assert_eq!(seen, sizes.map(Some));
     }
+}
+
+/// That nobody could be asked for the thread lists is said.
+#[test]
+fn the_process_was_gone() {
+    let (_, draft) = follow(vec![], vec![Told::Quiet(Time::default())]);
+    let notes: Vec<(NoteKind, &str)> = draft.report.notes.iter().map(|note| (note.kind, note.text.as_str())).collect();
+    let text = "what its threads have left is known by system calls alone: the process was gone before its memory could be read";
+    assert_eq!(notes, [(NoteKind::Incomplete, text)]);
 }

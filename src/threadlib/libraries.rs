@@ -39,13 +39,15 @@ impl Libraries {
             return None;
         }
         let anchors = || model.tasks_of(id).filter_map(|(_, task)| task.anchor);
-        Some(match self.glibc(id, reader) {
+        let lists = match self.glibc(id, reader) {
             Ok(located) => located.read(reader),
             Err(_) if anchors().chain(ended(model.space(id)?)).any(|thread| musl::is_here(reader, thread)) => {
                 Ok(read_musl(reader, anchors()))
             }
             Err(why) => Err(why.clone()),
-        })
+        };
+        // That there was no memory says nothing about what was in it.
+        Some(lists.map_err(|why| if reader.is_gone() { Unavailable::Gone } else { why }))
     }
 
     /// The function of the thread that has this descriptor, as glibc's pthread_create was given it.
@@ -117,6 +119,15 @@ impl Reader<'_> {
             Some(held) => held.maps_through(self.tid),
             None => procfs::maps::read(self.tid).unwrap_or_default().into(),
         }
+    }
+
+    /// Whether there is no memory any more, and nothing is held of it.
+    fn is_gone(&self) -> bool {
+        self.held.is_none()
+            && match procfs::maps::read(self.tid) {
+                Ok(maps) => maps.is_empty(),
+                Err(error) => [Some(libc::ENOENT), Some(libc::ESRCH)].contains(&error.raw_os_error()),
+            }
     }
 }
 

@@ -159,6 +159,9 @@ pub enum Unavailable {
     /// A list was never seen whole.
     #[error("the thread lists were being changed, or are damaged, each time that they were looked at")]
     Inconsistent,
+    /// Whoever was to be asked had ended.
+    #[error("the process was gone before its memory could be read")]
+    Gone,
 }
 
 /// The memory of a process, as far as the lists need it.

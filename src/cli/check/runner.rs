@@ -15,6 +15,7 @@ use super::process::{Group, Interrupt, Output, Scratch, Stopped, Watch};
 use crate::cli::manifest::{By, Case, ExpectedExit, Mode, Way};
 use crate::report::notation::signal_name;
 use crate::report::words::duration;
+use crate::threadlib::Unavailable;
 
 /// What a build may take.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(600);
@@ -22,6 +23,10 @@ const BUILD_TIMEOUT: Duration = Duration::from_secs(600);
 /// Between the kernel's word that vmtrace traces the leader and the moment that the program goes on: vmtrace is still
 /// looking for more threads then.
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// By perf events nobody waits for vmtrace: where the report of a run that failed says itself that vmtrace came too late for a
+/// process, the case is run again, so often at most in all.
+const MOST_RUNS: usize = 3;
 
 /// What came of one run of a case.
 #[derive(Debug, Default)]
@@ -34,6 +39,8 @@ pub(super) struct Outcome {
     pub output: Vec<String>,
     /// How long it ran, without the build.
     pub took: Duration,
+    /// The report says that a process was gone before vmtrace could look at it.
+    late: bool,
 }
 
 /// What all runs have in common.
@@ -58,6 +65,17 @@ impl Runner<'_> {
         if let Some(failed) = case.build.as_ref().map(|build| self.build(build)).transpose()?.flatten() {
             return Ok(failed);
         }
+        let mut outcome = self.run_once(case, way)?;
+        for _ in 1..MOST_RUNS {
+            if way.by != By::Perf || !outcome.late || outcome.problems.is_empty() {
+                break;
+            }
+            outcome = self.run_once(case, way)?;
+        }
+        Ok(outcome)
+    }
+
+    fn run_once(&self, case: &Case, way: Way) -> Result<Outcome, Stopped> {
         let started = Instant::now();
         let output = self.scratch.output()?;
         let watch = Watch::new(case.timeout, &self.interrupt);
@@ -273,7 +291,8 @@ fn judged(case: &Case, report: &Path, ended: &str) -> Outcome {
     if case.verify.is_some() {
         problems.extend(unverified(&report["verify"]));
     }
-    Outcome { problems, findings: Some(findings.len()), ..Outcome::default() }
+    let late = says_late(&report["notes"]);
+    Outcome { problems, findings: Some(findings.len()), late, ..Outcome::default() }
 }
 
 fn told(failure: Failure) -> Vec<String> {
@@ -301,6 +320,13 @@ fn missing_notes(case: &Case, found: &Value) -> Vec<String> {
     let kinds: Vec<&str> = found.iter().filter_map(|note| note["kind"].as_str()).collect();
     let kinds = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
     missing.map(|note| format!("note: expected {note}, found {kinds}")).collect()
+}
+
+/// Whether a process was gone before vmtrace could look at it.
+fn says_late(notes: &Value) -> bool {
+    let gone = Unavailable::Gone.to_string();
+    let says_so = |note: &Value| note["text"].as_str().is_some_and(|text| text.contains(&gone));
+    notes.as_array().is_some_and(|notes| notes.iter().any(says_so))
 }
 
 /// Whether the program ended otherwise than it should. Where its end was not seen, only an `exit` demands one.

@@ -190,3 +190,28 @@ fn the_table() {
     1 passed, 2 failed
     "#);
 }
+
+/// By perf events a run in which a process was gone too soon is tried again, not for ever, and no other.
+#[test]
+fn those_that_came_too_late_are_run_again() {
+    let late = REPORT.replace("\"kept\"", "\"alone: the process was gone before its memory could be read\"");
+    let wrong = late.replace("definite", "probable");
+    let case = "[[case]]\nname = 'a'\nverify = false\nexpect = [{ confidence = 'definite' }]\n";
+    let counted = format!("{case}run = ['sh', '-c', 'echo run >> runs']");
+    for (report, by, expected) in [
+        (&wrong, By::Perf, MOST_RUNS),
+        (&wrong, By::Ptrace, 1),
+        (&late, By::Perf, 1),
+        (&REPORT.replace("definite", "probable"), By::Perf, 1),
+    ] {
+        let (folder, manifest) = folder(report, &counted);
+        let outcome = runner(&manifest).run(&manifest.cases[0], Way { mode: Mode::Launch, by }).unwrap();
+        assert_eq!(outcome.problems.is_empty(), report.contains("definite"), "{:?}", outcome.problems);
+        assert_eq!(fs::read_to_string(folder.path().join("runs")).unwrap().lines().count(), expected);
+    }
+    let again = format!("{case}run = ['sh', '-c', 'test -e once && cp right.json report.json; touch once']");
+    let (folder, manifest) = folder(&wrong, &again);
+    fs::write(folder.path().join("right.json"), REPORT).unwrap();
+    let outcome = runner(&manifest).run(&manifest.cases[0], Way { mode: Mode::Launch, by: By::Perf }).unwrap();
+    assert_eq!(outcome.problems, [""; 0]);
+}
