@@ -142,6 +142,11 @@ pub fn goes_on(tid: Tid) -> bool {
     !matches!(stat_field(&text, 3), Some("Z" | "X")) && flags & PF_EXITING == 0 && pending & SIGKILL == 0
 }
 
+/// Whether a task sleeps in execve(2), as it does until its siblings have ended.
+pub fn sleeps_in_execve(tid: Tid) -> bool {
+    blocked_in(tid).is_some_and(|blocked| matches!(blocked.nr, libc::SYS_execve | libc::SYS_execveat))
+}
+
 /// How long a process has run, all threads together: fields 14 and 15 of proc_pid_stat(5), in hundredths of seconds.
 pub fn processor_time(pid: Pid) -> Option<Duration> {
     /// USER_HZ, the same on all machines that we know.

@@ -50,13 +50,16 @@ pub(super) struct Census {
     pub(super) pid: Pid,
     pub(super) tasks: HashSet<Tid>,
     pub(super) image: Image,
+    /// It ends, or is in the middle of execve: whoever is not among its tasks any more may have been killed by that.
+    pub(super) is_over: bool,
 }
 
 impl Census {
     fn read(pid: Pid) -> Census {
         let tasks = living(pid);
         let tid = tasks.iter().min().copied().unwrap_or(pid.into());
-        Census { pid, tasks, image: Image::read(tid, is_i386(tid), None) }
+        let is_over = !tasks.iter().any(|tid| task::goes_on(*tid)) || tasks.iter().copied().any(task::sleeps_in_execve);
+        Census { pid, tasks, image: Image::read(tid, is_i386(tid), None), is_over }
     }
 }
 
@@ -227,9 +230,11 @@ impl Perf {
     pub(super) fn tell_look(&mut self) -> bool {
         let Some(look) = self.looks.pop_front() else { return false };
         let Look { tid, space, read_from, read_until, reading: Reading { maps, reader }, census } = look;
-        if let Some(Census { pid, tasks, image }) = census {
+        if let Some(Census { pid, tasks, image, is_over }) = census {
             if self.has_executed_unseen(pid, &image) {
                 self.execute_unseen(pid, read_from, image);
+            } else if is_over {
+                self.stream.ends_as_a_whole(read_from, pid);
             }
             self.correct_tasks(tid, read_from, &tasks);
         }
@@ -255,6 +260,14 @@ impl Perf {
         let known = self.stream.start_brk(space);
         let is_another = image.new.start_brk.zip(known).is_some_and(|(now, known)| now != known);
         is_another && !image.new.maps.is_empty() && !self.executes(pid, image.read_until)
+    }
+
+    /// Whether a process is in execve at this moment, or runs another program than what was told says.
+    pub(super) fn has_left_program(&self, pid: Pid) -> bool {
+        let known = self.stream.place_of(pid.into()).and_then(|(_, space)| self.stream.start_brk(space));
+        let now = task::start_brk(pid.into());
+        now.zip(known).is_some_and(|(now, known)| now != known)
+            || task::threads(pid).unwrap_or_default().into_iter().any(task::sleeps_in_execve)
     }
 
     /// It has executed that one.
@@ -364,6 +377,9 @@ impl Perf {
             return false;
         }
         if self.to_heal {
+            if closing.attempts < MOST_ATTEMPTS {
+                self.skip_to_now();
+            }
             self.heal();
         }
         self.wanted.extend(std::iter::from_fn(|| self.stream.doubtful()));
@@ -378,6 +394,16 @@ impl Perf {
             *closing = Closing { attempts: closing.attempts, ..self.pictures() };
         }
         true
+    }
+
+    /// Nothing is told of what has happened until now: all is read anew, and where more is told than we can take in, catching up
+    /// would only lose more.
+    fn skip_to_now(&mut self) {
+        self.round();
+        self.since = monotonic_ns();
+        self.sorter.clear();
+        self.batch.clear();
+        self.stream.lost();
     }
 
     /// A record of something that happened before the last reading was at its end, and perhaps after this picture was taken.

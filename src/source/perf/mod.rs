@@ -292,7 +292,10 @@ impl Perf {
 
     /// A task has ended, for a reason that may not be in the records.
     fn take_end(&mut self, record: Record) {
-        if self.stream.ends_without_reason(record.tid).is_some_and(ends::goes_on) {
+        if let Some(pid) = self.stream.ends_without_reason(record.tid).filter(|pid| ends::goes_on(*pid)) {
+            if self.has_left_program(pid) {
+                self.stream.ends_as_a_whole(record.at, pid);
+            }
             self.stream.has_missed(record.tid);
         } else if let Some(pid) = self.stream.ends_unseen(record.tid) {
             self.see_end(pid);

@@ -37,6 +37,12 @@ impl Sorter {
         self.pending.shrink_to(FEW);
     }
 
+    /// Forgets all that has not been given.
+    pub fn clear(&mut self) {
+        self.pending.clear();
+        (self.bytes, self.sorted) = (0, 0);
+    }
+
     /// Takes a record of this round.
     pub fn push(&mut self, record: Record) {
         self.late |= record.at < self.given;

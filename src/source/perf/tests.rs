@@ -272,6 +272,36 @@ fn an_execve_that_was_lost() {
     sleep.wait().unwrap();
 }
 
+/// Where a process has gone unseen, its threads may have gone with it: it is judged as long as all are there. Those that have
+/// gone while it goes on have ended by themselves.
+#[test]
+fn an_end_that_was_lost() {
+    let mut sleep = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+    let pid = Pid(sleep.id() as i32);
+    for is_gone in [false, true] {
+        if is_gone {
+            sleep.kill().unwrap();
+            sleep.wait().unwrap();
+        }
+        let mut perf = Perf::new(pid, Rings::none());
+        let space = perf.stream.new_space();
+        perf.stream.add(pid.into(), pid, space);
+        perf.stream.add(Tid(i32::MAX - 1), pid, space);
+        perf.last_census = u64::MAX;
+        perf.to_heal = true;
+        perf.start_looks();
+        while !perf.looks.is_empty() {
+            perf.round();
+            while perf.advance() {}
+        }
+        let told: Vec<EventKind> = std::iter::from_fn(|| perf.stream.pop()).map(|(event, _)| event.kind).collect();
+        let judged = told.iter().position(|kind| matches!(kind, EventKind::GroupEnding { .. }));
+        assert_eq!(judged, is_gone.then_some(0), "{told:?}");
+        let ended = told.iter().filter(|kind| matches!(kind, EventKind::Ended(_))).count();
+        assert_eq!(ended, if is_gone { 2 } else { 1 }, "{told:?}");
+    }
+}
+
 /// What has happened before the picture of a running process was taken says who is in its address space, and nobody else is
 /// followed.
 #[test]
@@ -412,17 +442,18 @@ fn nothing_is_told_before_all_rings_are_there() {
 }
 
 /// Where records were lost at the very end, or their order is in doubt, the model is put right and compared with a later
-/// picture, unless that has been tried too often.
+/// picture, unless that has been tried too often. What has been called meanwhile is told then, but not where that might never
+/// end, because more is lost.
 #[test]
 fn what_was_lost_last_is_put_right_before_it_is_compared() {
     let control = Control::new(Manners::Attached);
     let own = nix::unistd::getpid().as_raw();
-    for (is_lost, is_doubtful, attempts, maps_told, heals) in [
-        (false, false, 0, 0, 0),
-        (true, false, 0, 1, 1),
-        (false, true, 0, 1, 0),
-        (true, false, look::MOST_ATTEMPTS, 1, 1),
-        (true, true, look::MOST_ATTEMPTS + 1, 0, 0),
+    for (is_lost, is_doubtful, attempts, maps_told, calls_told, heals) in [
+        (false, false, 0, 0, 0, 0),
+        (true, false, 0, 1, 0, 1),
+        (false, true, 0, 1, 1, 0),
+        (true, false, look::MOST_ATTEMPTS, 1, 0, 1),
+        (true, true, look::MOST_ATTEMPTS + 1, 0, 0, 0),
     ] {
         let mut perf = Perf::new(Pid(own), Rings::none());
         let space = perf.stream.new_space();
@@ -432,15 +463,17 @@ fn what_was_lost_last_is_put_right_before_it_is_compared() {
         if is_lost {
             perf.sorter.push(Record { at, what: What::Lost(3), tid: Tid(own), pid: Pid(own) });
         }
+        perf.sorter.push(Record { tid: Tid(own), pid: Pid(own), ..munmap(at + 2, 0) });
         perf.wanted.extend(is_doubtful.then_some(Tid(own)));
         let reading = look::Reading { maps: procfs::maps::read(Tid(own)).unwrap(), reader: Pid(own) };
         let pictures = [(space, look::Picture { read_from: at, reading, unsure: Vec::new() })].into();
         perf.closing = Some(Closing { read_until: at + 1, pictures, attempts, complete: false });
-        let mut maps = 0;
+        let (mut maps, mut calls) = (0, 0);
         while let Next::Event(event) = perf.next(&control).unwrap() {
             maps += u64::from(matches!(event.kind, EventKind::Maps(_)));
+            calls += u64::from(matches!(event.kind, EventKind::Syscall(_)));
         }
-        assert_eq!((maps, perf.heals), (maps_told, heals));
+        assert_eq!((maps, calls, perf.heals), (maps_told, calls_told, heals));
         let is_later = perf.closing.as_ref().is_some_and(|closing| closing.read_until > at + 1);
         let is_tried = attempts < look::MOST_ATTEMPTS;
         assert_eq!((perf.maps(Tid(own)).is_some(), is_later), (true, (is_lost || is_doubtful) && is_tried));

@@ -233,7 +233,7 @@ impl Ptrace {
         let Ptrace { tracees, .. } = self;
         let pid_of = |tid: &Tid| tracees.get(tid).map(|tracee| tracee.pid);
         let executing: HashSet<Pid> =
-            attaching.waiting.iter().filter(|tid| executes(**tid)).filter_map(pid_of).collect();
+            attaching.waiting.iter().filter(|tid| task::sleeps_in_execve(**tid)).filter_map(pid_of).collect();
         let is_waited_for = |tid: &mut Tid| pid_of(tid).is_some_and(|pid| executing.contains(&pid));
         let exiting = attaching.exiting.extract_if(.., is_waited_for).collect();
         self.exit_now(exiting);
@@ -394,13 +394,6 @@ fn sleeps_harmlessly(tid: Tid) -> bool {
     };
     use decode::Followed::{Clone, Clone3, Vfork};
     matches!(decode::followed(decode::Abi::X86_64, nr), None | Some(Clone | Clone3 | Vfork))
-}
-
-/// Whether a thread sleeps in execve: it waits for its siblings to end.
-fn executes(tid: Tid) -> bool {
-    let nr = task::blocked_in(tid).and_then(|blocked| u64::try_from(blocked.nr).ok());
-    let followed = nr.and_then(|nr| decode::followed(decode::Abi::X86_64, nr));
-    matches!(followed, Some(decode::Followed::Execve | decode::Followed::Execveat))
 }
 
 #[cfg(test)]

@@ -25,6 +25,16 @@ impl Stream {
         }
     }
 
+    /// A process comes to its end, or that of its program, and the reason is not in the records: those of its tasks that have
+    /// gone may have gone by that, and nothing says that they ended before.
+    pub fn ends_as_a_whole(&mut self, at: u64, pid: Pid) {
+        let lives = |tid: &Tid| self.tasks.get(tid).is_some_and(|task| !task.ended);
+        let Some(tid) = self.tasks_of(pid).into_iter().find(lives) else { return };
+        if let Some((_, space)) = self.place_of(tid) {
+            self.tell(space, at, tid, EventKind::GroupEnding { by_call: false });
+        }
+    }
+
     /// A task that the kernel has and we have not: only /proc can tell whose it is. Its stack stays unknown.
     fn adopt(&mut self, at: u64, tid: Tid, pid: Pid, relative: Tid) {
         let Some((of, space)) = self.place_of(relative) else { return };
