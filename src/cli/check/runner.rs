@@ -24,8 +24,8 @@ const BUILD_TIMEOUT: Duration = Duration::from_secs(600);
 /// looking for more threads then.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// By perf events nobody waits for vmtrace: where the report of a run that failed says itself that vmtrace came too late for a
-/// process, the case is run again, so often at most in all.
+/// By perf events nobody waits for vmtrace: where the report of a run that failed says itself that records were lost, or that
+/// vmtrace came too late for a process, the case is run again, so often at most in all.
 const MOST_RUNS: usize = 3;
 
 /// What came of one run of a case.
@@ -39,7 +39,7 @@ pub(super) struct Outcome {
     pub output: Vec<String>,
     /// How long it ran, without the build.
     pub took: Duration,
-    /// The report says that a process was gone before vmtrace could look at it.
+    /// The report says that vmtrace has missed something for which nobody waits.
     late: bool,
 }
 
@@ -291,7 +291,12 @@ fn judged(case: &Case, report: &Path, ended: &str) -> Outcome {
     if case.verify.is_some() {
         problems.extend(unverified(&report["verify"]));
     }
-    let late = says_late(&report["notes"]);
+    if !problems.is_empty() {
+        problems.extend(incomplete(&report["notes"]).map(|text| format!("the report says: {text}")));
+    }
+    let gone = Unavailable::Gone.to_string();
+    let late =
+        report["counts"]["lost"].as_u64() > Some(0) || incomplete(&report["notes"]).any(|text| text.contains(&gone));
     Outcome { problems, findings: Some(findings.len()), late, ..Outcome::default() }
 }
 
@@ -322,11 +327,10 @@ fn missing_notes(case: &Case, found: &Value) -> Vec<String> {
     missing.map(|note| format!("note: expected {note}, found {kinds}")).collect()
 }
 
-/// Whether a process was gone before vmtrace could look at it.
-fn says_late(notes: &Value) -> bool {
-    let gone = Unavailable::Gone.to_string();
-    let says_so = |note: &Value| note["text"].as_str().is_some_and(|text| text.contains(&gone));
-    notes.as_array().is_some_and(|notes| notes.iter().any(says_so))
+/// What a report says that could not be seen.
+fn incomplete(notes: &Value) -> impl Iterator<Item = &str> {
+    let notes = notes.as_array().into_iter().flatten().filter(|note| note["kind"] == "incomplete");
+    notes.filter_map(|note| note["text"].as_str())
 }
 
 /// Whether the program ended otherwise than it should. Where its end was not seen, only an `exit` demands one.

@@ -194,12 +194,15 @@ fn the_table() {
 /// By perf events a run in which a process was gone too soon is tried again, not for ever, and no other.
 #[test]
 fn those_that_came_too_late_are_run_again() {
-    let late = REPORT.replace("\"kept\"", "\"alone: the process was gone before its memory could be read\"");
+    let gone = "\"alone: the process was gone before its memory could be read\"";
+    let late = REPORT.replace("\"kept\"", gone).replace("stack-cache", "incomplete");
     let wrong = late.replace("definite", "probable");
     let case = "[[case]]\nname = 'a'\nverify = false\nexpect = [{ confidence = 'definite' }]\n";
+    let lost = r#""counts": {"lost": 3}, "findings""#;
     let counted = format!("{case}run = ['sh', '-c', 'echo run >> runs']");
     for (report, by, expected) in [
         (&wrong, By::Perf, MOST_RUNS),
+        (&REPORT.replace("definite", "probable").replace("\"findings\"", lost), By::Perf, MOST_RUNS),
         (&wrong, By::Ptrace, 1),
         (&late, By::Perf, 1),
         (&REPORT.replace("definite", "probable"), By::Perf, 1),
@@ -207,6 +210,9 @@ fn those_that_came_too_late_are_run_again() {
         let (folder, manifest) = folder(report, &counted);
         let outcome = runner(&manifest).run(&manifest.cases[0], Way { mode: Mode::Launch, by }).unwrap();
         assert_eq!(outcome.problems.is_empty(), report.contains("definite"), "{:?}", outcome.problems);
+        let says_why =
+            outcome.problems.iter().any(|problem| problem.starts_with("the report says: alone: the process was gone"));
+        assert_eq!(says_why, report == &wrong);
         assert_eq!(fs::read_to_string(folder.path().join("runs")).unwrap().lines().count(), expected);
     }
     let again = format!("{case}run = ['sh', '-c', 'test -e once && cp right.json report.json; touch once']");
