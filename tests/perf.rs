@@ -126,6 +126,32 @@ fn the_end_of_a_process_that_nobody_stops() {
     target.end().expect_code(0);
 }
 
+/// Threads of before the attach that end after it, unjoined, just before their process does, are found by the lists in its
+/// memory, which is held from the attach on.
+#[test]
+fn the_end_of_threads_that_were_there() {
+    let _alone = alone();
+    for (program, guard_bytes, region_bytes) in [
+        ("alive_at_attach", 0, 1_048_576),
+        ("alive_at_attach", 4096, 1_052_672),
+        ("alive_at_attach.musl", 4096, 1_056_768),
+    ] {
+        let mut target = start(program, &[&guard_bytes.to_string()]);
+        let vmtrace = attach(target.pid(), &["--verify"]);
+        report_now(&vmtrace).expect_clean("all threads live");
+        target.close_input();
+        target.end().expect_code(0);
+        let report = last_report(vmtrace);
+        expect_unharmed(&report);
+        let [finding] = report.findings() else {
+            panic!("one finding of {program}, but {:#}\n{:#}", report.at("/findings"), report.at("/notes"));
+        };
+        let facts = ["reason", "confidence", "regions", "region_bytes", "guard_bytes"].map(|key| finding[key].clone());
+        let expected = ["unjoined".into(), "definite".into(), 3.into(), region_bytes.into(), Value::from(guard_bytes)];
+        assert_eq!(facts, expected, "{program}");
+    }
+}
+
 /// A program's own stacks: what their threads ran, and where they were created and mapped.
 #[test]
 fn stacks_of_the_programs_own() {

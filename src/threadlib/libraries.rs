@@ -38,13 +38,19 @@ impl Libraries {
         if !has_question(model.space(id)?) {
             return None;
         }
+        let space = model.space(id)?;
         let anchors = || model.tasks_of(id).filter_map(|(_, task)| task.anchor);
         let lists = match self.glibc(id, reader) {
             Ok(located) => located.read(reader),
-            Err(_) if anchors().chain(ended(model.space(id)?)).any(|thread| musl::is_here(reader, thread)) => {
+            Err(_) if anchors().chain(ended(space)).any(|thread| musl::is_here(reader, thread)) => {
                 Ok(read_musl(reader, anchors()))
             }
-            Err(why) => Err(why.clone()),
+            // Where nobody stops threads, the thread-local storage of those from before the attach is not known. Descriptors
+            // of musl's that have ended speak for themselves.
+            Err(why) => {
+                let musl = space.was_attached.then(|| read_musl(reader, anchors()));
+                musl.filter(|lists| !lists.threads.is_empty()).ok_or_else(|| why.clone())
+            }
         };
         // That there was no memory says nothing about what was in it.
         Some(lists.map_err(|why| if reader.is_gone() { Unavailable::Gone } else { why }))

@@ -153,6 +153,10 @@ impl Perf {
     /// Lets go of processes that have ended and been judged, and of those that the keeper has seen and nobody follows: their
     /// forefather is followed, and has made them before.
     pub(super) fn release_ended(&mut self) {
+        // While the picture of an attach is taken, nobody is followed yet.
+        if self.stream.processes().next().is_none() {
+            return;
+        }
         let held = self.kept.keys().chain(self.images.keys());
         let mut ended: HashSet<Pid> = held.filter(|pid| !self.stream.knows(**pid)).copied().collect();
         let horizon = self.sorter.horizon();
