@@ -58,6 +58,9 @@ pub enum EventKind {
     Noticed(Pid),
     /// What the tasks of this address space do to it cannot be seen, from its beginning on: nothing can be said of it.
     Opaque,
+    /// Calls on this address space have been missed, or told in another order than that in which they were done: what maps
+    /// do not show, the break of brk(2), is not known any more.
+    OrderLost,
 }
 
 /// A process at the moment when all its threads had been attached to.

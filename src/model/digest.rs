@@ -123,6 +123,7 @@ fn short(bytes: &mut &[u8]) -> Option<Step> {
             return Some(Step { tid, after, kind });
         }
         13 => return Some(Step { tid, after, kind: EventKind::Noticed(Pid(i32::from(d % 3))) }),
+        14 if d % 8 == 0 => return Some(Step { tid, after, kind: EventKind::OrderLost }),
         14 => return Some(Step { tid, after, kind: EventKind::Maps(line.into_iter().collect()) }),
         _ => Call::Personality { persona: if c & 1 == 0 { 0 } else { crate::abi::READ_IMPLIES_EXEC } },
     };

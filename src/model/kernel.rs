@@ -107,9 +107,8 @@ impl AddressSpace {
         (self.has_unseen, self.has_undetachable) = (true, true);
         self.move_half(maps);
         self.take_over_untold(maps);
-        if let (true, Some(brk)) = (self.doubts_break(maps), &mut self.brk) {
-            // Then the next one is looked at.
-            brk.end = None;
+        if self.doubts_break(maps) {
+            self.forget_break();
         }
         // From the top down: what has grown is known by what lies above it.
         let mut position = CEILING;

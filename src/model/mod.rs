@@ -200,6 +200,11 @@ impl Model {
                 self.ended(event.tid, event.at, Exit::Code(0));
             }
             EventKind::Exec(exec) => self.exec(event, exec),
+            EventKind::OrderLost => {
+                if let Some(space) = self.space_of(event.tid).and_then(|id| self.spaces.get_mut(id)) {
+                    space.forget_break();
+                }
+            }
             EventKind::Maps(maps) => {
                 if let Some(id) = self.space_of(event.tid)
                     && let Some(space) = self.spaces.get_mut(id).filter(|space| !space.is_opaque)

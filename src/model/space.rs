@@ -403,6 +403,13 @@ impl AddressSpace {
         self.advise(from, |marks| *marks = marks.unguarded());
     }
 
+    /// Where the break is, is not known any more: after the next brk(2) the kernel has to be asked.
+    pub fn forget_break(&mut self) {
+        if let Some(brk) = &mut self.brk {
+            brk.end = None;
+        }
+    }
+
     /// brk(2) that has moved the break to `new`; false where the old one was not known.
     pub fn set_break(&mut self, new: Addr, prot: Prot) -> bool {
         let Some(brk) = &mut self.brk else {

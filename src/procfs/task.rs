@@ -142,6 +142,12 @@ pub fn goes_on(tid: Tid) -> bool {
     !matches!(stat_field(&text, 3), Some("Z" | "X")) && flags & PF_EXITING == 0 && pending & SIGKILL == 0
 }
 
+/// Whether a task runs, wants to, or sleeps, and has neither stopped nor ended: field 3 of proc_pid_stat(5).
+pub fn runs_or_sleeps(tid: Tid) -> bool {
+    let Ok(text) = super::read(tid, "stat") else { return false };
+    matches!(stat_field(&text, 3), Some("R" | "S" | "D"))
+}
+
 /// Whether a task sleeps in execve(2), as it does until its siblings have ended.
 pub fn sleeps_in_execve(tid: Tid) -> bool {
     blocked_in(tid).is_some_and(|blocked| matches!(blocked.nr, libc::SYS_execve | libc::SYS_execveat))
@@ -259,6 +265,26 @@ mod tests {
     }
 
     /// The effective ones are told, as a set of bits.
+    #[test]
+    fn running_stopped_and_ended() {
+        use nix::sys::signal::{Signal, kill};
+        let mut sleep = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let (pid, tid) = (nix::unistd::Pid::from_raw(sleep.id() as i32), Tid(sleep.id() as i32));
+        let await_state = |expected: fn(char) -> bool| {
+            while !status(tid).is_ok_and(|status| expected(status.state)) {
+                std::thread::yield_now();
+            }
+            runs_or_sleeps(tid)
+        };
+        assert!(await_state(|state| state == 'S'));
+        kill(pid, Signal::SIGSTOP).unwrap();
+        assert!(!await_state(|state| state == 'T'));
+        kill(pid, Signal::SIGKILL).unwrap();
+        assert!(!await_state(|state| state == 'Z'));
+        sleep.wait().unwrap();
+        assert!(!runs_or_sleeps(tid));
+    }
+
     #[test]
     fn capabilities() {
         let text = b"CapPrm:\t000001ffffffffff\nCapEff:\t0000000000080001\nCapBnd:\t000001ffffffffff\n";

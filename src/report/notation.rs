@@ -361,6 +361,7 @@ fn happened(kind: &EventKind, tid: Tid) -> String {
         }
         EventKind::Noticed(pid) => format!("--- noticed: a task of process {pid} ---"),
         EventKind::Opaque => "--- its system calls cannot be seen from here on ---".to_owned(),
+        EventKind::OrderLost => "--- calls were missed, or their order is not known ---".to_owned(),
         EventKind::Maps(maps) => format!("--- {} mappings ---", maps.len()),
         EventKind::LibraryStacks(stacks) => format!("--- {} stacks of the thread library ---", stacks.len()),
         EventKind::Limits(limits) => format!("--- {} ---", limits_in_use(limits)),

@@ -193,6 +193,9 @@ impl<P: Default> Space<P> {
 
     /// Remembers what later calls name only by its start.
     fn learn(&mut self, event: &Event) {
+        if matches!(event.kind, EventKind::OrderLost) {
+            self.brk = None;
+        }
         let EventKind::Syscall(Syscall { call, result: Ok(result), mapped }) = &event.kind else { return };
         match call {
             Call::Brk { .. } => self.brk = Some(Addr(*result)),
@@ -402,6 +405,22 @@ mod tests {
         story.returns(3, mmap(1), 0x32_000);
         story.returns(3, mmap(1), 0x8f_000);
         assert_eq!(story.told(), ["1 shmdt 0", "3 mmap 32000", "2 brk 8c000", "3 mmap 8f000"]);
+    }
+
+    /// Where calls were missed it is not known what a brk frees.
+    #[test]
+    fn a_break_that_is_not_known_any_more() {
+        for is_lost in [false, true] {
+            let mut story = Story::default();
+            story.returns(1, Call::Brk { addr: Addr(0) }, 0x90_000);
+            if is_lost {
+                let at = story.at();
+                let event = Event { at, tid: Tid(1), call_stack: None, kind: EventKind::OrderLost };
+                story.reconciler.push(1, event, ());
+            }
+            story.enter(2, Call::Brk { addr: Addr(0x8c_000) });
+            assert_eq!(story.reconciler.under_way(1).count(), usize::from(!is_lost));
+        }
     }
 
     /// Address spaces have nothing to do with each other.

@@ -101,6 +101,25 @@ fn the_break_is_doubted() {
     }
 }
 
+/// Where the order of calls was lost the break is not known, though the maps are what they were: it may have been moved where
+/// nothing is mapped, or by prctl.
+#[test]
+fn the_order_is_lost() {
+    let mut trace = launched();
+    let start = 0x50_0000;
+    trace.happen(MAIN, image_with_break(Addr(start)));
+    let brk = |trace: &mut Trace, pages: u64| {
+        let to = start + pages * PAGE;
+        trace.call(MAIN, Call::Brk { addr: Addr(to) }, Ok(to)).unclear
+    };
+    assert_eq!(brk(&mut trace, 4), None);
+    trace.happen(MAIN, EventKind::OrderLost);
+    let heap = line(range(start, 4 * PAGE), READ_WRITE, "[heap]");
+    trace.happen(MAIN, EventKind::Maps([heap].into()));
+    assert!(brk(&mut trace, 8).is_some());
+    assert_eq!(brk(&mut trace, 9), None, "known again");
+}
+
 /// After these, what a fork copies, or what shmdt and io_destroy leave, is for the kernel to tell.
 #[test]
 fn calls_that_make_unsure() {

@@ -160,7 +160,7 @@ impl Perf {
                     self.forget_kept(record.pid, record.at);
                 }
                 What::Executed { .. } => self.stream.leave(|pid, _| pid == record.pid),
-                What::Lost(records) => self.take_lost(records),
+                What::Lost(records) => self.take_lost(record.at, records),
                 What::Exited => self.take_end(record),
                 _ => self.stream.take(record),
             }

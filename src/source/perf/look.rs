@@ -339,10 +339,10 @@ impl Perf {
     }
 
     /// Records were lost.
-    pub(super) fn take_lost(&mut self, records: u64) {
+    pub(super) fn take_lost(&mut self, at: u64, records: u64) {
         self.lost += records;
         self.to_heal = true;
-        self.stream.lost();
+        self.stream.lost(at);
         // That of execve may be among them.
         self.let_go();
     }
@@ -403,7 +403,7 @@ impl Perf {
         self.since = monotonic_ns();
         self.sorter.clear();
         self.batch.clear();
-        self.stream.lost();
+        self.stream.lost(self.since);
     }
 
     /// A record of something that happened before the last reading was at its end, and perhaps after this picture was taken.

@@ -263,7 +263,7 @@ impl Perf {
                 let image = self.seen_image(&record).unwrap_or_else(|| self.see_image(&record, is_i386));
                 self.image = Some((record, image));
             }
-            What::Lost(records) => self.take_lost(records),
+            What::Lost(records) => self.take_lost(record.at, records),
             What::Exited => self.take_end(record),
             _ => self.stream.take(record),
         }

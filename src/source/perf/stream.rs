@@ -291,8 +291,8 @@ impl Stream {
         self.groups.contains_key(&pid)
     }
 
-    /// Records were lost: what tasks were in, they may be out of.
-    pub fn lost(&mut self) {
+    /// Records were lost before `at`: what tasks were in, they may be out of.
+    pub fn lost(&mut self, at: u64) {
         let spaces: Vec<SpaceNo> = self.users.keys().copied().collect();
         for group in self.groups.values_mut() {
             group.executing = None;
@@ -303,6 +303,9 @@ impl Stream {
         }
         for space in spaces {
             self.reconciler.abandon_all(space);
+            if let Some(tid) = self.tasks.iter().find(|(_, task)| task.space == space).map(|(tid, _)| *tid) {
+                self.tell(space, at, tid, EventKind::OrderLost);
+            }
         }
     }
 

@@ -9,8 +9,8 @@ use super::{After, Inside, Phase, Ptrace, gone};
 use crate::abi::clone::UNTRACED;
 use crate::abi::map;
 use crate::event::{Call, EventKind, ExitScope, Exiting, Syscall};
-use crate::procfs;
 use crate::procfs::present::LiveMemory;
+use crate::procfs::{self, task};
 use crate::sys::{self, SyscallStop};
 use crate::units::{Addr, Tid};
 
@@ -72,7 +72,7 @@ impl Ptrace {
         let Some(tracee) = self.tracees.get_mut(&tid) else { return };
         tracee.inside = Some(Inside { abi, followed, exec, untraced });
         let Some(gate) = self.gates.get_mut(&tracee.gate) else { return };
-        if !serial || gate.enter(tid, Instant::now()) {
+        if !serial || gate.enter(tid, Instant::now(), task::runs_or_sleeps) {
             self.proceed(tid);
         } else {
             tracee.held = true;
@@ -217,15 +217,16 @@ mod tests {
                 let (id, now) = (source.new_gate(), Instant::now());
                 source.add_child(main.into(), main, Some(id));
                 let gate = source.gates.get_mut(&id).unwrap();
-                gate.enter(Tid(-1), now);
+                gate.enter(Tid(-1), now, |_| true);
                 if overlaps {
-                    gate.enter(Tid(-2), now + Duration::from_secs(1));
+                    gate.enter(Tid(-2), now + Duration::from_secs(1), |_| true);
                 }
                 let tracee = source.tracees.get_mut(&Tid::from(main)).unwrap();
                 tracee.inside = Some(Inside { abi: Abi::X86_64, followed, exec, untraced: false });
                 source.proceed(main.into());
-                let looks = source.events.front().is_some_and(|event| matches!(event.kind, EventKind::Maps(_)));
-                assert_eq!(looks, overlaps, "{followed:?}: {:?}", source.events);
+                let kinds: Vec<&EventKind> = source.events.iter().map(|event| &event.kind).collect();
+                let looks = matches!(kinds[..], [EventKind::OrderLost, EventKind::Maps(_), ..]);
+                assert_eq!(looks, overlaps, "{followed:?}: {kinds:?}");
             }
         }
     }

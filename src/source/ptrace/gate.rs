@@ -6,7 +6,8 @@
 //!
 //! A call can block for long (memory of a hung file system, a fault that another held thread would serve). As long as it
 //! does, others may go beside it; when it has returned they wait again, until the last of those that overlapped has, and what
-//! has been mixed up is read from the kernel.
+//! has been mixed up is read from the kernel. Who has stopped at the end of its call, which we have not come to yet, does not
+//! block.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -46,9 +47,10 @@ impl Gate {
         Gate { closed: true, ..Gate::default() }
     }
 
-    /// A task wants to make a call that changes mappings: true if it may, otherwise it is to be held.
-    pub fn enter(&mut self, tid: Tid, now: Instant) -> bool {
-        let may = self.may_enter(now);
+    /// A task wants to make a call that changes mappings: true if it may, otherwise it is to be held. `is_in_call` tells whether
+    /// a task that was let in has not come to the end of its call yet; it is asked only of those that take long.
+    pub fn enter(&mut self, tid: Tid, now: Instant, is_in_call: impl Fn(Tid) -> bool) -> bool {
+        let may = self.may_enter(now, is_in_call);
         if may {
             self.let_in(tid, now);
         } else {
@@ -57,9 +59,9 @@ impl Gate {
         may
     }
 
-    fn may_enter(&self, now: Instant) -> bool {
-        let blocks = |since: &Instant| now.duration_since(*since) > PATIENCE;
-        !self.closed && (self.inside.is_empty() || self.inside.iter().any(|(_, since)| blocks(since)))
+    fn may_enter(&self, now: Instant, is_in_call: impl Fn(Tid) -> bool) -> bool {
+        let blocks = |(tid, since): &(Tid, Instant)| now.duration_since(*since) > PATIENCE && is_in_call(*tid);
+        !self.closed && (self.inside.is_empty() || self.inside.iter().any(blocks))
     }
 
     fn let_in(&mut self, tid: Tid, now: Instant) {
@@ -79,8 +81,8 @@ impl Gate {
     }
 
     /// The next held task that may go now. It is inside from here on.
-    pub fn admit(&mut self, now: Instant) -> Option<Tid> {
-        if !self.may_enter(now) {
+    pub fn admit(&mut self, now: Instant, is_in_call: impl Fn(Tid) -> bool) -> Option<Tid> {
+        if !self.may_enter(now, is_in_call) {
             return None;
         }
         let tid = self.held.pop_front()?;
@@ -132,41 +134,46 @@ mod tests {
     const B: Tid = Tid(2);
     const C: Tid = Tid(3);
 
+    /// All are in their calls.
+    fn blocks(_: Tid) -> bool {
+        true
+    }
+
     /// Tasks go in one by one, in the order in which they came.
     #[test]
     fn one_at_a_time() {
         let (mut gate, now) = (Gate::default(), Instant::now());
-        assert!(gate.enter(A, now));
-        assert!(!gate.enter(B, now));
-        assert!(!gate.enter(C, now));
-        assert_eq!(gate.admit(now), None);
+        assert!(gate.enter(A, now, blocks));
+        assert!(!gate.enter(B, now, blocks));
+        assert!(!gate.enter(C, now, blocks));
+        assert_eq!(gate.admit(now, blocks), None);
         assert_eq!(gate.leave(A), Some(Left::InOrder));
-        assert_eq!(gate.admit(now), Some(B));
-        assert_eq!(gate.admit(now), None);
+        assert_eq!(gate.admit(now, blocks), Some(B));
+        assert_eq!(gate.admit(now, blocks), None);
     }
 
     /// A task that dies while it is held is not let in.
     #[test]
     fn the_dead_are_forgotten() {
         let (mut gate, now) = (Gate::default(), Instant::now());
-        assert!(gate.enter(A, now));
-        assert!(!gate.enter(B, now));
-        assert!(!gate.enter(C, now));
+        assert!(gate.enter(A, now, blocks));
+        assert!(!gate.enter(B, now, blocks));
+        assert!(!gate.enter(C, now, blocks));
         assert_eq!(gate.leave(B), None);
         assert_eq!(gate.leave(A), Some(Left::InOrder));
-        assert_eq!(gate.admit(now), Some(C));
+        assert_eq!(gate.admit(now, blocks), Some(C));
     }
 
     /// Beside a call that blocks others go; once the last has returned the kernel is asked.
     #[test]
     fn patience_ends() {
         let (mut gate, now) = (Gate::default(), Instant::now());
-        assert!(gate.enter(A, now));
-        assert!(!gate.enter(B, now));
-        assert_eq!(gate.admit(now + PATIENCE), None);
+        assert!(gate.enter(A, now, blocks));
+        assert!(!gate.enter(B, now, blocks));
+        assert_eq!(gate.admit(now + PATIENCE, blocks), None);
         let later = now + 2 * PATIENCE;
-        assert_eq!(gate.admit(later), Some(B));
-        assert!(gate.enter(C, later));
+        assert_eq!(gate.admit(later, blocks), Some(B));
+        assert!(gate.enter(C, later, blocks));
         assert!(!gate.is_settled(Some(A)));
         assert_eq!(gate.leave(B), Some(Left::InOrder));
         assert_eq!(gate.leave(C), Some(Left::InOrder));
@@ -175,40 +182,52 @@ mod tests {
         assert!(gate.is_settled(None));
     }
 
+    /// Who has only not been asked yet, although its call is over, blocks nobody.
+    #[test]
+    fn who_has_stopped_is_waited_for() {
+        let (mut gate, now) = (Gate::default(), Instant::now());
+        assert!(gate.enter(A, now, blocks));
+        let later = now + 2 * PATIENCE;
+        assert!(!gate.enter(B, later, |tid| tid != A));
+        assert_eq!(gate.admit(later, |tid| tid != A), None);
+        assert_eq!(gate.leave(A), Some(Left::InOrder));
+        assert_eq!(gate.admit(later, blocks), Some(B));
+    }
+
     /// When the call has returned that others did not have to wait for, one at a time goes again, however many there are.
     #[test]
     fn patience_comes_back() {
         let (mut gate, now) = (Gate::default(), Instant::now());
-        assert!(gate.enter(A, now));
+        assert!(gate.enter(A, now, blocks));
         let later = now + 2 * PATIENCE;
-        assert!(gate.enter(B, later));
+        assert!(gate.enter(B, later, blocks));
         assert_eq!(gate.leave(A), Some(Left::InOrder));
-        assert!(!gate.enter(A, later));
-        assert!(!gate.enter(C, later));
+        assert!(!gate.enter(A, later, blocks));
+        assert!(!gate.enter(C, later, blocks));
         assert_eq!(gate.leave(B), Some(Left::OrderLost));
-        assert_eq!(gate.admit(later), Some(A));
+        assert_eq!(gate.admit(later, blocks), Some(A));
         assert!(gate.is_settled(Some(A)));
-        assert_eq!(gate.admit(later), None);
+        assert_eq!(gate.admit(later, blocks), None);
     }
 
     /// While it is closed nobody goes in.
     #[test]
     fn closed_and_opened_again() {
         let (mut gate, now) = (Gate::closed(), Instant::now());
-        assert!(!gate.enter(A, now));
-        assert_eq!(gate.admit(now), None);
+        assert!(!gate.enter(A, now, blocks));
+        assert_eq!(gate.admit(now, blocks), None);
         gate.open();
-        assert_eq!(gate.admit(now), Some(A));
+        assert_eq!(gate.admit(now, blocks), Some(A));
     }
 
     /// That the order was lost is not forgotten when it is closed.
     #[test]
     fn closed_while_calls_overlap() {
         let (mut gate, now) = (Gate::default(), Instant::now());
-        assert!(gate.enter(A, now));
-        assert!(gate.enter(B, now + 2 * PATIENCE));
+        assert!(gate.enter(A, now, blocks));
+        assert!(gate.enter(B, now + 2 * PATIENCE, blocks));
         gate.close();
-        assert!(!gate.enter(C, now + 2 * PATIENCE));
+        assert!(!gate.enter(C, now + 2 * PATIENCE, blocks));
         assert_eq!(gate.leave(A), Some(Left::InOrder));
         assert_eq!(gate.leave(B), Some(Left::OrderLost));
     }

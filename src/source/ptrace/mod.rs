@@ -26,8 +26,8 @@ use nix::libc::user_regs_struct as Registers;
 use super::control::Control;
 use super::{Follow, Next, Source};
 use crate::diagnose::finding::Note;
-use crate::event::{Call, Event, EventKind, Exit};
-use crate::procfs;
+use crate::event::{Call, Event, EventKind, Exit, Vma};
+use crate::procfs::{self, task};
 use crate::report::Engine;
 use crate::sys::{self, Restart, Status, SyscallStop, Wait};
 use crate::units::{NumberMap, Pid, Tid, Time};
@@ -429,7 +429,7 @@ impl Ptrace {
     }
 
     fn admit(&mut self, gate: GateId) -> Option<Tid> {
-        self.gates.get_mut(&gate).filter(|gate| gate.holds())?.admit(Instant::now())
+        self.gates.get_mut(&gate).filter(|gate| gate.holds())?.admit(Instant::now(), task::runs_or_sleeps)
     }
 
     /// Looks once more at the end, where calls that block have been overtaken; false if there are none.
@@ -462,8 +462,14 @@ impl Ptrace {
             && let Ok(maps) = procfs::maps::read(tid)
             && !maps.is_empty()
         {
-            self.tell(tid, EventKind::Maps(maps));
+            self.tell_maps(tid, maps);
         }
+    }
+
+    /// Tells what an address space looks like in which the order of calls was lost.
+    fn tell_maps(&mut self, tid: Tid, maps: Box<[Vma]>) {
+        self.tell(tid, EventKind::OrderLost);
+        self.tell(tid, EventKind::Maps(maps));
     }
 
     fn inside(&self, tid: Tid) -> Option<Inside> {

@@ -41,7 +41,7 @@ impl Ptrace {
             && !is_settled(gate)
             && let Ok(maps) = procfs::maps::read(child)
         {
-            self.tell(child, EventKind::Maps(maps));
+            self.tell_maps(child, maps);
         }
     }
 

@@ -158,12 +158,13 @@ fn an_end_whose_call_may_be_lost_is_the_threads_own() {
     whole.take(exited(2));
     assert_eq!(kinds(&mut whole), std::slice::from_ref(&killed));
     let mut lossy = three();
-    lossy.lost();
+    lossy.lost(4);
     lossy.take(Record { what: What::Signal(libc::SIGURG), ..exited(3) });
     for tid in [2, 3, 1] {
         lossy.take(exited(tid));
     }
-    assert_eq!(kinds(&mut lossy), [EventKind::Ended(Exit::Code(0)), killed.clone(), killed]);
+    let expected = [EventKind::OrderLost, EventKind::Ended(Exit::Code(0)), killed.clone(), killed];
+    assert_eq!(kinds(&mut lossy), expected);
 }
 
 /// A 32-bit program's calls are not seen: that no thread was seen to call exit says nothing, and the process ends as it was

@@ -223,7 +223,7 @@ fn take(stream: &mut Stream, record: &Record) {
         What::Executed { by_leader, .. } if stream.knows(record.pid) => {
             stream.executed(record.at, record.tid, by_leader, NewImage::default());
         }
-        What::Lost(_) => stream.lost(),
+        What::Lost(_) => stream.lost(record.at),
         _ if stream.knows(record.pid) => stream.take(record.clone()),
         _ => {}
     }
