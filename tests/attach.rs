@@ -2,7 +2,9 @@
 
 mod common;
 
+use std::fs::File;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use common::testprogs::{start, testprog};
 use common::vmtrace::{Attached, Report, VMTRACE, attach, reports, vmtrace};
 use common::{need, proc, wait_for};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::Value;
 
 /// Fails the test unless the report is of an attach that ended while the process lived, and the model held.
@@ -40,6 +44,38 @@ fn a_leak_in_the_middle_of_its_life() {
     }
     assert!(since(&report) >= 3);
     target.end().expect_code(0);
+}
+
+/// A program that is attached to while its libraries are being loaded has its C library only later, and its lists are found
+/// then.
+#[test]
+fn before_the_libraries_are_there() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let fifo = folder.path().join("fifo");
+    mkfifo(&fifo, Mode::S_IRWXU).expect("a FIFO can be made");
+    for engine in ["ptrace", "auto"] {
+        // The dynamic linker waits for whoever would write to it.
+        let mut command = command(testprog("unjoined_once"), Vec::<&str>::new());
+        let target = Process::start(command.env("LD_PRELOAD", &fifo));
+        let pid = target.pid();
+        let is_there = || proc::program(pid).is_some_and(|program| program == Path::new(testprog("unjoined_once")));
+        wait_for("the dynamic linker waits", || is_there() && proc::state(pid) == Some('S'));
+        let mut vmtrace = vmtrace(["-v", "--format=json", "-p", &pid.to_string(), "--engine", engine]);
+        let vmtrace = Process::start(vmtrace.arg("--max-overhead=100"));
+        // What it has taken by itself it says once it follows.
+        wait_for("vmtrace follows", || match engine {
+            "ptrace" => proc::is_traced_by(pid, vmtrace.pid()),
+            _ => vmtrace.errors().contains("vmtrace: perf: "),
+        });
+        File::options().write(true).open(&fifo).expect("the dynamic linker has opened it");
+        let report = reports(&vmtrace.end().expect_code(0).output()).pop().expect("a report");
+        let [finding] = report.findings() else {
+            panic!("one finding by {engine}, but {:#}\n{:#}", report.at("/findings"), report.at("/notes"));
+        };
+        let facts = ["reason", "confidence", "regions"].map(|key| finding[key].clone());
+        assert_eq!(facts, ["unjoined".into(), "definite".into(), Value::from(1)], "{engine}");
+        target.end().expect_code(0);
+    }
 }
 
 /// Programs are executed all the time, by children that share the memory until then and by such as do not: whatever the moment

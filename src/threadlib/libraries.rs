@@ -26,7 +26,8 @@ pub struct Libraries {
 }
 
 impl Libraries {
-    /// The lists as they are now; none where they could not tell anything.
+    /// The lists as they are now; none where they could not tell anything. A library that was not there when it was looked for
+    /// last is looked for again: the program may have been about to load it.
     ///
     /// Whether a listed thread lives is for [`ThreadLists::find_tasks`] to find out.
     pub fn lists(
@@ -35,10 +36,8 @@ impl Libraries {
         id: SpaceId,
         reader: &Reader<'_>,
     ) -> Option<Result<ThreadLists, Unavailable>> {
-        if !has_question(model.space(id)?) {
-            return None;
-        }
-        let space = model.space(id)?;
+        let space = model.space(id).filter(|space| has_question(space))?;
+        self.forget_absence(id);
         let anchors = || model.tasks_of(id).filter_map(|(_, task)| task.anchor);
         let lists = match self.glibc(id, reader) {
             Ok(located) => located.read(reader),
@@ -52,6 +51,7 @@ impl Libraries {
                 musl.filter(|lists| !lists.threads.is_empty()).ok_or_else(|| why.clone())
             }
         };
+        self.forget_absence(id);
         // That there was no memory says nothing about what was in it.
         Some(lists.map_err(|why| if reader.is_gone() { Unavailable::Gone } else { why }))
     }
@@ -76,6 +76,12 @@ impl Libraries {
 
     fn glibc(&mut self, id: SpaceId, reader: &Reader<'_>) -> &Result<Located, Unavailable> {
         self.glibc.entry(id).or_insert_with(|| glibc::locate(reader.tid, &reader.maps(), reader))
+    }
+
+    fn forget_absence(&mut self, id: SpaceId) {
+        if self.glibc.get(&id).is_some_and(Result::is_err) {
+            self.glibc.remove(&id);
+        }
     }
 
     /// How the memory of an address space is read for one look: as it is held, whether anything lives or not; otherwise
