@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::common::process::{Ended, Process, command, run};
 use crate::common::testprogs::{start, testprog};
@@ -21,6 +22,7 @@ pub const KINDS: &[(&str, Round)] = &[
     ("a stopped target", stopped),
     ("the target ends", target_ends),
     ("vmtrace is killed while it launches", launch_killed),
+    ("in the middle of a life", middle_of_life),
     ("random calls", random_calls),
     ("a recording is cut off", recording_cut),
 ];
@@ -33,6 +35,30 @@ const TARGETS: &[(&str, &[&str])] = &[
     ("mixed_signals", &[]),
     ("spawn_storm", &[]),
     ("vfork_blocked", &[]),
+];
+
+/// Programs that come to an end, and how many threads' stacks they never let go of, which is known at their end whenever vmtrace
+/// came.
+const LEAVERS: &[(&str, &[&str], u64)] = &[
+    ("unjoined", &[], 6),
+    ("unjoined.static", &[], 6),
+    ("unjoined.musl", &[], 6),
+    ("unjoined_once", &[], 1),
+    ("unjoined_once.musl", &[], 1),
+    ("alive_at_attach", &["0"], 3),
+    ("alive_at_attach.musl", &["4096"], 3),
+    ("alive_at_attach.oldest", &["4096"], 3),
+    ("mixed", &[], 5),
+    ("mixed_one_size", &[], 3),
+    ("no_guard", &[], 4),
+    ("two_sites", &[], 9),
+    ("two_sites.musl", &[], 9),
+    ("plugins", &[], 4),
+    ("leaked_many", &["100"], 100),
+    ("joined", &[], 0),
+    ("joined.musl", &[], 0),
+    ("detached", &[], 0),
+    ("detached.musl", &[], 0),
 ];
 
 const ENGINES: &[&[&str]] = &[&["--engine=ptrace", "--max-overhead=100"], &["--engine=perf"], &["--follow=threads"]];
@@ -210,6 +236,45 @@ fn launch_killed(random: &mut Random, tally: &mut Tally) {
             });
             tally.add("vmtrace killed while launching, and the program with it", 1);
         }
+    }
+}
+
+/// vmtrace comes at any moment of a program's life, and follows it to its end: all that it has left is found.
+fn middle_of_life(random: &mut Random, tally: &mut Tally) {
+    for _ in 0..5 {
+        let (name, arguments, left) = random.one_of(LEAVERS);
+        let mut target = Process::start(&mut command(testprog(name), arguments));
+        target.close_input();
+        random.pause(Duration::from_millis(150));
+        // So that it does not end meanwhile.
+        target.send(Signal::SIGSTOP);
+        wait_for("it has stopped", || target.has_ended() || proc::is_stopped(target.pid()));
+        if target.has_ended() {
+            tally.add("programs that had ended before vmtrace could come", 1);
+            target.end().expect_code(0);
+            continue;
+        }
+        let by_perf = random.below(2) == 0;
+        let engine: &[&str] = match random.below(2) {
+            _ if by_perf => &[],
+            0 => &["--engine=ptrace", "--max-overhead=100"],
+            _ => &["--follow=threads"],
+        };
+        let vmtrace = Process::start(follow(target.pid(), engine).arg("-v"));
+        wait_for("vmtrace follows", || match by_perf {
+            // It says what it has taken of its own accord once it follows.
+            true => vmtrace.errors().contains("vmtrace: perf: "),
+            false => proc::is_traced_by(target.pid(), vmtrace.pid()),
+        });
+        target.send(Signal::SIGCONT);
+        target.end().expect_code(0);
+        let ended = vmtrace.end();
+        let report = last_report(&ended).expect("it has followed");
+        let of = |finding: &Value| (finding["reason"] == "unjoined").then(|| finding["regions"].as_u64()).flatten();
+        let found: Option<Vec<u64>> = report.findings().iter().map(of).collect();
+        let context = || format!("{name} {engine:?}: {:#}\n{:#}", report.at("/findings"), report.at("/notes"));
+        assert_eq!(found.map(|found| found.iter().sum::<u64>()), Some(left), "{}", context());
+        tally.add("programs followed from the middle of their life on, and just what they left was found", 1);
     }
 }
 
