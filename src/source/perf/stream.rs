@@ -303,9 +303,10 @@ impl Stream {
         }
         for space in spaces {
             self.reconciler.abandon_all(space);
-            if let Some(tid) = self.tasks.iter().find(|(_, task)| task.space == space).map(|(tid, _)| *tid) {
-                self.tell(space, at, tid, EventKind::OrderLost);
-            }
+        }
+        let tellers: HashMap<SpaceNo, Tid> = self.tasks.iter().map(|(tid, task)| (task.space, *tid)).collect();
+        for (space, tid) in tellers {
+            self.tell(space, at, tid, EventKind::OrderLost);
         }
     }
 
