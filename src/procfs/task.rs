@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(parse_status(b"Tgid:\t100\n"), None);
     }
 
-    /// The effective ones are told, as a set of bits.
+    /// A stop by job control counts as little as an end.
     #[test]
     fn running_stopped_and_ended() {
         use nix::sys::signal::{Signal, kill};
@@ -285,6 +285,7 @@ mod tests {
         assert!(!runs_or_sleeps(tid));
     }
 
+    /// The effective ones are told, as a set of bits.
     #[test]
     fn capabilities() {
         let text = b"CapPrm:\t000001ffffffffff\nCapEff:\t0000000000080001\nCapBnd:\t000001ffffffffff\n";

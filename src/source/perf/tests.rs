@@ -2,6 +2,7 @@
 
 use super::points::Point;
 use super::record::Snapshot;
+use super::stream::SpaceNo;
 use super::*;
 use crate::source::control::Manners;
 use crate::source::ptrace::decode::Followed;
@@ -238,6 +239,20 @@ fn maps_are_read_through_the_process_whose_they_are() {
     assert_eq!((looks, pictures), (vec![main; 2], vec![main]));
 }
 
+/// What is told when records were lost: of a process in this address space, and a thread that it has no more.
+fn healed(perf: &mut Perf, pid: Pid, space: SpaceNo) -> Vec<EventKind> {
+    perf.stream.add(pid.into(), pid, space);
+    perf.stream.add(Tid(i32::MAX - 1), pid, space);
+    perf.last_census = u64::MAX;
+    perf.to_heal = true;
+    perf.start_looks();
+    while !perf.looks.is_empty() {
+        perf.round();
+        while perf.advance() {}
+    }
+    std::iter::from_fn(|| perf.stream.pop()).map(|(event, _)| event.kind).collect()
+}
+
 /// Where the record of an execve was lost, the threads that it has killed have not ended by themselves: that the process runs
 /// another program shows by where its break began.
 #[test]
@@ -253,16 +268,7 @@ fn an_execve_that_was_lost() {
         let mut perf = Perf::new(pid, Rings::none());
         let space = perf.stream.new_space();
         perf.stream.begins_break(space, known);
-        perf.stream.add(pid.into(), pid, space);
-        perf.stream.add(Tid(i32::MAX - 1), pid, space);
-        perf.last_census = u64::MAX;
-        perf.to_heal = true;
-        perf.start_looks();
-        while !perf.looks.is_empty() {
-            perf.round();
-            while perf.advance() {}
-        }
-        let told: Vec<EventKind> = std::iter::from_fn(|| perf.stream.pop()).map(|(event, _)| event.kind).collect();
+        let told = healed(&mut perf, pid, space);
         let executed = |kind: &EventKind| matches!(kind, EventKind::Exec(exec) if exec.maps.iter().any(is_sleep));
         assert_eq!(told.iter().any(executed), is_another, "{told:?}");
         assert_eq!(told.iter().any(|kind| matches!(kind, EventKind::Ended(_))), !is_another, "{told:?}");
@@ -281,16 +287,7 @@ fn an_end_that_was_lost() {
     let put_right = || {
         let mut perf = Perf::new(pid, Rings::none());
         let space = perf.stream.new_space();
-        perf.stream.add(pid.into(), pid, space);
-        perf.stream.add(Tid(i32::MAX - 1), pid, space);
-        perf.last_census = u64::MAX;
-        perf.to_heal = true;
-        perf.start_looks();
-        while !perf.looks.is_empty() {
-            perf.round();
-            while perf.advance() {}
-        }
-        let told: Vec<EventKind> = std::iter::from_fn(|| perf.stream.pop()).map(|(event, _)| event.kind).collect();
+        let told = healed(&mut perf, pid, space);
         let judged = told.iter().position(|kind| matches!(kind, EventKind::GroupEnding { .. }));
         let ended = told.iter().filter(|kind| matches!(kind, EventKind::Ended(_))).count();
         (judged, ended)
