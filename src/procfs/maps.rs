@@ -11,8 +11,14 @@ use crate::units::{Addr, Range, Tid};
 /// The address space of a task as the kernel has it.
 ///
 /// Empty once the task is a zombie: read it through one that lives.
+///
+/// Line by line where the kernel can be asked that (Linux 6.11). The text is read without the lock of the address space since
+/// Linux 6.17, and can leave out the rest of a line that another thread splits at that moment: the part that was told ends where it
+/// was split, but what is told next lies behind where the line ended when it was looked up (mm/mmap_lock.c `lock_next_vma`).
+/// A question begins where the last answer ended.
 pub fn read(tid: Tid) -> io::Result<Box<[Vma]>> {
-    Ok(parse(&super::read(tid, "maps")?))
+    let asked = of_open(&File::open(format!("/proc/{tid}/maps"))?).filter(|lines| !lines.is_empty());
+    asked.map_or_else(|| Ok(parse(&super::read(tid, "maps")?)), Ok)
 }
 
 /// The line that holds `addr`, and the one right below it, if there is one.
@@ -61,7 +67,7 @@ pub fn executable(tid: Tid) -> io::Result<Box<[Vma]>> {
 }
 
 /// What an open /proc/PID/maps shows, line by line: with Linux 6.11 also of an address space whose process is gone, while
-/// that is held. None where the kernel is older, or the address space has ended.
+/// that is held. None where the kernel is older, the address space has ended, or a name is too long for an answer.
 pub fn of_open(maps: &File) -> Option<Box<[Vma]>> {
     ask(maps, MapsQuery::Next)
 }
