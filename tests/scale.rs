@@ -2,6 +2,7 @@
 //!
 //! `./scripts/scale SECONDS` runs the same for longer and prints figures; see RELIABILITY.md.
 
+#[allow(dead_code)] // the suite uses all of it
 mod common;
 
 use std::time::{Duration, Instant};

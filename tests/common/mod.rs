@@ -1,5 +1,4 @@
 //! What the tests share: processes that end with their test, looks into /proc, terminals, and reports.
-#![allow(dead_code)] // each test file uses its own part
 
 pub mod proc;
 pub mod process;

@@ -1,4 +1,4 @@
-//! System calls beyond what the dense oracle of tests/model_oracle.rs goes through.
+//! System calls beyond what the dense oracle of tests/suite/model_oracle.rs goes through.
 
 use super::*;
 

@@ -2,16 +2,14 @@
 //!
 //! These tests need root, as CI has it: without it they fail, and do not pass over what they cannot see.
 
-mod common;
-
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::process::{Process, command, run};
-use common::testprogs::{start, testprog};
-use common::vmtrace::{Report, VMTRACE, reports, vmtrace};
-use common::{proc, wait_for};
+use crate::common::process::{Process, command, run};
+use crate::common::testprogs::{start, testprog};
+use crate::common::vmtrace::{Report, VMTRACE, reports, vmtrace};
+use crate::common::{proc, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use vmtrace::event::EventKind;
@@ -353,7 +351,7 @@ fn launching_a_32_bit_program() {
 #[test]
 fn without_the_privilege() {
     let _alone = alone();
-    common::need("setpriv");
+    crate::common::need("setpriv");
     let folder = tempfile::tempdir().expect("a folder can be made");
     let copy = folder.path().join("vmtrace");
     std::fs::copy(VMTRACE, &copy).expect("it can be copied");

@@ -1,14 +1,12 @@
 //! What is leaked already, seen from outside: each stack for what it is, never a wrong one, and the target left alone.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::process::{Process, command, run};
-use common::testprogs::{start, testprog};
-use common::vmtrace::{Report, attach, reports, vmtrace};
-use common::{need, proc, python, wait_for};
+use crate::common::process::{Process, command, run};
+use crate::common::testprogs::{start, testprog};
+use crate::common::vmtrace::{Report, attach, reports, vmtrace};
+use crate::common::{need, proc, python, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use vmtrace::source::ptrace::halt::halted;
@@ -21,8 +19,8 @@ fn inspect(pid: i32, options: &[&str]) -> Report {
     let ended = run(vmtrace(words).args(options)).expect_code(0);
     assert_eq!(ended.errors(), "");
     let report = reports(&ended.output()).pop().expect("a report");
-    assert_eq!(common::schema::violations(&report.0), Vec::<String>::new());
-    assert_eq!(common::schema::contradictions(&report.0), Vec::<String>::new());
+    assert_eq!(crate::common::schema::violations(&report.0), Vec::<String>::new());
+    assert_eq!(crate::common::schema::contradictions(&report.0), Vec::<String>::new());
     assert_eq!((report.at("/target/mode"), report.at("/target/engine")), (&"inspect".into(), &"procfs".into()));
     assert_eq!(report.number("/counts/events"), 0);
     if notes(&report, "paused").is_empty() {
@@ -339,8 +337,14 @@ fn another_user() {
     }
     need("setpriv");
     let target = start("crowd", &["1", "0"]);
-    let words =
-        ["--reuid=65534", "--clear-groups", common::vmtrace::VMTRACE, "inspect", "-p", &target.pid().to_string()];
+    let words = [
+        "--reuid=65534",
+        "--clear-groups",
+        crate::common::vmtrace::VMTRACE,
+        "inspect",
+        "-p",
+        &target.pid().to_string(),
+    ];
     let ended = run(&mut command("setpriv", words));
     // The folder of the tests may be closed to others; then there is nothing to be seen.
     if ended.code() == 125 {

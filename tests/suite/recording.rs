@@ -1,16 +1,14 @@
 //! Recordings: replayed, they give the report that was given when they were made, and what is left of one that was cut
 //! off gives what it can.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use common::process::{Ended, Process, run};
-use common::testprogs::{start, testprog};
-use common::vmtrace::{Report, vmtrace};
-use common::{proc, wait_for};
+use crate::common::process::{Ended, Process, run};
+use crate::common::testprogs::{start, testprog};
+use crate::common::vmtrace::{Report, vmtrace};
+use crate::common::{proc, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -2,10 +2,8 @@
 //! kernel gives, is made to happen (testprogs/conformance/), and after every call the model has to agree with
 //! /proc/PID/maps.
 
-mod common;
-
-use common::testprogs::testprog;
-use common::vmtrace::{Launched, launch};
+use crate::common::testprogs::testprog;
+use crate::common::vmtrace::{Launched, launch};
 
 /// How many cases there are at least: fewer have been lost.
 const CASES: u64 = 200;

@@ -1,10 +1,8 @@
 //! `--follow threads`: thread lifecycles alone, without a stop at any system call.
 
-mod common;
-
-use common::process::run;
-use common::testprogs::{FOLDER, testprog};
-use common::vmtrace::{attach, launch, vmtrace};
+use crate::common::process::run;
+use crate::common::testprogs::{FOLDER, testprog};
+use crate::common::vmtrace::{attach, launch, vmtrace};
 use nix::sys::signal::Signal;
 
 /// Every case of cases.toml, launched and attached: what must be found without mapping calls is found, what shows by them
@@ -39,9 +37,9 @@ fn no_system_call_stops() {
 /// is left as it was.
 #[test]
 fn attached_to_a_living_process() {
-    let target = common::testprogs::start("attach_loop", &["0", "2", "100"]);
+    let target = crate::common::testprogs::start("attach_loop", &["0", "2", "100"]);
     let vmtrace = attach(target.pid(), &["--follow=threads"]).await_following();
-    common::wait_for("a leak is found that happened since", || {
+    crate::common::wait_for("a leak is found that happened since", || {
         let report = vmtrace.report_now();
         report.findings().iter().any(|finding| finding["created"].as_u64().is_some_and(|created| created > 0))
     });
@@ -54,21 +52,21 @@ fn attached_to_a_living_process() {
 /// says since when, and what has been left is found all the same.
 #[test]
 fn a_budget_that_is_exceeded() {
-    let target = common::testprogs::start("attach_loop", &["0", "2", "50"]);
+    let target = crate::common::testprogs::start("attach_loop", &["0", "2", "50"]);
     let mut command =
         vmtrace(["--format=json", "--max-overhead=0.5", "--engine=ptrace", "-p", &target.pid().to_string()]);
-    let vmtrace = common::process::Process::start(&mut command);
-    common::wait_for("it costs too much", || vmtrace.errors().contains("--max-overhead"));
-    common::wait_for("a leak is found since", || {
+    let vmtrace = crate::common::process::Process::start(&mut command);
+    crate::common::wait_for("it costs too much", || vmtrace.errors().contains("--max-overhead"));
+    crate::common::wait_for("a leak is found since", || {
         vmtrace.send(Signal::SIGUSR1);
         std::thread::sleep(std::time::Duration::from_millis(100));
-        let reports = common::vmtrace::reports(&vmtrace.output());
+        let reports = crate::common::vmtrace::reports(&vmtrace.output());
         let last = reports.last().filter(|report| report.at("/target/follow") == "threads");
         last.is_some_and(|report| report.findings().iter().any(|finding| finding["regions"].as_u64() > Some(20)))
     });
     vmtrace.send(Signal::SIGTERM);
     let ended = vmtrace.end().expect_code(0);
-    let report = common::vmtrace::reports(&ended.output()).pop().expect("a report");
+    let report = crate::common::vmtrace::reports(&ended.output()).pop().expect("a report");
     let notes = report.at("/notes").as_array().expect("notes").iter();
     assert!(notes.filter_map(|note| note["text"].as_str()).any(|text| text.contains("thread lifecycles alone")));
     assert!(report.findings().iter().all(|finding| finding["reason"] == "unjoined"), "{:#}", report.0);
@@ -85,7 +83,7 @@ fn recorded_and_replayed() {
         let made =
             launch(&["--follow=threads", "--record", &file], &arguments[..1 + usize::from(program.contains("exec"))]);
         let replayed = run(&mut vmtrace(["replay", "--format=json", &file])).expect_code(0);
-        let replayed = common::vmtrace::reports(&replayed.output()).pop().expect("a report");
+        let replayed = crate::common::vmtrace::reports(&replayed.output()).pop().expect("a report");
         assert!(!made.report.findings().is_empty(), "{:#}", made.report.0);
         assert_eq!(made.report.findings(), replayed.findings());
         assert_eq!(replayed.at("/target/follow"), "threads");

@@ -1,10 +1,8 @@
 //! The model against the kernel under random calls: whatever threads do to their mappings, the model agrees with
 //! /proc/PID/maps. A failure names the seed; VMTRACE_SEED=N runs the tests with another one.
 
-mod common;
-
-use common::testprogs::testprog;
-use common::vmtrace::{Report, launch};
+use crate::common::testprogs::testprog;
+use crate::common::vmtrace::{Report, launch};
 
 /// The seed of a test: its own, or one that was asked for.
 fn seed(own: u32) -> u32 {

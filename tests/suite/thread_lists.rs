@@ -1,11 +1,9 @@
 //! What the thread libraries know, read from outside, without tracing: threads that ended before anybody looked.
 
-mod common;
-
 use std::fs;
 
-use common::testprogs::{start, testprog};
-use common::wait_for;
+use crate::common::testprogs::{start, testprog};
+use crate::common::wait_for;
 use object::{Object, ObjectSegment, ObjectSymbol};
 use vmtrace::event::Vma;
 use vmtrace::procfs;

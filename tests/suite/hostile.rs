@@ -1,17 +1,15 @@
 //! Programs that mean ill: each is launched, attached to and looked at, and each time there is a report in bounded time,
 //! a status as documented, and nothing that a terminal would obey.
 
-mod common;
-
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use common::process::{Ended, Process, command, run};
-use common::testprogs::testprog;
-use common::vmtrace::{VMTRACE, launch, reports, vmtrace};
-use common::{need, proc, wait_for};
+use crate::common::process::{Ended, Process, command, run};
+use crate::common::testprogs::testprog;
+use crate::common::vmtrace::{VMTRACE, launch, reports, vmtrace};
+use crate::common::{need, proc, wait_for};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use vmtrace::event::Prot;
@@ -370,7 +368,7 @@ fn messages_about_odd_files() {
 /// A command line can be made as long as memory is: of it the beginning is read.
 #[test]
 fn an_endless_command_line() {
-    let python = common::python();
+    let python = crate::common::python();
     let code = "import ctypes, mmap, sys\n\
         libc = ctypes.CDLL(None, use_errno=True)\n\
         size = 1 << 36\n\

@@ -1,16 +1,14 @@
 //! Programs that people run: followed from their start or in the middle of their work they do it as without vmtrace,
 //! the model agrees with the kernel, and no leak is found where there is none.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use common::process::{Process, command, run};
-use common::vmtrace::{Report, VMTRACE, attach, launch, reports};
-use common::{need, proc, python, wait_for};
+use crate::common::process::{Process, command, run};
+use crate::common::vmtrace::{Report, VMTRACE, attach, launch, reports};
+use crate::common::{need, proc, python, wait_for};
 use nix::sys::signal::Signal;
 
 /// Fails the test unless the model held, and there is no finding.
@@ -188,7 +186,7 @@ fn python_attached_under_load() {
 fn gcc_launched() {
     need("gcc");
     let folder = tempfile::tempdir().expect("a folder can be made");
-    let source = common::testprogs::FOLDER.to_owned() + "/random_calls.c";
+    let source = crate::common::testprogs::FOLDER.to_owned() + "/random_calls.c";
     let built = |name: &str| fs::read(folder.path().join(name)).expect("it was built");
     let program = |name: &str| -> Vec<String> {
         let output = folder.path().join(name).to_str().expect("a text").to_owned();

@@ -1,16 +1,14 @@
 //! strace agrees: of each followed system call vmtrace sees as many as strace does.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::need;
-use common::process::{command, run};
-use common::testprogs::testprog;
-use common::vmtrace::vmtrace;
+use crate::common::need;
+use crate::common::process::{command, run};
+use crate::common::testprogs::testprog;
+use crate::common::vmtrace::vmtrace;
 
 /// The followed calls of both tables; strace takes a name with a question mark where one table lacks it.
 const FOLLOWED: &[&str] = &[
@@ -142,7 +140,7 @@ for n in range(20):
     while len(os.listdir('/proc/self/task')) > 1:
         time.sleep(0.001)
 ";
-    let counts = agree(&[&common::python(), "-I", "-c", SCRIPT]);
+    let counts = agree(&[&crate::common::python(), "-I", "-c", SCRIPT]);
     assert_eq!(counts["exit"], 20);
 }
 

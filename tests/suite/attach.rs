@@ -1,17 +1,15 @@
 //! Attaching to a process in the middle of its life, and leaving it as it was, whatever happens meanwhile.
 
-mod common;
-
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::process::{Process, command, run};
-use common::testprogs::{start, testprog};
-use common::vmtrace::{Attached, Report, VMTRACE, attach, reports, vmtrace};
-use common::{need, proc, wait_for};
+use crate::common::process::{Process, command, run};
+use crate::common::testprogs::{start, testprog};
+use crate::common::vmtrace::{Attached, Report, VMTRACE, attach, reports, vmtrace};
+use crate::common::{need, proc, wait_for};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -412,14 +410,14 @@ fn overtaken_until_the_end() {
 fn reports_on_the_way() {
     let target = start("crowd", &["3", "2"]);
     let attached = attach(target.pid(), &["--every=50ms"]);
-    let come = |attached: &common::vmtrace::Attached| reports(&attached.process.output());
+    let come = |attached: &crate::common::vmtrace::Attached| reports(&attached.process.output());
     wait_for("three reports come", || come(&attached).len() >= 3);
     let all = come(&attached);
     let seconds = |report: &Report| report.at("/span/seconds").as_f64().expect("a number");
     for (number, report) in all.iter().enumerate() {
         let least = 0.05 * (number + 1) as f64;
         assert!(seconds(report) >= least, "report {number} after {} s of {least}", seconds(report));
-        assert_eq!(common::schema::violations(&report.0), Vec::<String>::new());
+        assert_eq!(crate::common::schema::violations(&report.0), Vec::<String>::new());
     }
     let last = attached.stop(Signal::SIGINT);
     assert!(seconds(&last) > seconds(&all[2]));

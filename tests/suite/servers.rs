@@ -1,17 +1,15 @@
 //! Servers and runtimes with threads of their own making, at work: attached to and inspected, none has a leak.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::process::{Process, command, run};
-use common::testprogs::testprog;
-use common::vmtrace::{attach, inspect};
-use common::{need, proc, wait_for};
+use crate::common::process::{Process, command, run};
+use crate::common::testprogs::testprog;
+use crate::common::vmtrace::{attach, inspect};
+use crate::common::{need, proc, wait_for};
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, User, chown};
 
@@ -42,7 +40,7 @@ fn expect_nothing_of_pool(name: &str, mut pool: Process) {
 }
 
 fn source(name: &str) -> String {
-    format!("{}/tests/servers/{name}", env!("CARGO_MANIFEST_DIR"))
+    format!("{}/tests/suite/servers/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 #[test]

@@ -1,16 +1,14 @@
 //! Programs of all kinds that have threads or children, at work: followed from their start, every process of theirs, they do
 //! what they do without vmtrace, the model agrees with the kernel, and no leak is found where there is none.
 //!
-//! tests/real_programs.rs and tests/servers.rs have those that run for long and are attached to; `./scripts/programs` runs all
+//! real_programs.rs and servers.rs have those that run for long and are attached to; `./scripts/programs` runs all
 //! of them, and every reproducer under every source.
-
-mod common;
 
 use std::path::Path;
 
-use common::need;
-use common::process::{command, run};
-use common::vmtrace::{Report, vmtrace};
+use crate::common::need;
+use crate::common::process::{command, run};
+use crate::common::vmtrace::{Report, vmtrace};
 
 /// A program's name, and a script of bash that makes it work in an empty folder and checks what it has done.
 type Work = (&'static str, &'static str);
@@ -76,7 +74,7 @@ const OTHERS: &[Work] = &[
         concat!(
             "memcached -u root -s m.sock -t 4 & trap \"kill $!\" EXIT; until test -S m.sock; do sleep 0.05; done; python3 ",
             env!("CARGO_MANIFEST_DIR"),
-            "/tests/servers/memcached.py"
+            "/tests/suite/servers/memcached.py"
         ),
     ),
     ("gdb", "gdb -nx -q -batch -ex 'print 6 * 7' \"$(ldd /bin/sh | grep -o '/[^ ]*libc.so.6')\" | grep -q 42"),

@@ -1,16 +1,14 @@
 //! `vmtrace replay` on logs of strace: the documented case, every option of the strace that is installed, and sets of files.
 
-mod common;
-
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use common::need;
-use common::process::run;
-use common::testprogs::testprog;
-use common::vmtrace::{Report, reports, vmtrace};
+use crate::common::need;
+use crate::common::process::run;
+use crate::common::testprogs::testprog;
+use crate::common::vmtrace::{Report, reports, vmtrace};
 use serde_json::{Value, json};
 
 const DOCUMENTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/app_server.strace");
@@ -26,7 +24,7 @@ fn replay_of(command: &mut Command) -> Report {
     let ended = run(command).expect_code(0);
     assert_eq!(ended.errors(), "", "vmtrace has something to complain about");
     let report = reports(&ended.output()).pop().expect("a report");
-    assert_eq!(common::schema::violations(&report.0), [""; 0], "the report breaks the contract");
+    assert_eq!(crate::common::schema::violations(&report.0), [""; 0], "the report breaks the contract");
     report
 }
 
@@ -111,7 +109,7 @@ fn packed_and_piped() {
     fs::write(&zst, frames.concat()).unwrap();
     assert_eq!(shape(&replay(&zst).findings()[0]), expected);
 
-    let piped = format!("cat {} | {} replay --format=json -", packed.display(), common::vmtrace::VMTRACE);
+    let piped = format!("cat {} | {} replay --format=json -", packed.display(), crate::common::vmtrace::VMTRACE);
     assert_eq!(shape(&replay_of(Command::new("sh").args(["-c", &piped])).findings()[0]), expected);
 }
 

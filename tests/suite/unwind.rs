@@ -26,7 +26,7 @@ fn program(compiler: &str, flags: &[&str]) -> PathBuf {
     let name: String = [&[compiler], flags].concat().concat();
     let path = folder.join(format!("shapes{name}"));
     let unique = folder.join(format!("shapes{name}.{}.{:?}", std::process::id(), std::thread::current().id()));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/unwind/shapes.c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/unwind/shapes.c");
     let mut command = Command::new(compiler);
     command.args(["-g", "-O2", "-fno-optimize-sibling-calls", "-pthread", "-Wall"]).args(flags);
     let built = command.arg("-o").arg(&unique).arg(source).status().expect("a compiler");

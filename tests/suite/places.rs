@@ -3,16 +3,14 @@
 //! What is missing is taken away from vmtrace by a seccomp filter (testprogs/without.c): a simulation, since a kernel that
 //! lacks it is not at hand.
 
-mod common;
-
 use std::process::Command;
 
 use serde_json::Value;
 
-use common::process::{Process, command, run};
-use common::testprogs::{start, testprog};
-use common::vmtrace::{Report, VMTRACE, reports};
-use common::{proc, wait_for};
+use crate::common::process::{Process, command, run};
+use crate::common::testprogs::{start, testprog};
+use crate::common::vmtrace::{Report, VMTRACE, reports};
+use crate::common::{proc, wait_for};
 
 /// What an old kernel, or one that was built without it, may lack.
 const THINGS: &[&str] =

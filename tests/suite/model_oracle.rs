@@ -1,19 +1,16 @@
 //! The model against a dense oracle: a naive kernel with one entry per page decides what each call of a random
 //! sequence returns and does, and after every step the model has to have the same pages.
 
-#[path = "model_oracle/exhaustive.rs"]
 mod exhaustive;
-#[path = "model_oracle/kernel/mod.rs"]
 mod kernel;
-#[path = "model_oracle/story.rs"]
 mod story;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use kernel::{HEAP, Kernel, PAGES, address_of, range};
+use self::kernel::{HEAP, Kernel, PAGES, address_of, range};
+use self::story::{MOST_PROCESSES, Step, story};
 use proptest::prelude::*;
-use story::{MOST_PROCESSES, Step, story};
 use vmtrace::event::{
     Attached, AttachedTask, Birth, Call, CloneArgs, CloneCall, Event, EventKind, Exec, Exit, Prot, Sharing, Syscall,
     Vma,

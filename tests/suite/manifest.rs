@@ -1,14 +1,12 @@
 //! `vmtrace check`: the reproducer programs of testprogs/, and what is said of a manifest that does not hold.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::process::{Ended, Process, run};
-use common::testprogs::{FOLDER, testprog};
-use common::vmtrace::vmtrace;
-use common::{proc, wait_for};
+use crate::common::process::{Ended, Process, run};
+use crate::common::testprogs::{FOLDER, testprog};
+use crate::common::vmtrace::vmtrace;
+use crate::common::{proc, wait_for};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -29,7 +27,7 @@ fn all_cases_pass() {
 /// Of every case that can be launched a log of strace shows what the manifest says that it shows.
 #[test]
 fn all_cases_pass_by_their_logs() {
-    common::need("strace");
+    crate::common::need("strace");
     testprog("unjoined");
     let manifest = format!("{FOLDER}/cases.toml");
     let ended = run(&mut vmtrace(["check", "-j", "4", "--by", "strace-log", &manifest])).expect_code(0);

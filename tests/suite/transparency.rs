@@ -1,15 +1,13 @@
 //! The program does not notice: what it sees, what it gets and how it ends is as without vmtrace.
 
-mod common;
-
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use common::process::{Ended, Process, command, run};
-use common::terminal::Terminal;
-use common::testprogs::{start, testprog};
-use common::vmtrace::{VMTRACE, launch, vmtrace};
-use common::{need, proc, wait_for};
+use crate::common::process::{Ended, Process, command, run};
+use crate::common::terminal::Terminal;
+use crate::common::testprogs::{start, testprog};
+use crate::common::vmtrace::{VMTRACE, launch, vmtrace};
+use crate::common::{need, proc, wait_for};
 use nix::sys::signal::Signal;
 
 /// Ways to start a program: as it is, and under vmtrace, with its report out of the way.
@@ -172,7 +170,7 @@ fn a_signal_passed_on_kills() {
     sleeping.send(Signal::SIGTERM);
     sleeping.end().expect_code(143);
     let report = std::fs::read_to_string(file.path()).expect("a report");
-    let report = common::vmtrace::reports(&report).pop().expect("a report");
+    let report = crate::common::vmtrace::reports(&report).pop().expect("a report");
     assert_eq!(report.at("/target/exit/signal"), "SIGTERM");
 }
 
@@ -182,7 +180,7 @@ fn sigusr1_is_not_passed_on() {
     let told = Process::start(&mut vmtrace(["--format=json", "--", testprog("tell_signals")]));
     told.await_output("ready\n");
     told.send(Signal::SIGUSR1);
-    wait_for("a report comes", || common::vmtrace::reports(&told.errors()).len() == 1);
+    wait_for("a report comes", || crate::common::vmtrace::reports(&told.errors()).len() == 1);
     told.send(Signal::SIGTERM);
     told.await_output("SIGTERM\n");
     assert_eq!(told.end().expect_code(0).output(), "ready\nSIGTERM\n");
@@ -341,9 +339,9 @@ fn a_program_that_is_left_to_itself_lives_on() {
     let followed = Process::start(&mut followed);
     followed.await_output("ready");
     let target = proc::children(followed.pid()).pop().expect("vmtrace has a child");
-    wait_for("the report comes", || common::vmtrace::reports(&followed.errors()).len() == 1);
+    wait_for("the report comes", || crate::common::vmtrace::reports(&followed.errors()).len() == 1);
     wait_for("the program is left alone", || proc::is_free(target));
-    let report = common::vmtrace::reports(&followed.errors()).remove(0);
+    let report = crate::common::vmtrace::reports(&followed.errors()).remove(0);
     assert!(report.at("/target/exit").is_null() && report.at("/span/seconds").as_f64() >= Some(0.2));
     let seccomp = proc::status(target, "Seccomp").expect("it lives");
     assert_eq!(seccomp, "0", "no filter is left in it");

@@ -1,15 +1,13 @@
 //! The thread library's lists with other glibcs than this machine's: what is found is the same with all of them.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use common::process::{Process, command, run};
-use common::testprogs::{FOLDER, testprog};
-use common::vmtrace::{Report, attach, vmtrace};
-use common::{need, proc, wait_for};
+use crate::common::process::{Process, command, run};
+use crate::common::testprogs::{FOLDER, testprog};
+use crate::common::vmtrace::{Report, attach, vmtrace};
+use crate::common::{need, proc, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use toml::Table;

@@ -1,17 +1,15 @@
 //! The command line as its users meet it: exit statuses, where reports go, and errors of one line.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::process::{Ended, Process, run};
-use common::testprogs::{start, testprog};
-use common::vmtrace::{Report, VMTRACE, attach, launch, reports, vmtrace};
-use common::{need, proc, wait_for};
+use crate::common::process::{Ended, Process, run};
+use crate::common::testprogs::{start, testprog};
+use crate::common::vmtrace::{Report, VMTRACE, attach, launch, reports, vmtrace};
+use crate::common::{need, proc, wait_for};
 use nix::sys::signal::Signal;
 
 /// Launches a shell script under vmtrace, with its report out of the way.
@@ -438,9 +436,9 @@ fn json_keeps_its_contract() {
         ("attached", at_its_end),
     ];
     for (name, report) in &all {
-        let violations = common::schema::violations(&report.0);
+        let violations = crate::common::schema::violations(&report.0);
         assert!(violations.is_empty(), "{name}: {violations:?}\n{:#}", report.0);
-        let contradictions = common::schema::contradictions(&report.0);
+        let contradictions = crate::common::schema::contradictions(&report.0);
         assert!(contradictions.is_empty(), "{name}: {contradictions:?}\n{:#}", report.0);
     }
     let [leak, _, _, mappings, limit, killed, now, end] = all.map(|(_, report)| report);
