@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::SigSet;
 
-use crate::units::{Addr, PAGE, Range, Tid, page_down};
+use crate::units::{Addr, PAGE, Pid, Range, Tid, page_down};
 
 pub use child::{Child, ChildReport, fork_child};
 pub(crate) use ptrace::count_read;
@@ -51,6 +51,12 @@ pub fn set_policy(tid: Tid, policy: Policy) -> Result<(), Errno> {
 /// The number of the calling thread.
 pub fn own_tid() -> Tid {
     Tid(nix::unistd::gettid().as_raw())
+}
+
+/// Whether a process has such a task, be it a zombie: tgkill(2) without a signal.
+pub fn is_task_of(pid: Pid, tid: Tid) -> bool {
+    // SAFETY: integers only.
+    Errno::result(unsafe { libc::syscall(libc::SYS_tgkill, pid.0, tid.0, 0) }) != Err(Errno::ESRCH)
 }
 
 /// Gives memory that is free, and that the allocator keeps for later, back to the system: malloc_trim(3). Where the C library

@@ -2,8 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use indexmap::IndexSet;
+
+use crate::sys;
 use crate::units::{Addr, Pid, Tid};
 
 /// Facts of /proc/TID/status and /proc/TID/stat.
@@ -64,9 +67,30 @@ fn stat_field(text: &[u8], number: usize) -> Option<&str> {
     std::str::from_utf8(&text[after_name + 1..]).ok()?.split_ascii_whitespace().nth(number.checked_sub(3)?)
 }
 
-/// All tasks of a process. An error when there is none.
+/// All tasks of a process that are there from the beginning to the end of this call, and others. An error when there is none.
+///
+/// A listing goes from each task to the next one by their number and place, and where others end meanwhile it passes over some,
+/// or breaks off (fs/proc/base.c `proc_task_readdir`). It is whole if there are as many as it tells of, and these are still there.
 pub fn threads(pid: Pid) -> io::Result<Vec<Tid>> {
-    Ok(numbered(&format!("/proc/{pid}/task"))?.map(Tid).collect())
+    /// Where thousands begin and end in each second no listing is whole; what several tell lacks little.
+    const WITHIN: Duration = Duration::from_millis(50);
+    let (began, mut seen) = (Instant::now(), IndexSet::new());
+    loop {
+        let listed: Vec<Tid> = numbered(&format!("/proc/{pid}/task"))?.map(Tid).collect();
+        // Counted before it is asked who is there: so those were there when they were counted.
+        if count(pid).is_none_or(|count| count == listed.len()) && listed.iter().all(|tid| sys::is_task_of(pid, *tid)) {
+            return Ok(listed);
+        }
+        seen.extend(listed);
+        if began.elapsed() > WITHIN {
+            return Ok(seen.into_iter().collect());
+        }
+    }
+}
+
+/// How many tasks a process has. The leader's own stat is not summed up over all of them.
+fn count(pid: Pid) -> Option<usize> {
+    stat_field(&std::fs::read(format!("/proc/{pid}/task/{pid}/stat")).ok()?, 20)?.parse().ok()
 }
 
 /// All processes that /proc lists.
@@ -262,6 +286,42 @@ mod tests {
         let expected = TaskStatus { pid: Pid(100), parent: Pid(7), uid: 1001, tracer: Some(Pid(55)), state: 't' };
         assert_eq!(parse_status(text), Some(expected));
         assert_eq!(parse_status(b"Tgid:\t100\n"), None);
+    }
+
+    /// A thread that lives is listed, however many that were there before it end meanwhile. Of plain listings, one in some hundred
+    /// lacks it.
+    #[test]
+    fn none_is_left_out_of_a_listing() {
+        use std::sync::{Barrier, mpsc};
+        const ROUNDS: usize = 500;
+        const BRIEF: u32 = 40;
+        let own = Pid(std::process::id() as i32);
+        let (mut listings, mut lacking) = (0, 0);
+        for _ in 0..ROUNDS {
+            let (begin, end) = (&Barrier::new(BRIEF as usize + 1), &Barrier::new(2));
+            let (tell, told) = mpsc::channel();
+            std::thread::scope(|scope| {
+                let brief = |ordinal| {
+                    scope.spawn(move || {
+                        begin.wait();
+                        std::thread::sleep(Duration::from_micros(7) * ordinal);
+                    })
+                };
+                let brief: Vec<_> = (0..BRIEF).map(brief).collect();
+                scope.spawn(move || {
+                    tell.send(sys::own_tid()).unwrap();
+                    end.wait();
+                });
+                let last = told.recv().unwrap();
+                begin.wait();
+                while !brief.iter().all(|thread| thread.is_finished()) {
+                    listings += 1;
+                    lacking += usize::from(!threads(own).unwrap().contains(&last));
+                }
+                end.wait();
+            });
+        }
+        assert_eq!(lacking, 0, "of {listings}");
     }
 
     /// A stop by job control counts as little as an end.

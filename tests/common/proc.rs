@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 
+use vmtrace::units::Pid;
+
 /// All threads of a process; none when it is gone.
 pub fn threads(pid: i32) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return Vec::new();
-    };
-    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+    let threads = vmtrace::procfs::task::threads(Pid(pid)).unwrap_or_default();
+    threads.into_iter().map(|tid| tid.0).collect()
 }
 
 /// A field of /proc/TID/status; none when there is no such task.

@@ -186,20 +186,10 @@ impl Perf {
     }
 }
 
-/// Adds the tasks of these processes, until there are no new ones or whoever was there has surely been seen.
-///
-/// A listing may leave out a task when another one ends meanwhile. A process that makes threads all the time always has new
-/// ones; those that are made from now on the records tell of.
+/// Adds the tasks of these processes. Of those that are made from now on the records tell.
 fn list(processes: &[Pid], listed: &mut HashMap<Tid, Pid>) {
-    const LISTINGS: usize = 8;
     for pid in processes {
-        for _ in 0..LISTINGS {
-            let before = listed.len();
-            listed.extend(task::threads(*pid).unwrap_or_default().into_iter().map(|tid| (tid, *pid)));
-            if listed.len() == before {
-                break;
-            }
-        }
+        listed.extend(task::threads(*pid).unwrap_or_default().into_iter().map(|tid| (tid, *pid)));
     }
 }
 
