@@ -12,6 +12,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use nix::unistd::Pid;
 
 use super::process::Process;
@@ -40,12 +41,13 @@ impl Terminal {
         grantpt(&terminal).and_then(|()| unlockpt(&terminal)).expect("the terminal is ours");
         let path = ptsname_r(&terminal).expect("the terminal has a name");
         let keyboard = File::from(OwnedFd::from(terminal));
-        let end =
-            || Stdio::from(File::options().read(true).write(true).open(&path).expect("the terminal can be opened"));
+        let session = File::options().read(true).write(true).open(&path).expect("the terminal can be opened");
+        keep_output(&session).expect("it is a terminal");
+        let end = || Stdio::from(session.try_clone().expect("a file can be duplicated"));
         let mut command = Command::new("setsid");
         command.args(["--ctty", program]).args(arguments).stdin(end()).stdout(end()).stderr(end());
         let leader = Process::start_redirected(&mut command);
-        drop(command);
+        drop((command, session));
         let screen = Arc::<Screen>::default();
         let (shown, from) = (Arc::clone(&screen), keyboard.try_clone().expect("a file can be duplicated"));
         let reader = std::thread::spawn(move || shown.show(from));
@@ -103,6 +105,14 @@ impl Drop for Terminal {
         }
         self.screen.is_off.store(true, Ordering::Release);
     }
+}
+
+/// Keeps a key that is a signal from throwing away what was written and is not on the screen yet: it would take the program's
+/// answer with it when that is quicker than the terminal (drivers/tty/n_tty.c `isig`).
+fn keep_output(terminal: &File) -> nix::Result<()> {
+    let mut settings = tcgetattr(terminal)?;
+    settings.local_flags |= LocalFlags::NOFLSH;
+    tcsetattr(terminal, SetArg::TCSANOW, &settings)
 }
 
 impl Screen {
