@@ -288,8 +288,8 @@ mod tests {
         assert_eq!(parse_status(b"Tgid:\t100\n"), None);
     }
 
-    /// A thread that lives is listed, however many that were there before it end meanwhile. Of plain listings, one in some hundred
-    /// lacks it.
+    /// A thread that lives is listed, however many that were there before it end meanwhile. Of plain listings, one in some
+    /// thousand lacks it.
     #[test]
     fn none_is_left_out_of_a_listing() {
         use std::sync::{Barrier, mpsc};

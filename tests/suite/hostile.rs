@@ -173,7 +173,7 @@ fn arguments_that_nobody_supplies() {
 }
 
 /// No part of a mapping is left out of what is read, however often another thread splits it meanwhile. Of Linux 6.18's text
-/// of the maps, one in some thousand readings lacks its upper half.
+/// of the maps, one in some ten thousand readings lacks its upper half.
 #[test]
 fn a_mapping_that_is_split_while_it_is_read() {
     const READINGS: u32 = 100_000;
