@@ -68,10 +68,21 @@ fn one_thread() {
     expect_at_least(&agree("random_calls", 6, &["10000", "1"], 10), 7_500, 600);
 }
 
-/// As many threads as the program has room for.
+/// As many threads as the program has room for. Where the machine is so busy that calls overtake others, nothing is compared until
+/// all have returned: it is repeated until there has been enough.
 #[test]
 fn sixteen_threads() {
-    expect_at_least(&agree("random_calls", 7, &["10000", "16"], 20), 7_500, 300);
+    const RUNS: u32 = 10;
+    let mut checks = 0;
+    for run in 0..RUNS {
+        let report = agree("random_calls", 7 + 100 * run, &["10000", "16"], 20);
+        expect_at_least(&report, 7_500, 1);
+        checks += report.number("/verify/checks");
+        if checks >= 300 {
+            return;
+        }
+    }
+    panic!("{checks} comparisons in {RUNS} runs");
 }
 
 /// vfork's children change the memory of both, and end or execute the program.
