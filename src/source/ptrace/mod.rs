@@ -134,13 +134,6 @@ struct Tracee {
     passing: bool,
 }
 
-impl Tracee {
-    /// Whether it is in a call of execve, and may be of another address space by now.
-    fn executes(&self) -> bool {
-        self.inside.is_some_and(|inside| matches!(inside.followed, Followed::Execve | Followed::Execveat))
-    }
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Inside {
     abi: Abi,
