@@ -304,6 +304,9 @@ impl AddressSpace {
                 if bits & (prot::GROWSDOWN | prot::GROWSUP) != 0 {
                     return if errno == Errno::EINVAL { Ok(()) } else { Err(Unclear) };
                 }
+                // Where one region is known there may be several: mseal(2) makes them, and maps that were taken over do not show
+                // which of a file's pages were mapped by one that may be written to.
+                let may_be_several = errno == Errno::EPERM || errno == Errno::EACCES && self.has_unseen;
                 // It may have gone on where a stack had grown.
                 let has_grown = errno != Errno::EINVAL && !self.is_partial && self.may_have_grown(range);
                 match self.areas.first_hole(range) {
@@ -321,9 +324,9 @@ impl AddressSpace {
                         Ok(())
                     }
                     // Refused somewhere in the middle: what comes before has been changed (mprotect goes on region
-                    // by region). Of a single region nothing has; but mseal(2) makes several of what is one here.
+                    // by region). Of a single region nothing has.
                     _ if !addr.0.is_multiple_of(PAGE)
-                        || errno != Errno::EPERM && self.areas.overlapping(range).nth(1).is_none() =>
+                        || !may_be_several && self.areas.overlapping(range).nth(1).is_none() =>
                     {
                         self.refused(call, errno);
                         Ok(())

@@ -143,6 +143,28 @@ fn a_mismatch_names_what_differs() {
     }
 }
 
+/// Of a single mapping mprotect changes all or nothing. What was taken over from maps may be several of one file, opened with
+/// other rights: then a part may have been changed before the rest was refused.
+#[test]
+fn what_maps_show_as_one_may_be_several() {
+    let file = range(0x7f00_0000, 4 * PAGE);
+    let seen = Vma { sharing: Sharing::Shared, inode: 7, ..line(file, Prot::READ, "/tmp/file") };
+    let is_unclear = |trace: &mut Trace, errno| {
+        let call = Call::Mprotect { addr: file.start(), len: 2 * PAGE, prot: RW };
+        trace.call(MAIN, call, Err(errno)).unclear.is_some()
+    };
+    let mut trace = Trace::new();
+    let map = Call::Mmap { addr: Addr(0), len: file.bytes(), prot: 1, flags: map::SHARED, fd: 3, offset: 0 };
+    trace.call(MAIN, map, Ok(file.start().0));
+    let id = trace.model.space_of(MAIN).unwrap();
+    // As of a program that was followed from its start.
+    trace.model.space_mut(id).unwrap().has_unseen = false;
+    assert!(!is_unclear(&mut trace, Errno::EACCES));
+    trace.happen(MAIN, EventKind::Maps([seen].into()));
+    assert!(is_unclear(&mut trace, Errno::EACCES));
+    assert!(!is_unclear(&mut trace, Errno::EINVAL));
+}
+
 /// The gate page is in no address space, and the page of uprobes comes without a call: neither is a difference.
 #[test]
 fn pages_of_the_kernels_own_are_no_difference() {
