@@ -24,27 +24,17 @@ fn all_cases_pass() {
     assert_eq!(ended.errors(), "");
 }
 
-/// Of every case that can be launched a log of strace shows what the manifest says that it shows. On a busy machine its times
-/// may say that a stack lay idle while others were mapped: a case that fails has to pass alone.
+/// Of every case that can be launched a log of strace shows what the manifest says that it shows.
 #[test]
 fn all_cases_pass_by_their_logs() {
     crate::common::need("strace");
     testprog("unjoined");
     let manifest = format!("{FOLDER}/cases.toml");
-    let check = ["check", "--by=strace-log", &manifest];
-    let ended = run(vmtrace(check).args(["-j", "4"]));
+    let ended = run(&mut vmtrace(["check", "-j", "4", "--by", "strace-log", &manifest])).expect_code(0);
     let output = ended.output();
-    let with = |verdict: &str| -> Vec<&str> {
-        let cases = output.lines().filter(|line| line.contains("launch strace-log") && line.contains(verdict));
-        cases.filter_map(|line| line.split(' ').next()).collect()
-    };
-    let (passed, failed) = (with("  ok  "), with("  FAIL  "));
-    assert_eq!(passed.len() + failed.len(), shown_by_logs(&manifest), "{output}");
-    let counts = format!("\n\n{} passed, {} failed\n", passed.len(), failed.len());
-    assert!(output.ends_with(&counts) && ended.code() == i32::from(!failed.is_empty()), "{output}");
-    for case in failed {
-        run(vmtrace(check).arg(case)).expect_code(0);
-    }
+    let passed = output.lines().filter(|line| line.contains("launch strace-log") && line.contains("  ok  ")).count();
+    assert_eq!(passed, shown_by_logs(&manifest), "{output}");
+    assert!(output.ends_with(&format!("\n\n{passed} passed, 0 failed\n")), "{output}");
 }
 
 /// By perf events nobody waits for vmtrace: what programs of milliseconds leave is found all the same. These are the cases
