@@ -29,11 +29,19 @@ pub mod map {
     pub const HUGETLB: u32 = 0x40000;
     pub const HUGE_SHIFT: u32 = 26;
     pub const FIXED_NOREPLACE: u32 = 0x10_0000;
+    /// The smaller of x86-64's huge pages, in bytes.
+    pub const HUGE_PAGE: u64 = 2 << 20;
+    /// The larger one, in bytes.
+    pub const GIGANTIC_PAGE: u64 = 1 << 30;
 }
 
-/// Modifiers of mprotect(2)'s `prot`.
+/// Rights of mprotect(2), and their modifiers.
 #[allow(missing_docs)]
 pub mod prot {
+    pub const READ: u32 = 1;
+    pub const WRITE: u32 = 2;
+    pub const EXEC: u32 = 4;
+    pub const SEM: u32 = 8;
     pub const GROWSDOWN: u32 = 0x0100_0000;
     pub const GROWSUP: u32 = 0x0200_0000;
 }

@@ -21,8 +21,9 @@ use crate::units::{Addr, PAGE, Pid, Range, Tid, page_down};
 pub use child::{Child, ChildReport, fork_child};
 pub(crate) use ptrace::count_read;
 pub use ptrace::{
-    EXITKILL, Restart, Status, SyscallStop, TRACE_OPTIONS, Wait, event_message, interrupt, peek_memory, peek_status,
-    peek_status_of, reads, registers, restart, seize, set_registers, syscall_info, take_status, write_word,
+    FILTER_OPTIONS, Restart, Status, SyscallStop, TRACE_OPTIONS, Wait, event_message, interrupt, peek_memory,
+    peek_status, peek_status_of, reads, registers, restart, seize, set_registers, syscall_info, take_status,
+    write_word,
 };
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]

@@ -31,11 +31,13 @@ pub const TRACE_OPTIONS: libc::c_int = libc::PTRACE_O_TRACESYSGOOD
     | libc::PTRACE_O_TRACEFORK
     | libc::PTRACE_O_TRACEVFORK
     | libc::PTRACE_O_TRACEEXEC
-    | libc::PTRACE_O_TRACEEXIT
-    | libc::PTRACE_O_TRACESECCOMP;
+    | libc::PTRACE_O_TRACEEXIT;
 
-/// A launched program cannot live without its tracer: the filter's calls would fail with ENOSYS.
-pub const EXITKILL: libc::c_int = libc::PTRACE_O_EXITKILL;
+/// The same of a program that is launched with a filter: its stops, and that it cannot live without its tracer, for the filter's
+/// calls would fail with ENOSYS.
+///
+/// Without the first one, so fail those that a filter of the program's own wants a tracer to see, as they do when there is none.
+pub const FILTER_OPTIONS: libc::c_int = TRACE_OPTIONS | libc::PTRACE_O_TRACESECCOMP | libc::PTRACE_O_EXITKILL;
 
 /// How a stopped task goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -140,6 +142,15 @@ pub enum SyscallStop {
     },
     /// A call has returned.
     Exit,
+    /// A filter wants the call with this number to be seen.
+    Seccomp {
+        /// AUDIT_ARCH_X86_64 or AUDIT_ARCH_I386.
+        arch: u32,
+        /// Number of the call.
+        nr: u64,
+        /// What the filter has to say, 16 bits.
+        message: u64,
+    },
     /// It is no syscall stop. If the task is in a call all the same, it is one of this AUDIT_ARCH_*.
     Other {
         /// AUDIT_ARCH_X86_64 or AUDIT_ARCH_I386.
@@ -158,6 +169,11 @@ pub fn syscall_info(tid: Tid) -> Result<SyscallStop, Errno> {
         // SAFETY: for this `op` the kernel has filled this member of the union.
         libc::PTRACE_SYSCALL_INFO_ENTRY => SyscallStop::Entry { arch: info.arch, nr: unsafe { info.u.entry.nr } },
         libc::PTRACE_SYSCALL_INFO_EXIT => SyscallStop::Exit,
+        libc::PTRACE_SYSCALL_INFO_SECCOMP => {
+            // SAFETY: as above.
+            let seccomp = unsafe { info.u.seccomp };
+            SyscallStop::Seccomp { arch: info.arch, nr: seccomp.nr, message: seccomp.ret_data.into() }
+        }
         _ => SyscallStop::Other { arch: info.arch },
     })
 }

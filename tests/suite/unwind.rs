@@ -63,7 +63,7 @@ impl Stopped {
         let mut byte = [0];
         child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
         wait_until(|| std::fs::read_to_string(format!("/proc/{tid}/stat")).unwrap().contains(") S "));
-        sys::seize(tid, sys::TRACE_OPTIONS | sys::EXITKILL).unwrap();
+        sys::seize(tid, sys::TRACE_OPTIONS | libc::PTRACE_O_EXITKILL).unwrap();
         sys::interrupt(tid).unwrap();
         let mut stopped = Stopped { child, tid, stacks: CallStacks::default() };
         stopped.wait();

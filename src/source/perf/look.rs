@@ -509,7 +509,7 @@ fn returned(record: &Record) -> Option<(Followed, Call, Result<u64, syscalls::Er
         return None;
     }
     let call = decode::call(record.tid, Abi::X86_64, followed, &registers, Arguments::Unused)?.call;
-    Some((followed, call, decode::result(Abi::X86_64, &registers)))
+    Some((followed, call, decode::result(Abi::X86_64, followed, &registers)))
 }
 
 /// Takes pages out of maps.

@@ -406,7 +406,7 @@ impl Stream {
     fn exit(&mut self, at: u64, tid: Tid, followed: Followed, registers: &user_regs_struct) {
         let Some(task) = self.tasks.get_mut(&tid) else { return };
         let space = task.space;
-        let mut result = decode::result(Abi::X86_64, registers);
+        let mut result = decode::result(Abi::X86_64, followed, registers);
         let (mut mapped, mut with) = (None, None);
         let call = match (followed, task.inside.take()) {
             (Followed::Clone | Followed::Clone3 | Followed::Fork | Followed::Vfork, inside) => match inside {

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use nix::errno::Errno;
+use nix::libc;
 
 use super::decode::{self, Abi, Arguments, Followed};
-use super::{After, Inside, Phase, Ptrace, gone};
+use super::{After, Inside, Phase, Ptrace, filter, gone};
 use crate::abi::clone::UNTRACED;
 use crate::abi::map;
 use crate::event::{Call, EventKind, ExitScope, Exiting, Syscall};
@@ -35,6 +36,33 @@ impl Ptrace {
             None if self.filtered => self.restart(tid, 0),
             None => {}
         }
+    }
+
+    /// A filter wants a call to be seen: ours, or one of the program's own.
+    pub(super) fn seccomp_stop(&mut self, tid: Tid) {
+        let call = match sys::syscall_info(tid) {
+            // Linux before 5.3.
+            Err(Errno::EIO) => gone(sys::event_message(tid)).map(filter::from_message),
+            info => gone(info).map(|info| match info {
+                SyscallStop::Seccomp { arch, nr, message } => Abi::of_audit_arch(arch)
+                    .map(|abi| (abi, nr))
+                    .filter(|call| filter::from_message(message) == Some(*call)),
+                _ => None,
+            }),
+        };
+        match call {
+            Some(Some((abi, nr))) if self.filtered => self.entry(tid, abi, nr),
+            Some(_) => self.fail_untraced(tid),
+            None => {}
+        }
+    }
+
+    /// A call that a filter of the program's own wants a tracer to decide on fails where there is none (`__seccomp_filter`).
+    fn fail_untraced(&mut self, tid: Tid) {
+        let Some(mut registers) = gone(sys::registers(tid)) else { return };
+        (registers.orig_rax, registers.rax) = (u64::MAX, -i64::from(libc::ENOSYS) as u64);
+        let _ = gone(sys::set_registers(tid, &registers));
+        self.restart(tid, 0);
     }
 
     /// A system call is about to be made.
@@ -93,12 +121,12 @@ impl Ptrace {
         match tracee.inside {
             Some(Inside { abi, followed: Followed::ExitGroup, .. }) => {
                 tracee.inside = None;
-                self.look_if_overlapped(gate);
+                self.look_if_overlapped(gate, tid);
                 self.say_exiting(tid, abi, ExitScope::Group);
                 self.after.push_back(After::Resume(tid));
             }
             Some(Inside { exec: Some(_), .. }) if matches!(self.phase, Phase::Following) => {
-                self.look_if_overlapped(gate);
+                self.look_if_overlapped(gate, tid);
                 self.tell(tid, EventKind::Executing);
                 self.after.push_back(After::Resume(tid));
             }
@@ -128,7 +156,7 @@ impl Ptrace {
         }
         self.after.push_back(After::Resume(tid));
         self.after.push_back(After::Leave(tid, gate));
-        let mut result = decode::result(abi, &registers);
+        let mut result = decode::result(abi, followed, &registers);
         let arguments = Arguments::of(&result);
         let Some(decoded) = decode::call(tid, abi, followed, &registers, arguments) else { return };
         let mut mapped = None;
@@ -156,9 +184,8 @@ impl Ptrace {
 /// Whether mmap's arguments do not tell all that it has done: files of huge pages are mapped in these, and drivers may
 /// choose the offset, and whether a fork copies the mapping.
 fn is_untold_mmap(call: &Call, returned: u64) -> bool {
-    const SMALLEST_HUGE_PAGE: u64 = 2 << 20;
     let Call::Mmap { len, flags, .. } = *call else { return false };
-    let may_be_huge = returned.is_multiple_of(SMALLEST_HUGE_PAGE) && !len.is_multiple_of(SMALLEST_HUGE_PAGE);
+    let may_be_huge = returned.is_multiple_of(map::HUGE_PAGE) && !len.is_multiple_of(map::GIGANTIC_PAGE);
     flags & map::ANONYMOUS == 0 && (flags & map::SHARED != 0 || may_be_huge)
 }
 

@@ -158,14 +158,36 @@ pub fn stack_and_tls(registers: &Registers) -> (Addr, Option<Addr>) {
     (Addr(registers.rsp), Some(Addr(registers.fs_base)).filter(|base| base.0 != 0))
 }
 
-/// What a returned call has returned.
-pub fn result(abi: Abi, registers: &Registers) -> Result<u64, Errno> {
+/// What a returned call has returned. ENOSYS where it was not made at all, because a filter of the program's own has turned it
+/// into SIGSYS.
+pub fn result(abi: Abi, followed: Followed, registers: &Registers) -> Result<u64, Errno> {
     let (signed, unsigned) = match abi {
         Abi::X86_64 => (registers.rax as i64, registers.rax),
         Abi::I386 => (i64::from(registers.rax as i32), registers.rax & 0xffff_ffff),
     };
     // MAX_ERRNO of linux/err.h.
-    if (-4095..0).contains(&signed) { Err(Errno::new((-signed) as i32)) } else { Ok(unsigned) }
+    if (-4095..0).contains(&signed) {
+        Err(Errno::new((-signed) as i32))
+    } else if is_rolled_back(abi, followed, unsigned) {
+        Err(Errno::ENOSYS)
+    } else {
+        Ok(unsigned)
+    }
+}
+
+/// Whether the number of the call stands where its result would (SECCOMP_RET_TRAP, `syscall_rollback`). Others return small
+/// numbers themselves.
+fn is_rolled_back(abi: Abi, followed: Followed, result: u64) -> bool {
+    let may_be_result = matches!(
+        followed,
+        Followed::Clone
+            | Followed::Clone3
+            | Followed::Fork
+            | Followed::Vfork
+            | Followed::ProcessMadvise
+            | Followed::IoUringSetup
+    );
+    result != 0 && result < PAGE && !may_be_result && self::followed(abi, result) == Some(followed)
 }
 
 /// The argument of exit and exit_group, as the parent will see it.

@@ -2,6 +2,9 @@
 //!
 //! Classic BPF, see seccomp(2). The stop's message tells the call and its table, so that nothing else has to be read
 //! at the entry. A filter is inherited and outlives its tracer, whose absence makes its calls fail: launch only.
+//!
+//! A program may have a filter of its own that wants a tracer to decide. It has none, as far as it knows: what we would let
+//! pass has to fail.
 
 use nix::libc::{
     self, BPF_ABS, BPF_ALU, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JUMP, BPF_K, BPF_LD, BPF_OR, BPF_RET, BPF_STMT, BPF_W,
@@ -20,6 +23,10 @@ pub const AUDIT_ARCH_I386: u32 = 0x4000_0003;
 
 /// Marks a call of i386 in the stop's message.
 const I386_MARK: u32 = 0x8000;
+/// Tells our filter's messages from those of others.
+const OURS: u32 = 0x5400;
+/// The bits that hold the number.
+const NUMBER: u32 = 0x3ff;
 /// Numbers from here on are of the x32 table, which no distribution's kernel has switched on.
 const X32_BIT: u32 = 0x4000_0000;
 /// BPF_A: return the accumulator (linux/filter.h; not in libc).
@@ -62,14 +69,15 @@ fn table(program: &mut Vec<sock_filter>, numbers: &[u32], prctl: u32, mark: u32)
     program.push(jump(BPF_JEQ, PR_SET_MM as u32, 1, 0));
     program.push(allow());
     program.push(load(NR));
-    program.push(statement(BPF_ALU | BPF_OR | BPF_K, libc::SECCOMP_RET_TRACE | mark));
+    program.push(statement(BPF_ALU | BPF_OR | BPF_K, libc::SECCOMP_RET_TRACE | OURS | mark));
     program.push(statement(BPF_RET | BPF_A, 0));
 }
 
-/// What a stop's message says: the table and the number.
-pub fn from_message(message: u64) -> (Abi, u64) {
+/// What a stop's message says: the table and the number. None if it is another filter's.
+pub fn from_message(message: u64) -> Option<(Abi, u64)> {
     let abi = if message & u64::from(I386_MARK) != 0 { Abi::I386 } else { Abi::X86_64 };
-    (abi, message & u64::from(I386_MARK - 1))
+    let is_ours = message & !u64::from(I386_MARK | NUMBER) == u64::from(OURS);
+    is_ours.then_some((abi, message & u64::from(NUMBER)))
 }
 
 fn load(offset: u32) -> sock_filter {
@@ -138,11 +146,21 @@ mod tests {
                 }
                 if followed(abi, nr.into()).is_some() {
                     assert_eq!(verdict & 0xffff_0000, libc::SECCOMP_RET_TRACE, "{abi:?} {nr}");
-                    assert_eq!(from_message(u64::from(verdict & 0xffff)), (abi, nr.into()));
+                    assert_eq!(from_message(u64::from(verdict & 0xffff)), Some((abi, nr.into())));
                 } else {
                     assert_eq!(verdict, libc::SECCOMP_RET_ALLOW, "{abi:?} {nr}");
                 }
             }
+        }
+    }
+
+    /// A program's own filter may say anything.
+    #[test]
+    fn messages_of_others() {
+        let ours = (0..0x1_0000).filter(|message| from_message(*message).is_some()).count();
+        assert_eq!(ours, 2 * 0x400);
+        for others in [0, 9, 0x8000, 0xffff, 0x1_5409] {
+            assert_eq!(from_message(others), None);
         }
     }
 

@@ -118,9 +118,9 @@ impl Ptrace {
         let program = filter::program();
         let wanted = (leash == Leash::Filter && follow == Follow::Memory).then_some(&*program);
         let child = sys::fork_child(&argv, wanted, mask).map_err(LaunchError::Fork)?;
-        let kill = if wanted.is_some() { sys::EXITKILL } else { 0 };
+        let options = if wanted.is_some() { sys::FILTER_OPTIONS } else { sys::TRACE_OPTIONS };
         let pid = child.pid;
-        sys::seize(pid.into(), sys::TRACE_OPTIONS | kill).map_err(|errno| LaunchError::refused(pid, errno))?;
+        sys::seize(pid.into(), options).map_err(|errno| LaunchError::refused(pid, errno))?;
         child.go().map_err(LaunchError::Fork)?;
         let launching = Launching { child, wanted: wanted.is_some() };
         let mut source = Ptrace::new(pid, true, follow, Phase::Launching(launching));

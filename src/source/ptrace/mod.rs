@@ -134,6 +134,13 @@ struct Tracee {
     passing: bool,
 }
 
+impl Tracee {
+    /// Whether it is in a call of execve, and may be of another address space by now.
+    fn executes(&self) -> bool {
+        self.inside.is_some_and(|inside| matches!(inside.followed, Followed::Execve | Followed::Execveat))
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Inside {
     abi: Abi,
@@ -372,12 +379,7 @@ impl Ptrace {
         }
         match stop {
             Stop::Signal(signal) => self.restart(tid, signal),
-            Stop::Seccomp => {
-                if let Some(message) = gone(sys::event_message(tid)) {
-                    let (abi, nr) = filter::from_message(message);
-                    self.entry(tid, abi, nr);
-                }
-            }
+            Stop::Seccomp => self.seccomp_stop(tid),
             Stop::Syscall if passing || self.follow == Follow::Threads => self.restart(tid, 0),
             Stop::Syscall => self.syscall_stop(tid),
             Stop::GroupStop => {
