@@ -1,15 +1,10 @@
 //! What each system call does to an address space, by its arguments and its result.
 
-use syscalls::Errno;
-
 use super::mapping::{Kind, Made, Mapping};
-use super::space::{AddressSpace, Area, Backing, HalfMoved, Marks, Refusal};
+use super::space::{AddressSpace, Area, Backing, Marks};
 use crate::abi::{madv, map, mremap, prot, set_mm};
 use crate::event::{Call, Prot, Sharing, Syscall, Vma};
 use crate::units::{Addr, CallStackId, PAGE, Range, Tid, Time, page_down, page_up};
-
-/// shmat(2): takes the place of what lies there.
-const SHM_REMAP: i32 = 0o40000;
 
 /// The model cannot tell what a call did; a look at the kernel's maps can.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,8 +24,15 @@ pub struct Caller {
 }
 
 impl Caller {
-    fn prot(self, prot: Prot) -> Prot {
+    /// The rights that pages get which are asked for with these.
+    pub(super) fn prot(self, prot: Prot) -> Prot {
         if self.read_implies_exec && prot.contains(Prot::READ) { prot.with(Prot::EXEC) } else { prot }
+    }
+
+    /// Whether pages of a file may have been given less by these rights: not the right to be executed if they were only to
+    /// be read, where the file system is mounted noexec (`path_noexec`, VM_MAYEXEC).
+    fn may_be_denied_exec(self, bits: u32) -> bool {
+        self.read_implies_exec && bits & (prot::READ | prot::EXEC) == prot::READ
     }
 }
 
@@ -46,7 +48,7 @@ impl AddressSpace {
     fn apply_success(&mut self, caller: Caller, syscall: &Syscall, result: u64) -> Result<(), Unclear> {
         let made = Made { at: caller.at, tid: caller.tid, call: syscall.call, result, call_stack: caller.call_stack };
         match syscall.call {
-            Call::Mmap { len, prot, flags, offset, .. } => {
+            Call::Mmap { len, prot: bits, flags, offset, .. } => {
                 let addr = Addr(result);
                 let huge = if flags & map::HUGETLB != 0 { huge_page_bytes(flags) } else { 1 };
                 let len = len.checked_next_multiple_of(huge).ok_or(Unclear)?;
@@ -69,7 +71,7 @@ impl AddressSpace {
                     },
                 };
                 let kind = if anonymous { Kind::Anonymous } else { Kind::File };
-                let prot = caller.prot(Prot::from_bits(prot));
+                let prot = line.map_or_else(|| caller.prot(Prot::from_bits(bits)), |line| line.prot);
                 let marks = Marks { grows_down: flags & map::GROWSDOWN != 0, ..Marks::default() };
                 if self.is_partial && !replaces(flags) {
                     self.find_unmapped(range);
@@ -81,6 +83,9 @@ impl AddressSpace {
                     backing,
                     marks,
                 });
+                if line.is_none() && caller.may_be_denied_exec(bits) && !anonymous {
+                    return Err(Unclear);
+                }
             }
             Call::Munmap { addr, len } => self.unmap(Range::of_len(addr, len).ok_or(Unclear)?),
             Call::Mprotect { addr, len, prot } | Call::PkeyMprotect { addr, len, prot, .. } => {
@@ -126,6 +131,9 @@ impl AddressSpace {
                 let start = Addr(page_down(addr.0));
                 let range = Range::of_len(start, page_down(len)).ok_or(Unclear)?;
                 self.remap_file_pages(range, pgoff.wrapping_mul(PAGE), |prot| caller.prot(prot));
+                if caller.read_implies_exec {
+                    return Err(Unclear);
+                }
             }
             Call::IoSetup { .. } => {
                 let vma = syscall.mapped.as_ref().ok_or(Unclear)?;
@@ -203,10 +211,16 @@ impl AddressSpace {
         let had_hole = self.areas.first_hole(range).is_some();
         self.claim_growth(range);
         self.protect(range, prot);
-        if had_hole { Err(Unclear) } else { Ok(()) }
+        let mut areas = self.areas.overlapping(range);
+        let is_unsure = caller.may_be_denied_exec(bits) && areas.any(|(_, area)| area.backing != Backing::Anonymous);
+        if had_hole || is_unsure { Err(Unclear) } else { Ok(()) }
     }
 
     fn apply_mremap(&mut self, old: Addr, old_len: u64, new_len: u64, flags: u32, made: Made) -> Result<(), Unclear> {
+        let huge = self.huge_page_at(old);
+        let rounded = |len: u64| len.checked_next_multiple_of(huge.unwrap_or(1)).ok_or(Unclear);
+        let may_be_huge = huge.is_none() && self.may_be_huge(old, old_len, made.result, new_len);
+        let (old_len, new_len) = (rounded(old_len)?, rounded(new_len)?);
         let to = Range::of_len(Addr(made.result), new_len).ok_or(Unclear)?;
         let first = Range::of_len(old, 1).ok_or(Unclear)?;
         let has_grown = !self.is_partial && self.may_have_grown(Range::of_len(old, old_len).unwrap_or(first));
@@ -237,7 +251,23 @@ impl AddressSpace {
             }
         }
         // What has grown in holes of the source has moved too, and has taken the place of what lay there.
-        if has_grown { Err(Unclear) } else { Ok(()) }
+        if has_grown || may_be_huge { Err(Unclear) } else { Ok(()) }
+    }
+
+    /// The size of the huge pages at an address, in bytes, if it is known that there are some.
+    fn huge_page_at(&self, addr: Addr) -> Option<u64> {
+        match self.mappings.get(self.mapping_at(addr)?)?.made?.call {
+            Call::Mmap { flags, .. } if flags & map::HUGETLB != 0 => Some(huge_page_bytes(flags)),
+            _ => None,
+        }
+    }
+
+    /// Whether there may be huge pages that a call to mremap has moved: those of a file, whole ones, whatever was asked for.
+    fn may_be_huge(&self, old: Addr, old_len: u64, new: u64, new_len: u64) -> bool {
+        let is_file = self.areas.at(old).is_some_and(|(_, area)| area.backing != Backing::Anonymous);
+        let may_begin = |addr: u64| addr.is_multiple_of(map::HUGE_PAGE);
+        let is_whole = |len: u64| len.is_multiple_of(map::GIGANTIC_PAGE);
+        is_file && may_begin(old.0) && may_begin(new) && !(is_whole(old_len) && is_whole(new_len))
     }
 
     /// mremap of what only page faults have put there, with rights that are not known.
@@ -268,7 +298,7 @@ impl AddressSpace {
     }
 
     /// Advice that stays with the pages applies on both sides of a hole, and ENOMEM tells of the hole only.
-    fn apply_madvise(&mut self, addr: Addr, len: u64, advice: i32) {
+    pub(super) fn apply_madvise(&mut self, addr: Addr, len: u64, advice: i32) {
         let Some(range) = Range::of_len(addr, len) else {
             return;
         };
@@ -292,138 +322,6 @@ impl AddressSpace {
                 Some(before) => **before = made,
                 none => *none = Some(Box::new(made)),
             }
-        }
-    }
-
-    fn apply_failure(&mut self, caller: Caller, call: &Call, errno: Errno) -> Result<(), Unclear> {
-        match *call {
-            Call::Mprotect { addr, len, prot: bits } | Call::PkeyMprotect { addr, len, prot: bits, .. } => {
-                let Some(range) = Range::of_len(addr, len) else {
-                    return Ok(());
-                };
-                if bits & (prot::GROWSDOWN | prot::GROWSUP) != 0 {
-                    return if errno == Errno::EINVAL { Ok(()) } else { Err(Unclear) };
-                }
-                // Where one region is known there may be several: mseal(2) makes them, and maps that were taken over do not show
-                // which of a file's pages were mapped by one that may be written to.
-                let may_be_several = errno == Errno::EPERM || errno == Errno::EACCES && self.has_unseen;
-                // It may have gone on where a stack had grown.
-                let has_grown = errno != Errno::EINVAL && !self.is_partial && self.may_have_grown(range);
-                match self.areas.first_hole(range) {
-                    Some(_) if has_grown => {
-                        self.disturb(range);
-                        self.refused(call, errno);
-                        self.perhaps_a_hole = (errno == Errno::ENOMEM).then_some(range);
-                        Err(Unclear)
-                    }
-                    // With ENOMEM because of a hole, the pages before it have been changed.
-                    Some(hole) if errno == Errno::ENOMEM => {
-                        if let Some(before) = Range::new(addr, hole) {
-                            self.protect(before, caller.prot(Prot::from_bits(bits)));
-                        }
-                        Ok(())
-                    }
-                    // Refused somewhere in the middle: what comes before has been changed (mprotect goes on region
-                    // by region). Of a single region nothing has.
-                    _ if !addr.0.is_multiple_of(PAGE)
-                        || !may_be_several && self.areas.overlapping(range).nth(1).is_none() =>
-                    {
-                        self.refused(call, errno);
-                        Ok(())
-                    }
-                    _ => {
-                        self.refused(call, errno);
-                        Err(Unclear)
-                    }
-                }
-            }
-            Call::Madvise { addr, len, advice } if errno == Errno::ENOMEM => {
-                // One of the holes may be none: a stack may have grown there, and is not to be copied by fork now.
-                let has_grown = Range::of_len(addr, len).is_some_and(|range| self.may_have_grown(range));
-                let stays = matches!(advice, madv::DONTFORK | madv::DOFORK);
-                self.has_unseen |= stays && has_grown;
-                self.apply_madvise(addr, len, advice);
-                Ok(())
-            }
-            // Some of it may have been advised, or sealed, before the rest was refused.
-            Call::ProcessMadvise { advice: madv::DONTFORK | madv::DOFORK, .. } => {
-                self.has_unseen = true;
-                Ok(())
-            }
-            Call::Mseal { .. } => {
-                (self.has_unseen, self.has_undetachable) = (true, true);
-                Ok(())
-            }
-            Call::Mmap { addr, len, flags, .. } => {
-                self.refused(call, errno);
-                // The kernel may have unmapped what lay there before it failed.
-                if let (true, Some(range)) = (replaces(flags), Range::of_len(addr, len)) {
-                    self.disturb(range);
-                }
-                self.unclear_if(replaces(flags) && errno != Errno::EBADF, Range::of_len(addr, len))
-            }
-            Call::Mremap { old, old_len, new, new_len, flags } => {
-                self.refused(call, errno);
-                // What lay at the target has been unmapped first, and of several regions those before the one that was
-                // refused have been moved, unless the arguments are wrong in themselves.
-                let fixed = flags & mremap::FIXED != 0 && (errno != Errno::EINVAL || is_possible_move(call));
-                if !fixed {
-                    return Ok(());
-                }
-                let Some(from) = Range::of_len(old, old_len) else { return Err(Unclear) };
-                self.disturb(from);
-                Range::of_len(new, new_len).into_iter().for_each(|to| self.disturb(to));
-                self.half_moved = Some(HalfMoved { from, to: new, stays: flags & mremap::DONTUNMAP != 0 });
-                Err(Unclear)
-            }
-            // A driver, or what is lacking, may have refused it when the old mapping was gone.
-            Call::RemapFilePages { addr, len, .. } => {
-                let early = matches!(errno, Errno::EINVAL | Errno::EPERM);
-                self.unclear_if(!early, Range::of_len(addr, len))
-            }
-            Call::Shmat { addr, flags, .. } if flags & SHM_REMAP != 0 => {
-                self.refused(call, errno);
-                let early = matches!(errno, Errno::EINVAL | Errno::EACCES | Errno::EPERM | Errno::EIDRM);
-                Range::of_len(addr, 1).into_iter().for_each(|start| self.disturb(start));
-                self.unclear_if(!early && addr.0 != 0, Range::of_len(addr, u64::MAX >> 16))
-            }
-            Call::Clone(_) | Call::Shmat { .. } | Call::Munmap { .. } | Call::IoSetup { .. } => {
-                self.refused(call, errno);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn unclear_if(&self, condition: bool, range: Option<Range>) -> Result<(), Unclear> {
-        let lost_something = range.is_some_and(|range| self.areas.overlapping(range).next().is_some());
-        if condition && lost_something { Err(Unclear) } else { Ok(()) }
-    }
-
-    /// Counts a failure that says that something has run out.
-    fn refused(&mut self, call: &Call, errno: Errno) {
-        if !matches!(errno, Errno::EAGAIN | Errno::ENOMEM) {
-            return;
-        }
-        let wanted_bytes = match *call {
-            Call::Mmap { len, .. } => page_up(len),
-            Call::Mremap { old_len, new_len, .. } => page_up(new_len).saturating_sub(page_up(old_len)),
-            _ => 0,
-        };
-        let call = call.name();
-        let known = self.refusals.iter().position(|refusal| refusal.call == call && refusal.errno == errno);
-        let before = known.map_or(0, |known| self.refusals.remove(known).count);
-        // The latest one comes last: the limits that are seen next are its own.
-        self.refusals.push(Refusal { call, errno, count: before + 1, wanted_bytes, limits: None });
-        self.perhaps_a_hole = None;
-    }
-
-    /// Takes the latest refusal back where the kernel's maps, just taken over, show that it was for a hole.
-    pub(super) fn excuse_hole(&mut self) {
-        let was_hole = self.perhaps_a_hole.take().is_some_and(|range| self.areas.first_hole(range).is_some());
-        if was_hole && let Some(mut refusal) = self.refusals.pop() {
-            refusal.count -= 1;
-            self.refusals.extend((refusal.count > 0).then_some(refusal));
         }
     }
 }
@@ -471,29 +369,15 @@ fn is_of_a_driver(line: &Vma) -> bool {
     line.name.starts_with(b"anon_inode:") || line.name.starts_with(b"/dev/") && !is_memory
 }
 
-/// Whether the kernel may have begun to do what these arguments ask for (`check_mremap_params`).
-fn is_possible_move(call: &Call) -> bool {
-    let Call::Mremap { old, old_len, new_len, flags, new } = *call else { return false };
-    let known = mremap::MAYMOVE | mremap::FIXED | mremap::DONTUNMAP;
-    let overlap = Range::of_len(old, old_len).zip(Range::of_len(new, new_len));
-    flags & !known == 0
-        && flags & mremap::MAYMOVE != 0
-        && (flags & mremap::DONTUNMAP == 0 || page_up(old_len) == page_up(new_len))
-        && old.0.is_multiple_of(PAGE)
-        && new.0.is_multiple_of(PAGE)
-        && new_len != 0
-        && overlap.is_none_or(|(old, new)| old.intersection(new).is_none())
-}
-
 /// Whether mmap with these flags takes the place of what lies there.
-fn replaces(flags: u32) -> bool {
+pub(super) fn replaces(flags: u32) -> bool {
     flags & map::FIXED != 0 && flags & map::FIXED_NOREPLACE == 0
 }
 
 /// Size of the huge pages that a mapping was asked for: 2 MiB unless the flags say otherwise (linux/mman.h).
 fn huge_page_bytes(flags: u32) -> u64 {
     match flags >> map::HUGE_SHIFT & 0x3f {
-        0 => 2 << 20,
+        0 => map::HUGE_PAGE,
         log2 => 1 << log2,
     }
 }

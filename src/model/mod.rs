@@ -9,6 +9,7 @@ mod growth;
 pub mod kernel;
 pub mod mapping;
 pub mod page_map;
+mod refused;
 pub mod regions;
 pub mod sites;
 pub mod space;

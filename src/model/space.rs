@@ -3,7 +3,7 @@
 //! The verbs are named after the system calls and do what the kernel does on success (mm/mmap.c, mm/mremap.c,
 //! mm/mprotect.c, ipc/shm.c of Linux 6.18). `calls.rs` decides which verb a call means.
 
-use slotmap::SlotMap;
+use slotmap::{SecondaryMap, SlotMap};
 
 use super::Calls;
 use super::growth::Grown;
@@ -390,14 +390,19 @@ impl AddressSpace {
     /// mremap(2) with MREMAP_DONTUNMAP: the source stays mapped, but its contents move, guards among them.
     pub fn remap_copy(&mut self, from: Range, to: Addr, made: Made) {
         let pieces: Vec<(Range, Area)> = self.areas.overlapping(from).map(|(range, area)| (range, *area)).collect();
-        let first = pieces.first().and_then(|(_, area)| self.mappings.get(area.mapping));
-        let Some(kind) = first.map(|mapping| mapping.kind) else {
-            return;
-        };
-        let bytes = pieces.iter().map(|(piece, _)| piece.bytes()).sum();
-        let copy = Mapping { bytes, made_bytes: bytes, ..Mapping::new(kind, Some(made)) };
-        let mapping = self.mappings.insert(copy);
+        let mut copies = SecondaryMap::new();
         for (piece, area) in pieces {
+            let Some(source) = self.mappings.get(area.mapping) else { continue };
+            let mapping = match copies.get(area.mapping) {
+                Some(copy) => *copy,
+                None => {
+                    let copy = self.mappings.insert(Mapping::new(source.kind, Some(made)));
+                    copies.insert(area.mapping, copy);
+                    copy
+                }
+            };
+            self.mappings[mapping].bytes += piece.bytes();
+            self.mappings[mapping].made_bytes += piece.bytes();
             self.put_moved(piece, Area { mapping, ..area }, from.start(), to);
         }
         self.advise(from, |marks| *marks = marks.unguarded());

@@ -31,6 +31,12 @@ pub enum Tolerance {
     ///
     /// Evidence: the kernel's line has that name and is private, and the model has private pages of a file there.
     ZeroDeviceOffset,
+    /// The vDSO and its data, mapped once more by arch_prctl(2) with ARCH_MAP_VDSO_64 and its like, as who restores
+    /// checkpoints does (`map_vdso_once`).
+    ///
+    /// Evidence: private pages by the names that only the kernel gives, which cannot be written to, where the model has
+    /// nothing.
+    Vdso,
 }
 
 /// How often each was needed in comparisons.
@@ -46,6 +52,8 @@ pub struct Tolerated {
     pub uprobes: u64,
     /// [`Tolerance::ZeroDeviceOffset`]
     pub zero_device_offset: u64,
+    /// [`Tolerance::Vdso`]
+    pub vdso: u64,
 }
 
 impl Tolerated {
@@ -56,6 +64,7 @@ impl Tolerated {
             Tolerance::GatePage => &mut self.gate_page,
             Tolerance::Uprobes => &mut self.uprobes,
             Tolerance::ZeroDeviceOffset => &mut self.zero_device_offset,
+            Tolerance::Vdso => &mut self.vdso,
         } += 1;
     }
 
@@ -65,6 +74,7 @@ impl Tolerated {
         self.gate_page += other.gate_page;
         self.uprobes += other.uprobes;
         self.zero_device_offset += other.zero_device_offset;
+        self.vdso += other.vdso;
     }
 }
 
@@ -89,6 +99,12 @@ impl AddressSpace {
         for vma in maps.iter().filter(|vma| is_zero_device(vma)) {
             self.take_over_offset(vma);
         }
+        for vma in maps.iter().filter(|vma| is_vdso(vma)) {
+            if self.areas.overlapping(vma.range).next().is_none() {
+                self.map_seen(vma.range, vma);
+                self.tolerated.count(Tolerance::Vdso);
+            }
+        }
     }
 
     /// The offset of pages of /dev/zero.
@@ -102,6 +118,11 @@ impl AddressSpace {
             self.tolerated.count(Tolerance::ZeroDeviceOffset);
         }
     }
+}
+
+fn is_vdso(vma: &Vma) -> bool {
+    let is_named = matches!(&*vma.name, b"[vdso]" | b"[vvar]" | b"[vvar_vclock]");
+    is_named && vma.sharing == Sharing::Private && !vma.prot.contains(Prot::WRITE) && !vma.is_file()
 }
 
 fn is_zero_device(vma: &Vma) -> bool {

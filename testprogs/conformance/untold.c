@@ -216,20 +216,47 @@ CASE(exec_replaces)
 }
 
 #ifdef __x86_64__
-/* On i386 every call of the C library goes through it. */
-CASE(vdso_can_be_moved)
+/* Where the line of maps with a name is. */
+static char *find_named(const char *name, size_t *bytes)
 {
-    /* The pages of the vDSO are like any other, for who unmaps them. */
     uintptr_t from = 0, to = 0;
     char line[256];
     FILE *maps = fopen("/proc/self/maps", "r");
     while (fgets(line, sizeof line, maps) != NULL)
-        if (strstr(line, "[vdso]") != NULL)
+        if (strstr(line, name) != NULL)
             require(sscanf(line, "%zx-%zx", &from, &to) == 2);
     fclose(maps);
-    require(from != 0);
-    char *place = pages((to - from) / PAGE);
-    check(mremap((void *)from, to - from, to - from, 3, place));
-    unmap(place, to - from);
+    *bytes = to - from;
+    return (char *)from;
+}
+
+/* On i386 every call of the C library goes through it. */
+CASE(vdso_can_be_moved)
+{
+    /* The pages of the vDSO are like any other, for who unmaps them. */
+    size_t bytes;
+    char *from = find_named("[vdso]", &bytes), *place = pages(bytes / PAGE);
+    check(mremap(from, bytes, bytes, 3, place));
+    unmap(place, bytes);
+}
+
+CASE(vdso_once_more)
+{
+    /* arch_prctl(ARCH_MAP_VDSO_64, ADDRESS): near there, once the one before is gone, with its data below. */
+    size_t bytes, other;
+    for (const char **name = (const char *[]){"[vdso]", "[vvar]", "[vvar_vclock]", NULL}; *name != NULL; name++) {
+        char *at = find_named(*name, &bytes);
+        if (at != NULL)
+            unmap(at, bytes);
+    }
+    char *room = pages(64);
+    unmap(room, 64 * PAGE);
+    require(check(syscall(SYS_arch_prctl, 0x2003, room)) > 0);
+    char *at = find_named("[vdso]", &bytes);
+    require(at != NULL && find_named("[vvar]", &other) < at);
+    /* It is like any other from here on. */
+    check(mprotect(at, bytes, PROT_READ));
+    fails(EINVAL, mprotect(at, PAGE, PROT_READ | PROT_EXEC));
+    unmap(at, bytes);
 }
 #endif

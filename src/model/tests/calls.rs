@@ -143,26 +143,94 @@ fn a_mismatch_names_what_differs() {
     }
 }
 
-/// Of a single mapping mprotect changes all or nothing. What was taken over from maps may be several of one file, opened with
-/// other rights: then a part may have been changed before the rest was refused.
+/// Of what the model knows as one region the kernel may have several, which mprotect changes one by one until it is refused: by
+/// advice, or files that were opened with other rights. A page is one, and wrong arguments are refused at once.
 #[test]
-fn what_maps_show_as_one_may_be_several() {
-    let file = range(0x7f00_0000, 4 * PAGE);
-    let seen = Vma { sharing: Sharing::Shared, inode: 7, ..line(file, Prot::READ, "/tmp/file") };
-    let is_unclear = |trace: &mut Trace, errno| {
-        let call = Call::Mprotect { addr: file.start(), len: 2 * PAGE, prot: RW };
+fn what_is_known_as_one_may_be_several() {
+    let (start, mut trace) = (Addr(0x7f00_0000), Trace::new());
+    trace.mmap_at(MAIN, start, 4 * PAGE, RW, PLAIN);
+    let mut is_unclear = |addr: u64, len, prot, errno| {
+        let call = Call::Mprotect { addr: Addr(addr), len, prot };
         trace.call(MAIN, call, Err(errno)).unclear.is_some()
     };
+    for errno in [Errno::EACCES, Errno::ENOMEM, Errno::EPERM, Errno::EINVAL] {
+        assert!(is_unclear(start.0, 2 * PAGE, RW, errno), "{errno}");
+        assert!(!is_unclear(start.0, PAGE, RW, errno), "{errno}: a page");
+    }
+    assert!(!is_unclear(start.0 + 1, 2 * PAGE, RW, Errno::EINVAL));
+    assert!(!is_unclear(start.0, 2 * PAGE, 1 << 7, Errno::EINVAL));
+}
+
+/// What lies before a hole has been changed, unless it is that for which something was lacking.
+#[test]
+fn a_limit_before_a_hole() {
+    let start = 0x7f00_0000;
+    for (from, to, unclear) in [(0, RW, true), (RW, RW, false), (RW, 1, false), (0, 1, false)] {
+        let mut trace = Trace::new();
+        let call = Call::Mmap { addr: Addr(0), len: 4 * PAGE, prot: from, flags: PLAIN, fd: -1, offset: 0 };
+        trace.call(MAIN, call, Ok(start));
+        let call = Call::Mprotect { addr: Addr(start), len: 6 * PAGE, prot: to };
+        let applied = trace.call(MAIN, call, Err(Errno::ENOMEM));
+        assert_eq!(applied.unclear.is_some(), unclear, "{from} {to}");
+        assert!(
+            trace.space().areas.overlapping(range(start, 4 * PAGE)).all(|(_, area)| area.prot == Prot::from_bits(to))
+        );
+        assert!(trace.space().refusals.is_empty());
+    }
+}
+
+/// Advice that was refused on the way, otherwise than by a hole, may have reached some of the pages.
+#[test]
+fn advice_that_was_refused() {
+    let start = 0x7f00_0000;
+    for (advice, len, errno, unseen) in [
+        (madv::DONTFORK, 2 * PAGE, Errno::EAGAIN, true),
+        (madv::DOFORK, 2 * PAGE, Errno::EINVAL, true),
+        (madv::DONTFORK, 2 * PAGE, Errno::ENOMEM, false),
+        (madv::DONTFORK, PAGE, Errno::EAGAIN, false),
+        (madv::DONTNEED, 2 * PAGE, Errno::EINVAL, false),
+    ] {
+        let mut trace = Trace::new();
+        trace.exec(MAIN, MAIN);
+        trace.mmap_at(MAIN, Addr(start), 2 * PAGE, RW, PLAIN);
+        trace.call(MAIN, Call::Madvise { addr: Addr(start), len, advice }, Err(errno));
+        assert_eq!(trace.space().has_unseen, unseen, "{advice} {len} {errno}");
+    }
+}
+
+/// What MREMAP_DONTUNMAP copies stays what it was: each mapping has a copy of its own.
+#[test]
+fn copies_of_several() {
     let mut trace = Trace::new();
-    let map = Call::Mmap { addr: Addr(0), len: file.bytes(), prot: 1, flags: map::SHARED, fd: 3, offset: 0 };
-    trace.call(MAIN, map, Ok(file.start().0));
-    let id = trace.model.space_of(MAIN).unwrap();
-    // As of a program that was followed from its start.
-    trace.model.space_mut(id).unwrap().has_unseen = false;
-    assert!(!is_unclear(&mut trace, Errno::EACCES));
-    trace.happen(MAIN, EventKind::Maps([seen].into()));
-    assert!(is_unclear(&mut trace, Errno::EACCES));
-    assert!(!is_unclear(&mut trace, Errno::EINVAL));
+    let segment = shmat(&mut trace, 0x10_000);
+    trace.mmap_at(MAIN, segment.end(), PAGE, RW, PLAIN);
+    let flags = mremap::MAYMOVE | mremap::FIXED | mremap::DONTUNMAP;
+    let (old, len, new) = (segment.start(), 5 * PAGE, Addr(0x50_000));
+    trace.call(MAIN, Call::Mremap { old, old_len: len, new_len: len, flags, new }, Ok(new.0));
+    let kinds: Vec<(Kind, u64)> = [new, Addr(new.0 + 4 * PAGE)]
+        .map(|at| trace.space().mapping_at(at).unwrap())
+        .map(|id| (trace.space().mappings[id].kind, trace.space().mappings[id].bytes))
+        .into();
+    assert_eq!(kinds, [(Kind::Shm { inode: 7 }, 4 * PAGE), (Kind::Anonymous, PAGE)]);
+}
+
+/// Readable pages of a file become executable under READ_IMPLIES_EXEC unless it lies where nothing is: the kernel's line tells.
+#[test]
+fn readable_is_executable_but_where_it_is_mounted_noexec() {
+    let start = 0x10_000;
+    let call = |flags| Call::Mmap { addr: Addr(0), len: PAGE, prot: 1, flags, fd: 3, offset: 0 };
+    let mut trace = Trace::new();
+    trace.call(MAIN, Call::Personality { persona: crate::abi::READ_IMPLIES_EXEC }, Ok(0));
+    assert!(trace.call(MAIN, call(map::PRIVATE), Ok(start)).unclear.is_some());
+    assert!(trace.call(MAIN, call(PLAIN), Ok(start)).unclear.is_none());
+    let protect = Call::Mprotect { addr: Addr(start), len: PAGE, prot: 1 };
+    assert!(trace.call(MAIN, protect, Ok(0)).unclear.is_none());
+    let seen = Vma { sharing: Sharing::Shared, inode: 7, ..line(range(start, PAGE), Prot::READ, "/tmp/file") };
+    let syscall = Syscall { call: call(map::SHARED), result: Ok(start), mapped: Some(seen) };
+    assert!(trace.happen(MAIN, EventKind::Syscall(syscall)).unclear.is_none());
+    let (_, area) = trace.space().areas.at(Addr(start)).unwrap();
+    assert_eq!(area.prot, Prot::READ);
+    assert!(trace.call(MAIN, protect, Ok(0)).unclear.is_some());
 }
 
 /// The gate page is in no address space, and the page of uprobes comes without a call: neither is a difference.

@@ -58,6 +58,29 @@ fn pages_for_probes() {
     }
 }
 
+/// The vDSO is mapped once more where nothing else is.
+#[test]
+fn vdso_once_more() {
+    let known = at(0x10_000, 2, READ_WRITE);
+    let vdso = line(range(0x20_000, 2 * PAGE), Prot::READ.with(Prot::EXEC), "[vdso]");
+    let named = |name: &[u8]| Vma { name: name.into(), ..vdso.clone() };
+    let cases = [
+        (vdso.clone(), true),
+        (named(b"[vvar]"), true),
+        (named(b"[vvar_vclock]"), true),
+        (named(b""), false),
+        (named(b"/tmp/[vdso]"), false),
+        (Vma { prot: READ_WRITE, ..vdso.clone() }, false),
+        (Vma { sharing: Sharing::Shared, ..vdso.clone() }, false),
+        (Vma { inode: 9, ..vdso.clone() }, false),
+        (Vma { range: range(0x11_000, 2 * PAGE), ..vdso.clone() }, false),
+    ];
+    for (vma, agrees) in cases {
+        let (found, tolerated) = compared(PLAIN, &[known.clone(), vma.clone()]);
+        assert_eq!((found, tolerated.vdso), (agrees, u64::from(agrees)), "{vma:?}");
+    }
+}
+
 /// The offset of private pages of /dev/zero is the kernel's affair; of any other file it is not.
 #[test]
 fn offsets_of_the_zero_device() {

@@ -162,22 +162,34 @@ impl Kernel {
             Call::Mmap { addr, len, prot, flags, fd, offset } => {
                 let fixed = flags & map::FIXED != 0 && flags & map::FIXED_NOREPLACE == 0;
                 let result = self.mmap(addr, len, prot, flags, fd, offset, fate);
-                open = fixed && result.is_err();
+                let is_file = flags & map::ANONYMOUS == 0;
+                open = if result.is_err() { fixed } else { is_file && self.may_be_noexec(prot) };
                 result
             }
             Call::Munmap { addr, len } => self.munmap(addr, len, fate),
             Call::Mprotect { addr, len, prot } => {
                 let may_have_grown = self.may_have_grown_in(addr, len);
+                let before = self.before_hole(addr, len);
+                let meets_hole = (before.len() as u64 * PAGE) < len && !self.is_charged(before, prot);
                 let result = self.mprotect(addr, len, prot, fate);
-                open = prot & prot::GROWSDOWN != 0
-                    || matches!(result, Err(Errno::EACCES | Errno::EPERM))
-                    || result == Err(Errno::ENOMEM) && may_have_grown;
+                // Where it ended is known where the hole was the reason, and of a single page.
+                let is_known = page_up(len) <= PAGE || result == Err(Errno::ENOMEM) && meets_hole;
+                let is_unsure = match result {
+                    Ok(_) => self.may_be_noexec(prot) && self.has_file_in(addr, len),
+                    Err(_) => may_have_grown || !is_known,
+                };
+                open = prot & prot::GROWSDOWN != 0 || is_unsure;
                 result
             }
             Call::Mremap { old, old_len, new_len, flags, new } => {
                 let may_have_grown = self.may_have_grown_in(old, old_len);
+                let is_file = self.has_file_in(old, PAGE);
                 let result = self.mremap(old, page_up(old_len), page_up(new_len), flags, new, fate);
-                open = if result.is_err() { flags & mremap::FIXED != 0 } else { may_have_grown };
+                open = match result {
+                    // Where huge pages of a file may begin, they are moved whole.
+                    Ok(new) => may_have_grown || is_file && (old.0 | new).is_multiple_of(map::HUGE_PAGE),
+                    Err(_) => flags & mremap::FIXED != 0,
+                };
                 result
             }
             Call::Madvise { addr, len, advice } => self.madvise(addr, len, advice),
@@ -191,7 +203,10 @@ impl Kernel {
                 open = !self.is_as_attached(addr);
                 self.shmdt(addr)
             }
-            Call::RemapFilePages { addr, len, prot, pgoff, .. } => self.remap_file_pages(addr, len, prot, pgoff),
+            Call::RemapFilePages { addr, len, prot, pgoff, .. } => {
+                open = self.read_implies_exec;
+                self.remap_file_pages(addr, len, prot, pgoff)
+            }
             Call::Personality { persona } => {
                 self.read_implies_exec = persona & READ_IMPLIES_EXEC != 0;
                 Ok(0)
@@ -367,15 +382,15 @@ impl Kernel {
             }
             index = self.vma(index).start;
         }
-        if fate != Fate::Normal && index < PAGES && self.vma(index).end >= end {
-            // Of one region: nothing has been done. Of one mapping, too: then that is plain.
-            let piece = |page: &Option<Page>| page.map(|page| (page.mapping, page.guard));
-            let pieces = &self.pages[index..end];
-            if pieces.iter().all(|page| page.is_some() && piece(page) == piece(&pieces[0])) {
-                return Err(Errno::ENOMEM);
-            }
-        }
+        // RLIMIT_DATA may be met at any page that counts for it, and the number of regions anywhere.
+        let before = self.before_hole(address_of(index), (end - index) as u64 * PAGE);
+        let is_limited = before.end == end || self.is_charged(before, prot);
         for at in index..end {
+            match fate {
+                Fate::Refused if is_limited => return Err(Errno::ENOMEM),
+                Fate::RefusedLate if is_limited && at > index => return Err(Errno::ENOMEM),
+                _ => {}
+            }
             let right = self.prot(prot);
             let Some(page) = self.pages.get_mut(at).and_then(Option::as_mut) else { return Err(Errno::ENOMEM) };
             if page.sealed {
@@ -388,6 +403,29 @@ impl Kernel {
             page.prot = right;
         }
         Ok(0)
+    }
+
+    /// Whether pages of a file that get these rights become executable, too, unless it is mounted where nothing is.
+    fn may_be_noexec(&self, prot: u32) -> bool {
+        self.read_implies_exec && prot & (prot::READ | prot::EXEC) == prot::READ
+    }
+
+    fn has_file_in(&self, addr: Addr, len: u64) -> bool {
+        let pages = self.before_hole(addr, len);
+        self.pages[pages].iter().flatten().any(|page| page.file.is_some())
+    }
+
+    /// The pages that are mapped up to the first one that is not.
+    fn before_hole(&self, addr: Addr, len: u64) -> Span<usize> {
+        let Some(start) = index_of(addr) else { return 0..0 };
+        let end = start + (page_up(len) / PAGE) as usize;
+        start..(start..end).find(|&at| self.pages.get(at).is_none_or(Option::is_none)).unwrap_or(end)
+    }
+
+    /// Whether these rights make some of these pages count for RLIMIT_DATA (`is_data_mapping`).
+    fn is_charged(&self, pages: Span<usize>, prot: u32) -> bool {
+        let counts = |page: &Page| page.sharing == Sharing::Private && !page.prot.contains(Prot::WRITE);
+        self.prot(prot).contains(Prot::WRITE) && self.pages[pages].iter().flatten().any(counts)
     }
 
     /// More of the region right below.

@@ -2,12 +2,9 @@
 
 use super::*;
 
-/// The mapping that a call of mremap adds.
-#[derive(Clone, Copy)]
-struct Copies {
-    mapping: u32,
-    heap: bool,
-}
+/// The mappings that a call of mremap with MREMAP_DONTUNMAP has added, by those that they are copies of.
+type Copies = HashMap<u32, u32>;
+
 impl Kernel {
     /// mremap(2), with whole pages for lengths (mm/mremap.c).
     pub(super) fn mremap(
@@ -68,8 +65,8 @@ impl Kernel {
             return Err(Errno::ENOMEM);
         }
         let to = if fixed { index_of(new) } else { self.free(new_count) }.ok_or(Errno::ENOMEM)?;
-        let copy = self.copy_of(start, keep);
-        self.move_one(start..start + old_count, to..to + new_count, copy, fate)?;
+        let mut copies = keep.then(Copies::new);
+        self.move_one(start..start + old_count, to..to + new_count, copies.as_mut(), fate)?;
         Ok(address_of(to).0)
     }
 
@@ -79,7 +76,7 @@ impl Kernel {
         if start >= end || self.pages[start].is_none() {
             return Err(Errno::EFAULT);
         }
-        let copy = self.copy_of(start, keep);
+        let mut copies = keep.then(Copies::new);
         let mut at = start;
         while let Some(first) = (at..end).find(|&at| self.pages[at].is_some()) {
             let whole = self.vma(first);
@@ -91,20 +88,20 @@ impl Kernel {
             let target = to + (first - start);
             // Refused on the way, if at all.
             let fate = if first > start { fate } else { Fate::Normal };
-            self.move_one(vma.clone(), target..target + vma.len(), copy, fate)?;
+            self.move_one(vma.clone(), target..target + vma.len(), copies.as_mut(), fate)?;
             at = vma.end;
         }
         Ok(address_of(to).0)
     }
 
-    /// What MREMAP_DONTUNMAP makes is one mapping, of the kind of its first page.
-    fn copy_of(&mut self, start: usize, keep: bool) -> Option<Copies> {
-        let heap = self.pages[start].is_some_and(|page| page.heap);
-        keep.then(|| Copies { mapping: self.new_name(), heap })
-    }
-
     /// `move_vma`: pages of one region become those of `to`.
-    fn move_one(&mut self, from: Span<usize>, to: Span<usize>, copy: Option<Copies>, fate: Fate) -> Result<(), Errno> {
+    fn move_one(
+        &mut self,
+        from: Span<usize>,
+        to: Span<usize>,
+        mut copies: Option<&mut Copies>,
+        fate: Fate,
+    ) -> Result<(), Errno> {
         if fate == Fate::Refused {
             return Err(Errno::ENOMEM);
         }
@@ -126,9 +123,11 @@ impl Kernel {
         for (old, new) in from.clone().zip(to.clone()) {
             let Some(page) = self.pages[old] else { continue };
             // Guards are in the page tables, which move even where the region stays.
-            self.pages[old] = copy.map(|_| Page { guard: false, ..page });
-            self.pages[new] = Some(match copy {
-                Some(Copies { mapping, heap }) => Page { mapping, heap, ..page },
+            self.pages[old] = copies.as_ref().map(|_| Page { guard: false, ..page });
+            self.pages[new] = Some(match &mut copies {
+                Some(copies) => {
+                    Page { mapping: *copies.entry(page.mapping).or_insert_with(|| self.new_name()), ..page }
+                }
                 None => page,
             });
         }
