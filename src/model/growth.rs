@@ -63,7 +63,8 @@ impl AddressSpace {
     }
 
     /// Where mappings begin of which it was not seen whether they grow down, and below which the kernel's maps show more of
-    /// their kind: they were there before anything was told.
+    /// their kind: they were there before anything was told, or something was taken over from maps, which do not tell what
+    /// has taken the place of its like.
     pub fn perhaps_grown(&self, maps: &[Vma]) -> Vec<Addr> {
         let mut starts = Vec::new();
         for segment in merged(maps.iter().filter(|vma| not_modelled(vma).is_none()).map(Into::into)) {
@@ -72,7 +73,8 @@ impl AddressSpace {
             }
             let holes = self.holes(segment.range).into_iter();
             let above = holes.filter_map(|hole| hole.above.filter(|(start, _)| *start == hole.asked.end()));
-            let unseen = |area: &Area| self.mappings.get(area.mapping).is_some_and(|mapping| mapping.made.is_none());
+            let is_old = |area: &Area| self.mappings.get(area.mapping).is_some_and(|mapping| mapping.made.is_none());
+            let unseen = |area: &Area| self.has_unseen || is_old(area);
             let alike = above.filter(|(_, area)| area.prot == segment.prot && !area.marks.grows_down && unseen(area));
             starts.extend(alike.map(|(start, _)| start));
         }

@@ -141,7 +141,8 @@ pub struct AddressSpace {
     pub was_attached: bool,
     /// Whether mapping calls are told.
     pub calls: Calls,
-    /// Whether there may be pages that fork does not copy, of which no call has told and which maps do not show.
+    /// Whether there may be pages that fork does not copy, or that grow down, of which no call has told and which maps do not
+    /// show.
     pub has_unseen: bool,
     /// Whether there may be pages of which maps do not show that they are sealed, or to which attachment of a shared memory
     /// segment they belong: shmdt and io_destroy succeed whatever they leave alone.

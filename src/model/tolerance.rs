@@ -14,8 +14,9 @@ pub enum Tolerance {
     /// A page fault has extended a stack downwards (`expand_downwards`).
     ///
     /// Evidence: the pages are private and anonymous, and end where a mapping begins that grows down (the main stack,
-    /// MAP_GROWSDOWN, or by the kernel's flag what was there before anything was told), or began when a call took pages away or changed them there; their rights are its own; no other
-    /// mapping lies in between. RLIMIT_STACK is no evidence: it may have been another one at the time of the fault.
+    /// MAP_GROWSDOWN, or by the kernel's flag what was there before anything was told, or has been taken over from maps), or
+    /// began when a call took pages away or changed them there; their rights are its own; no other mapping lies in between.
+    /// RLIMIT_STACK is no evidence: it may have been another one at the time of the fault.
     StackGrowth,
     /// The vsyscall page, which is in no address space of its own (`get_gate_vma`).
     ///

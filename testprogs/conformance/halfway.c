@@ -3,9 +3,11 @@
 #include "conformance.h"
 
 #include <sched.h>
+#include <stddef.h>
 #include <sys/mount.h>
 #include <sys/personality.h>
 #include <sys/resource.h>
+#include <sys/shm.h>
 
 #define MAYMOVE 1
 #define FIXED 2
@@ -88,6 +90,32 @@ CASE(mprotect_of_a_file_opened_twice_and_copied)
     fails(EACCES, mprotect(to, 2 * PAGE, RW));
     require(is_line(to, PAGE, "rw-s") && is_line(to + PAGE, PAGE, "r--s"));
     require(is_line(from, PAGE, "r--s") && is_line(from + PAGE, PAGE, "r--s"));
+}
+
+/* What grows down, and behind it what cannot be moved together with others, to where memory that does not grow looks alike. */
+static void move_growing(int flags)
+{
+    char *room = pages(2000), *at = room + 400 * PAGE, *to = room + 1200 * PAGE;
+    unmap(room, 2000 * PAGE);
+    check(mmap(at, PAGE, RW, PLAIN | MAP_GROWSDOWN | MAP_FIXED, -1, 0));
+    int id = (int)check(shmget(IPC_PRIVATE, PAGE, 0600));
+    check(shmat(id, at + PAGE, SHM_REMAP));
+    check(shmctl(id, IPC_RMID, NULL));
+    check(mmap(to, 2 * PAGE, RW, PLAIN | MAP_FIXED, -1, 0));
+    fails(EFAULT, mremap(at, 2 * PAGE, 2 * PAGE, MAYMOVE | FIXED | flags, to));
+    to[-3 * (ptrdiff_t)PAGE] = 1;
+    require(is_line(to - 3 * PAGE, 4 * PAGE, "rw-p") && is_line(to + PAGE, PAGE, "rw-p"));
+    check(mprotect(to + PAGE, PAGE, PROT_NONE));
+}
+
+CASE(mremap_halfway_of_what_grows)
+{
+    move_growing(0);
+}
+
+CASE(mremap_halfway_of_a_copy_that_grows)
+{
+    move_growing(DONTUNMAP);
 }
 
 CASE(mprotect_halfway_into_a_huge_page)
