@@ -54,6 +54,9 @@ pub mod mremap {
     pub const DONTUNMAP: u32 = 4;
 }
 
+/// shmat(2): takes the place of what lies there.
+pub const SHM_REMAP: i32 = 0o40000;
+
 /// Flags of clone(2).
 #[allow(missing_docs)]
 pub mod clone {

@@ -2,7 +2,7 @@
 
 use super::mapping::{Kind, Made, Mapping};
 use super::space::{AddressSpace, Area, Backing, Marks};
-use crate::abi::{madv, map, mremap, prot, set_mm};
+use crate::abi::{SHM_REMAP, madv, map, mremap, prot, set_mm};
 use crate::event::{Call, Prot, Sharing, Syscall, Vma};
 use crate::units::{Addr, CallStackId, PAGE, Range, Tid, Time, page_down, page_up};
 
@@ -50,7 +50,7 @@ impl AddressSpace {
         match syscall.call {
             Call::Mmap { len, prot: bits, flags, offset, .. } => {
                 let addr = Addr(result);
-                let huge = if flags & map::HUGETLB != 0 { huge_page_bytes(flags) } else { 1 };
+                let huge = huge_page_of(&syscall.call).unwrap_or(1);
                 let len = len.checked_next_multiple_of(huge).ok_or(Unclear)?;
                 let asked = Range::of_len(addr, len).ok_or(Unclear)?;
                 let line = syscall.mapped.as_ref().filter(|vma| vma.range.contains(addr));
@@ -117,10 +117,11 @@ impl AddressSpace {
                     return Err(Unclear);
                 }
             }
-            Call::Shmat { .. } => {
+            Call::Shmat { flags, .. } => {
                 let vma = syscall.mapped.as_ref().ok_or(Unclear)?;
                 let kind = Kind::Shm { inode: vma.inode };
-                self.map_observed(vma.range, vma, Mapping::new(kind, Some(made)));
+                let range = if flags & SHM_REMAP == 0 { self.room_for(vma.range) } else { vma.range };
+                self.map_observed(range, vma, Mapping::new(kind, Some(made)));
             }
             Call::Shmdt { addr } => {
                 if !self.detach_shm(addr) {
@@ -155,14 +156,13 @@ impl AddressSpace {
                 });
             }
             Call::Prctl { option, arg2, arg3, .. } => self.apply_set_mm(option, arg2, arg3),
-            // These may have been about MADV_DONTFORK: the iovec tells which pages, and an io_uring can be given madvise.
-            Call::ProcessMadvise { advice: madv::DONTFORK | madv::DOFORK, .. } | Call::IoUringSetup { .. } => {
-                self.has_unseen = true;
-            }
+            // The iovec tells which pages.
+            Call::ProcessMadvise { advice: madv::DONTFORK | madv::DOFORK, .. } => self.has_unseen = true,
             // shmdt and io_destroy succeed although they leave alone what is sealed, and advice ends at it halfway.
             Call::Mseal { .. } => (self.has_unseen, self.has_undetachable) = (true, true),
             Call::ProcessMadvise { .. }
             | Call::Personality { .. }
+            | Call::IoUringSetup { .. }
             | Call::Clone(_)
             | Call::Execve { .. }
             | Call::Execveat { .. } => {}
@@ -182,12 +182,21 @@ impl AddressSpace {
         }
     }
 
+    /// What of these pages may be new, where the kernel has not replaced anything: another part of the same segment may lie
+    /// right behind.
+    fn room_for(&self, seen: Range) -> Range {
+        let behind = |start: &Addr| seen.start() < *start;
+        let known = self.areas.overlapping(seen).map(|(piece, _)| piece.start()).find(behind);
+        known.and_then(|known| Range::new(seen.start(), known)).unwrap_or(seen)
+    }
+
     /// The pages that mmap has mapped when `asked` was asked for, by the kernel's line: those of files of huge pages are
     /// more. Where the line goes on because of a neighbour that is alike, the model has that already.
     fn as_mapped(&self, asked: Range, line: &Vma) -> Range {
         let beyond = Range::new(asked.end(), line.range.end());
+        let is_same = |area: &Area| area.is_like(line) && area.backing == line.backing();
         let is_known =
-            beyond.is_some_and(|beyond| self.areas.at(beyond.start()).is_some_and(|(_, area)| area.is_like(line)));
+            beyond.is_some_and(|beyond| self.areas.at(beyond.start()).is_some_and(|(_, area)| is_same(area)));
         let whole = Range::new(asked.start(), line.range.end()).filter(|_| beyond.is_some() && !is_known);
         whole.unwrap_or(asked)
     }
@@ -211,8 +220,11 @@ impl AddressSpace {
         let had_hole = self.areas.first_hole(range).is_some();
         self.claim_growth(range);
         self.protect(range, prot);
+        // What the kernel has put there by itself, as the vDSO's data, may be denied it too.
+        let is_old = |area: &Area| self.mappings.get(area.mapping).is_some_and(|mapping| mapping.made.is_none());
         let mut areas = self.areas.overlapping(range);
-        let is_unsure = caller.may_be_denied_exec(bits) && areas.any(|(_, area)| area.backing != Backing::Anonymous);
+        let is_unsure = caller.may_be_denied_exec(bits)
+            && areas.any(|(_, area)| area.backing != Backing::Anonymous || is_old(area));
         if had_hole || is_unsure { Err(Unclear) } else { Ok(()) }
     }
 
@@ -227,6 +239,13 @@ impl AddressSpace {
         if !self.is_partial {
             self.claim_growth(first);
         }
+        // What the model does not have there may have been mapped unseen, and has moved, or replaced something.
+        let had_hole = Range::of_len(old, old_len).is_some_and(|from| self.areas.first_hole(from).is_some());
+        // Private pages of /dev/zero are anonymous memory, and get another offset if none was ever touched (`copy_vma`).
+        let may_be_zero = Range::of_len(old, old_len).is_some_and(|from| {
+            let is_private_file = |area: &Area| area.sharing == Sharing::Private && area.backing != Backing::Anonymous;
+            made.result != old.0 && self.areas.overlapping(from).any(|(_, area)| is_private_file(area))
+        });
         if self.areas.at(old).is_none() {
             if self.is_partial {
                 return self.remap_unknown(old, old_len, to, made);
@@ -251,15 +270,12 @@ impl AddressSpace {
             }
         }
         // What has grown in holes of the source has moved too, and has taken the place of what lay there.
-        if has_grown || may_be_huge { Err(Unclear) } else { Ok(()) }
+        if has_grown || had_hole || may_be_huge || may_be_zero { Err(Unclear) } else { Ok(()) }
     }
 
     /// The size of the huge pages at an address, in bytes, if it is known that there are some.
     fn huge_page_at(&self, addr: Addr) -> Option<u64> {
-        match self.mappings.get(self.mapping_at(addr)?)?.made?.call {
-            Call::Mmap { flags, .. } if flags & map::HUGETLB != 0 => Some(huge_page_bytes(flags)),
-            _ => None,
-        }
+        huge_page_of(&self.mappings.get(self.mapping_at(addr)?)?.made?.call)
     }
 
     /// Whether there may be huge pages that a call to mremap has moved: those of a file, whole ones, whatever was asked for.
@@ -366,7 +382,9 @@ impl Call {
 fn is_of_a_driver(line: &Vma) -> bool {
     let is_memory =
         [&b"/dev/zero"[..], b"/dev/shm/", b"/dev/hugepages/"].iter().any(|name| line.name.starts_with(name));
-    line.name.starts_with(b"anon_inode:") || line.name.starts_with(b"/dev/") && !is_memory
+    // A ring of tracefs, wherever that is mounted (`tracing_buffers_mmap`).
+    let is_trace = line.name.ends_with(b"/trace_pipe_raw");
+    is_trace || line.name.starts_with(b"anon_inode:") || line.name.starts_with(b"/dev/") && !is_memory
 }
 
 /// Whether mmap with these flags takes the place of what lies there.
@@ -374,10 +392,13 @@ pub(super) fn replaces(flags: u32) -> bool {
     flags & map::FIXED != 0 && flags & map::FIXED_NOREPLACE == 0
 }
 
-/// Size of the huge pages that a mapping was asked for: 2 MiB unless the flags say otherwise (linux/mman.h).
-fn huge_page_bytes(flags: u32) -> u64 {
+/// Size of the huge pages, in bytes, that a call maps: 2 MiB unless its flags say otherwise (linux/mman.h). None where it maps
+/// ordinary ones, or a file, which has pages of its own size whatever the flags say (`ksys_mmap_pgoff`).
+pub(super) fn huge_page_of(call: &Call) -> Option<u64> {
+    let Call::Mmap { flags, .. } = *call else { return None };
     match flags >> map::HUGE_SHIFT & 0x3f {
-        0 => map::HUGE_PAGE,
-        log2 => 1 << log2,
+        _ if flags & map::ANONYMOUS == 0 || flags & map::HUGETLB == 0 => None,
+        0 => Some(map::HUGE_PAGE),
+        log2 => Some(1 << log2),
     }
 }

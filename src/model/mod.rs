@@ -69,6 +69,8 @@ pub struct Model {
     most_mappings: usize,
     /// Address spaces that were given up, because there were more.
     given_up: u64,
+    /// Whether an io_uring has been made.
+    has_rings: bool,
 }
 
 impl Default for Model {
@@ -83,6 +85,7 @@ impl Default for Model {
             mappings: 0,
             most_mappings: MOST_MAPPINGS,
             given_up: 0,
+            has_rings: false,
         }
     }
 }
@@ -178,6 +181,9 @@ impl Model {
             EventKind::Noticed(pid) => self.noticed(event.tid, *pid),
             EventKind::Syscall(syscall) => {
                 self.events += 1;
+                if matches!(syscall.call, Call::IoUringSetup { .. }) && syscall.result.is_ok() {
+                    self.ring_made();
+                }
                 return self.syscall(event, syscall);
             }
             EventKind::Exiting(_) => self.events += 1,
@@ -349,7 +355,8 @@ impl Model {
     }
 
     fn new_space(&self, pid: Pid, maps: &[Vma], start_brk: Option<Addr>) -> AddressSpace {
-        AddressSpace { is_partial: self.is_partial, ..AddressSpace::new(pid, maps, start_brk) }
+        let space = AddressSpace::new(pid, maps, start_brk);
+        AddressSpace { is_partial: self.is_partial, has_unseen: self.has_rings, ..space }
     }
 
     fn noticed(&mut self, tid: Tid, pid: Pid) {
@@ -425,6 +432,15 @@ impl Model {
         }
         let changes = syscall.call.changes_mappings() && !matches!(syscall.call, Call::Clone(_));
         Applied { changed: changes.then_some(id), unclear: unclear.then_some(id) }
+    }
+
+    /// An io_uring can be given madvise by whoever has its descriptor, which may be handed on, or kept over execve: whoever
+    /// enters it is advised without any other call.
+    fn ring_made(&mut self) {
+        self.has_rings = true;
+        for space in self.spaces.values_mut() {
+            space.has_unseen = true;
+        }
     }
 
     fn born(&mut self, event: &Event, birth: &Birth) {

@@ -3,13 +3,13 @@
 use syscalls::Errno;
 
 use super::calls::{Caller, Unclear, replaces};
-use super::space::{AddressSpace, Area, HalfMoved, Refusal};
-use crate::abi::{madv, mremap, prot};
-use crate::event::{Call, Prot, Sharing};
-use crate::units::{PAGE, Range, page_up};
+use super::space::{AddressSpace, HalfMoved, Refusal};
+use crate::abi::{SHM_REMAP, madv, map, mremap, prot};
+use crate::event::{Call, Prot};
+use crate::units::{Addr, PAGE, Range, page_down, page_up};
 
-/// shmat(2): takes the place of what lies there.
-const SHM_REMAP: i32 = 0o40000;
+/// Behind all that a program can map.
+const END: Addr = Addr(!(PAGE - 1));
 
 impl AddressSpace {
     /// Does what a failed call has done before it did. Err where only the kernel knows.
@@ -42,11 +42,13 @@ impl AddressSpace {
             }
             Call::Mmap { addr, len, flags, .. } => {
                 self.refused(call, errno);
-                // The kernel may have unmapped what lay there before it failed.
-                if let (true, Some(range)) = (replaces(flags), Range::of_len(addr, len)) {
+                // The kernel may have unmapped what lay there before it failed: whole huge pages, if there were to be some.
+                let whole = if may_map_huge(addr, flags) { map::GIGANTIC_PAGE } else { PAGE };
+                let range = len.checked_next_multiple_of(whole).and_then(|len| Range::of_len(addr, len));
+                if let (true, Some(range)) = (replaces(flags), range) {
                     self.disturb(range);
                 }
-                self.unclear_if(replaces(flags) && errno != Errno::EBADF, Range::of_len(addr, len))
+                self.unclear_if(replaces(flags) && errno != Errno::EBADF, range)
             }
             Call::Mremap { old, old_len, new, new_len, flags } => {
                 self.refused(call, errno);
@@ -62,16 +64,17 @@ impl AddressSpace {
                 self.half_moved = Some(HalfMoved { from, to: new, stays: flags & mremap::DONTUNMAP != 0 });
                 Err(Unclear)
             }
-            // A driver, or what is lacking, may have refused it when the old mapping was gone.
-            Call::RemapFilePages { addr, len, .. } => {
-                let early = matches!(errno, Errno::EINVAL | Errno::EPERM);
-                self.unclear_if(!early, Range::of_len(addr, len))
+            // What lies behind the file may have refused it, for whatever reason, when the old mapping was gone.
+            Call::RemapFilePages { addr, prot, .. } => {
+                self.unclear_if(prot == 0, Range::of_len(Addr(page_down(addr.0)), PAGE))
             }
+            // i386's ipc(2) has attached it before it finds that it cannot store where.
+            Call::Shmat { .. } if errno == Errno::EFAULT => Err(Unclear),
             Call::Shmat { addr, flags, .. } if flags & SHM_REMAP != 0 => {
                 self.refused(call, errno);
-                let early = matches!(errno, Errno::EINVAL | Errno::EACCES | Errno::EPERM | Errno::EIDRM);
-                Range::of_len(addr, 1).into_iter().for_each(|start| self.disturb(start));
-                self.unclear_if(!early && addr.0 != 0, Range::of_len(addr, u64::MAX >> 16))
+                let start = Addr(page_down(addr.0));
+                Range::of_len(start, PAGE).into_iter().for_each(|start| self.disturb(start));
+                self.unclear_if(start.0 != 0, Range::new(start, END))
             }
             Call::Clone(_) | Call::Shmat { .. } | Call::Munmap { .. } | Call::IoSetup { .. } => {
                 self.refused(call, errno);
@@ -92,7 +95,7 @@ impl AddressSpace {
     ) -> Result<(), Unclear> {
         let Some(range) = range.filter(|_| !is_wrong_in_itself(call)) else { return Ok(()) };
         if bits & (prot::GROWSDOWN | prot::GROWSUP) != 0 {
-            return if errno == Errno::EINVAL { Ok(()) } else { Err(Unclear) };
+            return Err(Unclear);
         }
         let prot = caller.prot(Prot::from_bits(bits));
         // It may have gone on where a stack had grown.
@@ -106,12 +109,9 @@ impl AddressSpace {
             }
             Some(hole) if errno == Errno::ENOMEM => {
                 let Some(before) = Range::new(range.start(), hole) else { return Ok(()) };
-                // What becomes writable counts for RLIMIT_DATA, which may have been in its way before the hole was.
-                let counts = |area: &Area| area.sharing == Sharing::Private && !area.prot.contains(Prot::WRITE);
-                let may_be_limited =
-                    prot.contains(Prot::WRITE) && self.areas.overlapping(before).any(|(_, area)| counts(area));
+                // A limit may have been in its way before the hole was: RLIMIT_DATA, or that of regions.
                 self.protect(before, prot);
-                if may_be_limited { Err(Unclear) } else { Ok(()) }
+                Err(Unclear)
             }
             _ => {
                 self.refused(call, errno);
@@ -153,6 +153,12 @@ impl AddressSpace {
             self.refusals.extend((refusal.count > 0).then_some(refusal));
         }
     }
+}
+
+/// Whether mmap with these arguments may be about huge pages: a file may have some.
+fn may_map_huge(addr: Addr, flags: u32) -> bool {
+    let may_be_file = flags & map::ANONYMOUS == 0 && addr.0.is_multiple_of(map::HUGE_PAGE);
+    may_be_file || flags & map::HUGETLB != 0
 }
 
 /// Whether mprotect refuses these arguments before it looks at any page (`do_mprotect_pkey`, `arch_validate_prot`).

@@ -6,6 +6,7 @@
 use slotmap::{SecondaryMap, SlotMap};
 
 use super::Calls;
+use super::calls::huge_page_of;
 use super::growth::Grown;
 use super::mapping::{Kind, Made, Mapping, MappingId};
 use super::page_map::PageMap;
@@ -243,11 +244,11 @@ impl AddressSpace {
     /// mmap(2) and its kin: a new mapping, over whatever was there.
     ///
     /// Pages that are put into a stack with MAP_FIXED stay part of it: the JVM arms and disarms its guards so, and
-    /// whoever unmaps the stack unmaps them too.
+    /// whoever unmaps the stack unmaps them too. Not so shared memory, which is detached, and pages of another size.
     pub fn map(&mut self, range: Range, mapping: Mapping, area: impl FnOnce(MappingId) -> Area) -> MappingId {
         self.disturb(range);
         if self.areas.overlapping(range).next().is_some() {
-            if let Some(stack) = self.stack_around(range) {
+            if let Some(stack) = self.stack_around(range).filter(|stack| self.takes_in(*stack, &mapping)) {
                 self.areas.set(range, area(stack));
                 return stack;
             }
@@ -264,6 +265,13 @@ impl AddressSpace {
         let mapping = self.mappings.get(stack)?;
         let inside = mapping.stack.is_some() && range.bytes() < mapping.bytes && self.areas.first_hole(range).is_none();
         (inside && self.areas.overlapping(range).all(|(_, area)| area.mapping == stack)).then_some(stack)
+    }
+
+    /// Whether a stack may take in what is mapped into it.
+    fn takes_in(&self, stack: MappingId, inner: &Mapping) -> bool {
+        let page = |mapping: &Mapping| mapping.made.and_then(|made| huge_page_of(&made.call));
+        let is_detached = matches!(inner.kind, Kind::Shm { .. } | Kind::AioRing);
+        !is_detached && self.mappings.get(stack).is_some_and(|stack| page(stack) == page(inner))
     }
 
     /// A mapping of which only the kernel's maps tell.

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::space::{AddressSpace, Area, Backing};
+use super::space::AddressSpace;
 use crate::event::{Prot, Sharing, Vma};
 use crate::units::{Addr, PAGE};
 
@@ -27,11 +27,6 @@ pub enum Tolerance {
     ///
     /// Evidence: a single private page by the name that only the kernel gives, which cannot be written to.
     Uprobes,
-    /// The offset of private pages of /dev/zero. They are anonymous memory with a file's name, and mremap(2) gives them
-    /// another offset if no page of them was ever touched (`copy_vma`).
-    ///
-    /// Evidence: the kernel's line has that name and is private, and the model has private pages of a file there.
-    ZeroDeviceOffset,
     /// The vDSO and its data, mapped once more by arch_prctl(2) with ARCH_MAP_VDSO_64 and its like, as who restores
     /// checkpoints does (`map_vdso_once`).
     ///
@@ -51,8 +46,6 @@ pub struct Tolerated {
     pub gate_page: u64,
     /// [`Tolerance::Uprobes`]
     pub uprobes: u64,
-    /// [`Tolerance::ZeroDeviceOffset`]
-    pub zero_device_offset: u64,
     /// [`Tolerance::Vdso`]
     pub vdso: u64,
 }
@@ -64,7 +57,6 @@ impl Tolerated {
             Tolerance::StackGrowth => &mut self.stack_growth,
             Tolerance::GatePage => &mut self.gate_page,
             Tolerance::Uprobes => &mut self.uprobes,
-            Tolerance::ZeroDeviceOffset => &mut self.zero_device_offset,
             Tolerance::Vdso => &mut self.vdso,
         } += 1;
     }
@@ -74,7 +66,6 @@ impl Tolerated {
         self.stack_growth += other.stack_growth;
         self.gate_page += other.gate_page;
         self.uprobes += other.uprobes;
-        self.zero_device_offset += other.zero_device_offset;
         self.vdso += other.vdso;
     }
 }
@@ -97,9 +88,6 @@ impl AddressSpace {
             self.tolerated.count(tolerance);
         }
         self.grow_stacks(maps);
-        for vma in maps.iter().filter(|vma| is_zero_device(vma)) {
-            self.take_over_offset(vma);
-        }
         for vma in maps.iter().filter(|vma| is_vdso(vma)) {
             if self.areas.overlapping(vma.range).next().is_none() {
                 self.map_seen(vma.range, vma);
@@ -107,25 +95,9 @@ impl AddressSpace {
             }
         }
     }
-
-    /// The offset of pages of /dev/zero.
-    fn take_over_offset(&mut self, vma: &Vma) {
-        let backing = vma.backing();
-        let differs = |area: &Area| {
-            area.sharing == Sharing::Private && area.backing != Backing::Anonymous && area.backing != backing
-        };
-        if self.areas.overlapping(vma.range).any(|(_, area)| differs(area)) {
-            self.areas.update(vma.range, |area| if differs(&area) { Area { backing, ..area } } else { area });
-            self.tolerated.count(Tolerance::ZeroDeviceOffset);
-        }
-    }
 }
 
 fn is_vdso(vma: &Vma) -> bool {
     let is_named = matches!(&*vma.name, b"[vdso]" | b"[vvar]" | b"[vvar_vclock]");
     is_named && vma.sharing == Sharing::Private && !vma.prot.contains(Prot::WRITE) && !vma.is_file()
-}
-
-fn is_zero_device(vma: &Vma) -> bool {
-    &*vma.name == b"/dev/zero" && vma.sharing == Sharing::Private
 }

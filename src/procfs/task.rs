@@ -236,11 +236,15 @@ pub fn sharers(pid: Pid, of: Tid) -> Vec<Pid> {
         .collect()
 }
 
+/// What personality(2) has set. Needs the right to trace.
+pub fn personality(tid: Tid) -> Option<u32> {
+    let text = super::read(tid, "personality").ok()?;
+    u32::from_str_radix(std::str::from_utf8(&text).ok()?.trim(), 16).ok()
+}
+
 /// Whether READ_IMPLIES_EXEC of personality(2) is set. Needs the right to trace.
 pub fn read_implies_exec(tid: Tid) -> bool {
-    let persona = super::read(tid, "personality").ok();
-    let persona = persona.and_then(|text| u32::from_str_radix(std::str::from_utf8(&text).ok()?.trim(), 16).ok());
-    persona.is_some_and(|persona| persona & crate::abi::READ_IMPLIES_EXEC != 0)
+    personality(tid).is_some_and(|persona| persona & crate::abi::READ_IMPLIES_EXEC != 0)
 }
 
 /// What a blocked task is in: /proc/TID/syscall. None while it runs.

@@ -10,6 +10,9 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 /* ---- the break ---- */
 
@@ -222,6 +225,44 @@ CASE(shm_two_of_one)
     await_child(fork() ?: (_exit(shmdt(at + 2 * PAGE)), 0));
 }
 
+CASE(shm_below_another_part)
+{
+    /* The moved second page of one attachment lies where another one of the segment would have its second page. */
+    int id = (int)check(shmget(IPC_PRIVATE, PAGE, 0600));
+    char *room = pages(4), *at = (char *)check(shmat(id, NULL, 0));
+    unmap(room, 4 * PAGE);
+    at = (char *)check(mremap(at, PAGE, 2 * PAGE, MREMAP_MAYMOVE));
+    check(mremap(at + PAGE, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, room + PAGE));
+    check(shmat(id, room, 0));
+    check(shmctl(id, IPC_RMID, NULL));
+    check(shmdt(room));
+    require(!is_mapped(room) && is_mapped(room + PAGE));
+}
+
+static void *attach_inside(void *with)
+{
+    char *at = with;
+    int id = (int)check(shmget(IPC_PRIVATE, 2 * PAGE, 0600));
+    check(shmat(id, at, SHM_REMAP));
+    check(shmctl(id, IPC_RMID, NULL));
+    check(shmdt(at));
+    require(!is_mapped(at) && !is_mapped(at + PAGE));
+    return NULL;
+}
+
+CASE(shm_inside_a_stack)
+{
+    size_t bytes = 256 * KIB;
+    char *stack = map_stack(bytes);
+    pthread_attr_t attributes;
+    pthread_t thread;
+    check_zero(pthread_attr_init(&attributes));
+    check_zero(pthread_attr_setstack(&attributes, stack, bytes));
+    check_zero(pthread_create(&thread, &attributes, attach_inside, stack + bytes / 2));
+    join(thread);
+    unmap(stack, bytes);
+}
+
 CASE(shm_of_no_segment)
 {
     fails(EINVAL, shmat(-1, NULL, 0));
@@ -322,6 +363,17 @@ CASE(zero_is_moved)
     }
 }
 
+CASE(zero_by_another_name_is_moved)
+{
+    const char *name = "/tmp/conformance_zero";
+    unlink(name);
+    check(mknod(name, S_IFCHR | 0600, makedev(1, 5)));
+    int file = (int)check(open(name, O_RDWR));
+    check(unlink(name));
+    char *at = (char *)check(mmap(NULL, 4 * PAGE, RW, MAP_PRIVATE, file, 0));
+    check(mremap(at, 4 * PAGE, 4 * PAGE, 3, pages(4)));
+}
+
 CASE(zero_shared_is_a_file)
 {
     int file = (int)check(open("/dev/zero", O_RDWR));
@@ -417,24 +469,80 @@ CASE(perf_ring_stays_out_of_children)
     unmap(ring, 3 * PAGE);
 }
 
+/* ---- rings of io_uring: they can be given madvise(2), which nobody sees being called ---- */
+
+/* A ring whose memory is a file's, so that it can be had from there after execve; and that memory. */
+struct ring {
+    int file, ring;
+    struct io_uring_params about;
+};
+
+#define NO_MMAP (1u << 14)
+
+static struct ring open_ring(void)
+{
+    struct ring ring = {.file = memory_file(2), .about = {.flags = NO_MMAP}};
+    char *memory = (char *)check(mmap(NULL, 2 * PAGE, RW, MAP_SHARED, ring.file, 0));
+    /* user_addr of both parts; older headers call it otherwise. */
+    ring.about.cq_off.resv2 = (uintptr_t)memory;
+    ring.about.sq_off.resv2 = (uintptr_t)memory + PAGE;
+    ring.ring = (int)check(syscall(SYS_io_uring_setup, 1, &ring.about));
+    return ring;
+}
+
+/* Advises a page by the ring; then a child must not have it. */
+static void advise_by(const struct ring *ring)
+{
+    char *memory = (char *)check(mmap(NULL, 2 * PAGE, RW, MAP_SHARED, ring->file, 0)), *at = pages(4);
+    struct io_uring_sqe *entry = (void *)(memory + PAGE);
+    *entry = (struct io_uring_sqe){.opcode = IORING_OP_MADVISE, .addr = (uintptr_t)at, .len = PAGE};
+    entry->fadvise_advice = MADV_DONTFORK;
+    *(uint32_t *)(memory + ring->about.sq_off.array) = 0;
+    __atomic_store_n((uint32_t *)(memory + ring->about.sq_off.tail), 1, __ATOMIC_RELEASE);
+    require(check(syscall(SYS_io_uring_enter, ring->ring, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0)) == 1);
+    await_child(fork() ?: (_exit(is_mapped(at) || !is_mapped(at + PAGE)), 0));
+}
+
 CASE(io_uring_advises)
 {
-    /* An io_uring can be given madvise(2), which nobody sees being called. */
-    struct io_uring_params about;
-    memset(&about, 0, sizeof about);
-    int ring = (int)check(syscall(SYS_io_uring_setup, 2, &about));
-    size_t bytes = about.sq_off.array + about.sq_entries * sizeof(uint32_t);
-    char *queue = (char *)check(mmap(NULL, bytes, RW, MAP_SHARED, ring, IORING_OFF_SQ_RING));
-    struct io_uring_sqe *entries = (void *)check(
-        mmap(NULL, about.sq_entries * sizeof *entries, RW, MAP_SHARED, ring, IORING_OFF_SQES));
-    char *at = pages(4);
-    memset(entries, 0, sizeof *entries);
-    entries->opcode = IORING_OP_MADVISE;
-    entries->addr = (uintptr_t)at;
-    entries->len = PAGE;
-    entries->fadvise_advice = MADV_DONTFORK;
-    *(uint32_t *)(queue + about.sq_off.array) = 0;
-    __atomic_store_n((uint32_t *)(queue + about.sq_off.tail), 1, __ATOMIC_RELEASE);
-    require(check(syscall(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0)) == 1);
-    await_child(fork() ?: (_exit(is_mapped(at) || !is_mapped(at + PAGE)), 0));
+    struct ring ring = open_ring();
+    advise_by(&ring);
+}
+
+/* By whoever enters it: the child has it from its parent, by pidfd_getfd(2). */
+CASE(io_uring_of_another_advises)
+{
+    int pipes[2];
+    struct ring ring;
+    check(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pipes));
+    pid_t child = (pid_t)check(fork());
+    if (child == 0) {
+        require(check(read(pipes[1], &ring, sizeof ring)) == sizeof ring);
+        int parent = (int)check(syscall(434 /* pidfd_open */, getppid(), 0));
+        ring.ring = (int)check(syscall(438 /* pidfd_getfd */, parent, ring.ring, 0));
+        ring.file = (int)check(syscall(438, parent, ring.file, 0));
+        advise_by(&ring);
+        _exit(0);
+    }
+    ring = open_ring();
+    require(check(write(pipes[0], &ring, sizeof ring)) == sizeof ring);
+    await_child(child);
+}
+
+/* Where it is kept open: the other program is this one. */
+CASE(io_uring_kept_by_execve)
+{
+    const char *kept = getenv("KEPT_RING");
+    struct ring ring;
+    if (kept != NULL) {
+        require(sscanf(kept, "%d %d %u %u", &ring.file, &ring.ring, &ring.about.sq_off.array, &ring.about.sq_off.tail) == 4);
+        return advise_by(&ring);
+    }
+    char text[64];
+    ring = open_ring();
+    check(fcntl(ring.file, F_SETFD, 0));
+    check(fcntl(ring.ring, F_SETFD, 0));
+    snprintf(text, sizeof text, "%d %d %u %u", ring.file, ring.ring, ring.about.sq_off.array, ring.about.sq_off.tail);
+    check(setenv("KEPT_RING", text, 1));
+    check(execl("/proc/self/exe", "conformance", "io_uring_kept_by_execve", NULL));
 }

@@ -4,7 +4,10 @@
 
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/personality.h>
 #include <sys/shm.h>
+#include <sys/stat.h>
 
 #ifndef SYS_mseal
 #define SYS_mseal 462
@@ -259,4 +262,41 @@ CASE(vdso_once_more)
     fails(EINVAL, mprotect(at, PAGE, PROT_READ | PROT_EXEC));
     unmap(at, bytes);
 }
+
+CASE(vdso_once_more_is_moved)
+{
+    /* With what lies around it, as one: it takes the place of what lies at the target. */
+    size_t bytes;
+    char *old = find_named("[vdso]", &bytes);
+    unmap(old, bytes);
+    for (const char **name = (const char *[]){"[vvar]", "[vvar_vclock]", NULL}; *name != NULL; name++) {
+        size_t other;
+        char *at = find_named(*name, &other);
+        if (at != NULL)
+            unmap(at, other);
+    }
+    char *room = pages(64), *to = pages(64);
+    unmap(room, 64 * PAGE);
+    check(mmap(room + 15 * PAGE, PAGE, RW, PLAIN | MAP_FIXED, -1, 0));
+    require(check(syscall(SYS_arch_prctl, 0x2003, room + 16 * PAGE)) > 0);
+    /* Only its own size is let through. */
+    if (mremap(room + 15 * PAGE, 12 * PAGE, 12 * PAGE, 3, to) == MAP_FAILED)
+        require(errno == EINVAL || errno == EFAULT);
+}
 #endif
+
+/* ---- kept out of children without a call that says so ---- */
+
+CASE(trace_ring_stays_out_of_children)
+{
+    check(unshare(CLONE_NEWNS));
+    check(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL));
+    check(mount("none", "/mnt", "tracefs", 0, NULL));
+    check(mkdir("/mnt/instances/vmtrace_conformance", 0700));
+    int ring = (int)check(open("/mnt/instances/vmtrace_conformance/per_cpu/cpu0/trace_pipe_raw", O_RDONLY | O_NONBLOCK));
+    char *at = (char *)check(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, ring, 0));
+    await_child(fork() ?: (_exit(is_mapped(at)), 0));
+    unmap(at, PAGE);
+    check(close(ring));
+    check(rmdir("/mnt/instances/vmtrace_conformance"));
+}

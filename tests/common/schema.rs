@@ -37,8 +37,7 @@ const SHARE: &[(&str, Check)] =
     &[("kind", is_text), ("regions", is_count), ("virtual_bytes", is_count), ("resident_bytes", is_count)];
 const VERIFY: &[(&str, Check)] =
     &[("checks", is_count), ("mismatches", is_count), ("tolerated", |value| conforms(value, TOLERATED).is_ok())];
-const TOLERATED: &[(&str, Check)] =
-    &[("stack-growth", is_count), ("uprobes", is_count), ("zero-device-offset", is_count), ("vdso", is_count)];
+const TOLERATED: &[(&str, Check)] = &[("stack-growth", is_count), ("uprobes", is_count), ("vdso", is_count)];
 const FINDING: &[(&str, Check)] = &[
     ("rule", |value| one_of(value, &["orphaned-stack", "orphaned-mapping"])),
     ("reason", is_text),

@@ -80,33 +80,3 @@ fn vdso_once_more() {
         assert_eq!((found, tolerated.vdso), (agrees, u64::from(agrees)), "{vma:?}");
     }
 }
-
-/// The offset of private pages of /dev/zero is the kernel's affair; of any other file it is not.
-#[test]
-fn offsets_of_the_zero_device() {
-    let mapped = |flags| {
-        let mut trace = Trace::new();
-        let call = Call::Mmap { addr: Addr(0), len: PAGE, prot: RW, flags, fd: 3, offset: 0 };
-        trace.call(MAIN, call, Ok(0x10_000));
-        trace
-    };
-    let zero = Vma { inode: 5, device: 6, offset: 0x8_000, ..line(range(0x10_000, PAGE), READ_WRITE, "/dev/zero") };
-    let deleted = Vma { name: (*b"/dev/zero (deleted)").into(), ..zero.clone() };
-    let file = Vma { name: (*b"/tmp/zero").into(), ..zero.clone() };
-    let shared = Vma { sharing: Sharing::Shared, ..zero.clone() };
-    let other = Vma { prot: Prot::READ, ..zero.clone() };
-    let cases = [
-        (&zero, map::PRIVATE, true),
-        (&deleted, map::PRIVATE, false),
-        (&file, map::PRIVATE, false),
-        (&shared, map::SHARED, false),
-        (&other, map::PRIVATE, false),
-    ];
-    for (vma, flags, agrees) in cases {
-        let (found, _) = compare(&mut mapped(flags), std::slice::from_ref(vma));
-        assert_eq!(found, agrees, "{vma:?}");
-    }
-    let mut anonymous = Trace::new();
-    anonymous.mmap_at(MAIN, Addr(0x10_000), PAGE, RW, PLAIN);
-    assert!(!compare(&mut anonymous, &[zero]).0, "anonymous pages have no file");
-}

@@ -125,6 +125,8 @@ fn calls_that_make_unsure() {
         let mut trace = launched();
         trace.call(MAIN, call, result);
         assert_eq!(trace.space().has_unseen, unsure, "{call:?} {result:?}");
+        trace.exec(MAIN, MAIN);
+        assert_eq!(trace.space().has_unseen, call == uring && unsure, "a ring may be kept");
     }
 }
 

@@ -62,7 +62,6 @@ fn a_finding_in_full() {
         "tolerated": {
           "stack-growth": 0,
           "uprobes": 0,
-          "zero-device-offset": 0,
           "vdso": 0
         }
       },

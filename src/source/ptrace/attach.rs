@@ -323,13 +323,14 @@ impl Ptrace {
         for (tid, status) in std::mem::take(&mut self.ready) {
             left.remove(&tid);
             if let Status::Stopped(status) = status {
+                self.give_back(tid);
                 left.extend(leave(tid, status));
             }
         }
         for after in std::mem::take(&mut self.after) {
-            if let After::Resume(tid) = after
-                && sys::restart(tid, Restart::Detach, 0).is_ok()
-            {
+            let After::Resume(tid) = after else { continue };
+            self.give_back(tid);
+            if sys::restart(tid, Restart::Detach, 0).is_ok() {
                 left.remove(&tid);
             }
         }
@@ -337,6 +338,9 @@ impl Ptrace {
             // Those that are held, or wait for their parent's event, are stopped already. Any other may have stopped this
             // moment with a signal on its way, which only its status tells of.
             let is_ours = self.unborn.contains_key(&tid) || self.tracees.get(&tid).is_some_and(|tracee| tracee.held);
+            if is_ours {
+                self.give_back(tid);
+            }
             if is_ours && sys::restart(tid, Restart::Detach, 0).is_ok() {
                 left.remove(&tid);
             } else {
@@ -346,6 +350,7 @@ impl Ptrace {
         while !left.is_empty() && Instant::now() < until {
             match sys::peek_status(Wait::Poll) {
                 Ok(Some((tid, Status::Stopped(status)))) => {
+                    self.give_back(tid);
                     left.extend(leave(tid, status));
                     left.remove(&tid);
                 }

@@ -3,17 +3,15 @@
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::libc;
+use nix::libc::{self, user_regs_struct as Registers};
 
-use super::decode::{self, Abi, Arguments, Followed};
+use super::decode::{self, Abi, Arguments, Decoded, Followed, Notified};
 use super::{After, Inside, Phase, Ptrace, filter, gone};
-use crate::abi::clone::UNTRACED;
 use crate::abi::map;
 use crate::event::{Call, EventKind, ExitScope, Exiting, Syscall};
-use crate::procfs::present::LiveMemory;
 use crate::procfs::{self, task};
 use crate::sys::{self, SyscallStop};
-use crate::units::{Addr, Tid};
+use crate::units::{Addr, Range, Tid};
 
 impl Ptrace {
     pub(super) fn syscall_stop(&mut self, tid: Tid) {
@@ -40,6 +38,7 @@ impl Ptrace {
 
     /// A filter wants a call to be seen: ours, or one of the program's own.
     pub(super) fn seccomp_stop(&mut self, tid: Tid) {
+        let has_entered = self.tracees.get(&tid).is_some_and(|tracee| tracee.inside.is_some() || tracee.exiting);
         let call = match sys::syscall_info(tid) {
             // Linux before 5.3.
             Err(Errno::EIO) => gone(sys::event_message(tid)).map(filter::from_message),
@@ -51,10 +50,21 @@ impl Ptrace {
             }),
         };
         match call {
+            Some(Some((abi, _))) if self.filtered && has_entered => self.passes_filter(tid, abi),
             Some(Some((abi, nr))) if self.filtered => self.entry(tid, abi, nr),
             Some(_) => self.fail_untraced(tid),
             None => {}
         }
+    }
+
+    /// A call that has stopped before any filter saw it is let through to the kernel by all of them.
+    fn passes_filter(&mut self, tid: Tid, abi: Abi) {
+        if let Some(inside) = self.tracees.get_mut(&tid).and_then(|tracee| tracee.inside.as_mut()) {
+            inside.is_let_through = true;
+            let followed = inside.followed;
+            self.withhold_untraced(tid, abi, followed);
+        }
+        self.restart(tid, 0);
     }
 
     /// A call that a filter of the program's own wants a tracer to decide on fails where there is none (`__seccomp_filter`).
@@ -74,18 +84,22 @@ impl Ptrace {
             }
             return self.restart(tid, 0);
         };
-        let mut exec = None;
+        let mut asked = None;
         let serial = match followed {
             Followed::Exit => {
                 self.say_exiting(tid, abi, ExitScope::Thread);
                 return self.after.push_back(After::Resume(tid));
             }
             Followed::Execve | Followed::Execveat => {
-                exec = self.call_at(tid, abi, followed).map(|decoded| decoded.call);
+                asked = self.call_at(tid, abi, followed).map(|decoded| decoded.call);
                 // While a picture is taken of it, an address space does not become another one.
                 matches!(self.phase, Phase::Attaching(_) | Phase::Closing { .. }) && !self.is_guest(tid)
             }
-            Followed::Vfork | Followed::Personality | Followed::IoUringSetup => false,
+            Followed::Vfork | Followed::Personality | Followed::IoUringSetup | Followed::Seccomp => false,
+            Followed::OldMmap => {
+                asked = self.call_at(tid, abi, followed).map(|decoded| decoded.call);
+                true
+            }
             // It ends all siblings: none may be halfway through a change when the last look is taken.
             Followed::ExitGroup | Followed::Fork => true,
             Followed::Madvise
@@ -96,9 +110,9 @@ impl Ptrace {
             | Followed::Ipc => self.call_at(tid, abi, followed).is_some_and(|decoded| decoded.call.changes_mappings()),
             _ => true,
         };
-        let untraced = self.filtered && withhold_untraced(tid, abi, followed);
+        self.withhold_untraced(tid, abi, followed);
         let Some(tracee) = self.tracees.get_mut(&tid) else { return };
-        tracee.inside = Some(Inside { abi, followed, exec, untraced });
+        tracee.inside = Some(Inside { abi, followed, asked, is_let_through: !tracee.is_notified });
         let Some(gate) = self.gates.get_mut(&tracee.gate) else { return };
         if !serial || gate.enter(tid, Instant::now(), task::runs_or_sleeps) {
             self.proceed(tid);
@@ -125,7 +139,9 @@ impl Ptrace {
                 self.say_exiting(tid, abi, ExitScope::Group);
                 self.after.push_back(After::Resume(tid));
             }
-            Some(Inside { exec: Some(_), .. }) if matches!(self.phase, Phase::Following) => {
+            Some(Inside { followed: Followed::Execve | Followed::Execveat, asked: Some(_), .. })
+                if matches!(self.phase, Phase::Following) =>
+            {
                 self.look_if_overlapped(gate, tid);
                 self.tell(tid, EventKind::Executing);
                 self.after.push_back(After::Resume(tid));
@@ -146,19 +162,31 @@ impl Ptrace {
     /// A followed call has returned.
     pub(super) fn exit(&mut self, tid: Tid) {
         // Where it has been killed meanwhile its end will tell that it was inside.
-        let Some(mut registers) = gone(sys::registers(tid)) else { return };
+        let Some(registers) = gone(sys::registers(tid)) else { return };
         let Some(tracee) = self.tracees.get_mut(&tid) else { return };
-        let Some(Inside { abi, followed, untraced, .. }) = tracee.inside.take() else { return };
+        let Some(Inside { abi, followed, asked, is_let_through }) = tracee.inside.take() else { return };
         let gate = tracee.gate;
-        if untraced {
-            restore_untraced(tid, abi, followed);
-            registers = gone(sys::registers(tid)).unwrap_or(registers);
-        }
         self.after.push_back(After::Resume(tid));
         self.after.push_back(After::Leave(tid, gate));
-        let mut result = decode::result(abi, followed, &registers);
+        let result = decode::result(abi, followed, &registers);
+        if followed == Followed::Seccomp && result.is_ok() {
+            self.is_notified(tid, Notified::by(abi, &registers));
+        }
+        let seen = decode::call(tid, abi, followed, &registers, Arguments::of(&result));
+        let decoded = match followed {
+            Followed::OldMmap => asked_and_seen(asked, seen, first_argument(abi, registers), result),
+            _ => seen,
+        };
+        let is_sure = is_let_through || decoded.is_none_or(|decoded| has_mapped(tid, &decoded.call, result));
+        match decoded {
+            Some(decoded) if is_sure => self.tell_returned(tid, abi, decoded, result),
+            None if followed != Followed::OldMmap => {}
+            _ => self.look_at_maps(gate, None),
+        }
+    }
+
+    fn tell_returned(&mut self, tid: Tid, abi: Abi, decoded: Decoded, mut result: Result<u64, syscalls::Errno>) {
         let arguments = Arguments::of(&result);
-        let Some(decoded) = decode::call(tid, abi, followed, &registers, arguments) else { return };
         let mut mapped = None;
         if let Ok(returned) = result
             && is_untold_mmap(&decoded.call, returned)
@@ -177,8 +205,63 @@ impl Ptrace {
                 result = Ok(addr.0);
             }
         }
+        if let Call::Personality { persona } = decoded.call
+            && !is_personality(tid, persona)
+        {
+            result = result.and(Err(syscalls::Errno::ENOSYS));
+        }
         self.tell(tid, EventKind::Syscall(Syscall { call: decoded.call, result, mapped }));
     }
+
+    /// Another process decides on calls from here on, before our filter does: these tasks stop at each call, before any filter,
+    /// and are not believed what the kernel did not do.
+    fn is_notified(&mut self, tid: Tid, whose: Notified) {
+        let Some(pid) = self.tracees.get(&tid).map(|tracee| tracee.pid) else { return };
+        for (other, tracee) in &mut self.tracees {
+            tracee.is_notified |= match whose {
+                Notified::None => false,
+                Notified::Caller => *other == tid,
+                Notified::Threads => tracee.pid == pid,
+            };
+        }
+    }
+}
+
+fn first_argument(abi: Abi, mut registers: Registers) -> Addr {
+    Addr(*decode::first_argument(abi, &mut registers))
+}
+
+/// The call of i386's first mmap, whose arguments lie in memory `at`: as they were at the entry, if they are the same still or it
+/// has replaced them itself. Otherwise another thread may have changed them before the kernel read them.
+fn asked_and_seen(
+    asked: Option<Call>,
+    seen: Option<Decoded>,
+    at: Addr,
+    result: Result<u64, syscalls::Errno>,
+) -> Option<Decoded> {
+    let asked = Decoded { call: asked?, result_at: None };
+    let Call::Mmap { len, .. } = asked.call else { return None };
+    let mapped = result.ok().and_then(|start| Range::of_len(Addr(start), len));
+    let is_replaced = mapped.is_some_and(|mapped| mapped.contains(at));
+    (is_replaced || seen == Some(asked)).then_some(asked)
+}
+
+/// Whether a call may be believed that a supervisor may have answered in the kernel's place (SECCOMP_RET_USER_NOTIF): that it has
+/// failed, or that there is something where it has mapped something.
+fn has_mapped(tid: Tid, call: &Call, result: Result<u64, syscalls::Errno>) -> bool {
+    match (call, result) {
+        (_, Err(_)) => true,
+        (Call::Mmap { .. } | Call::Mremap { .. } | Call::Shmat { .. }, Ok(start)) => {
+            procfs::maps::line_at(tid, Addr(start)).is_some()
+        }
+        (call, Ok(_)) => !call.changes_mappings(),
+    }
+}
+
+/// Whether a task has this personality, or one was only asked for: a call that a filter has turned into SIGSYS seems to return its
+/// own number, which may be the former personality as well.
+fn is_personality(tid: Tid, persona: u32) -> bool {
+    persona == u32::MAX || procfs::task::personality(tid).is_none_or(|seen| seen == persona)
 }
 
 /// Whether mmap's arguments do not tell all that it has done: files of huge pages are mapped in these, and drivers may
@@ -187,41 +270,6 @@ fn is_untold_mmap(call: &Call, returned: u64) -> bool {
     let Call::Mmap { len, flags, .. } = *call else { return false };
     let may_be_huge = returned.is_multiple_of(map::HUGE_PAGE) && !len.is_multiple_of(map::GIGANTIC_PAGE);
     flags & map::ANONYMOUS == 0 && (flags & map::SHARED != 0 || may_be_huge)
-}
-
-/// Keeps CLONE_UNTRACED from the kernel while clone runs; true if it was there to be withheld.
-///
-/// The filter is inherited, and without a tracer its calls fail with ENOSYS: an untraced child could not even map
-/// memory. LeakSanitizer makes such a child.
-fn withhold_untraced(tid: Tid, abi: Abi, followed: Followed) -> bool {
-    change_clone_flags(tid, abi, followed, |flags| flags & !UNTRACED)
-}
-
-/// Gives the caller its argument back, since a call leaves its arguments alone.
-fn restore_untraced(tid: Tid, abi: Abi, followed: Followed) {
-    change_clone_flags(tid, abi, followed, |flags| flags | UNTRACED);
-}
-
-/// Changes clone's flags, in their register, or clone3's, in memory; true if that made a difference.
-fn change_clone_flags(tid: Tid, abi: Abi, followed: Followed, change: impl Fn(u64) -> u64) -> bool {
-    if !matches!(followed, Followed::Clone | Followed::Clone3) {
-        return false;
-    }
-    let Some(mut registers) = gone(sys::registers(tid)) else { return false };
-    let argument = decode::clone_flags(abi, &mut registers);
-    if followed == Followed::Clone {
-        let flags = std::mem::replace(argument, change(*argument));
-        return flags != *argument && gone(sys::set_registers(tid, &registers)).is_some();
-    }
-    let at = Addr(*argument);
-    let mut flags = [0; 8];
-    // At the entry nobody has looked at it yet.
-    let memory = LiveMemory::of(tid);
-    if memory.read(at, &mut flags).is_err() {
-        return false;
-    }
-    let flags = u64::from_ne_bytes(flags);
-    flags != change(flags) && memory.is_writable_at_once(at) && sys::write_word(tid, at, change(flags)).is_ok()
 }
 
 #[cfg(test)]
@@ -238,7 +286,7 @@ mod tests {
     fn the_maps_are_looked_at_before_the_end() {
         let main = Pid(std::process::id() as i32);
         let exec = Call::Execve { path: Addr(0), argv: Addr(0), envp: Addr(0) };
-        for (followed, exec) in [(Followed::ExitGroup, None), (Followed::Execve, Some(exec))] {
+        for (followed, asked) in [(Followed::ExitGroup, None), (Followed::Execve, Some(exec))] {
             for overlaps in [false, true] {
                 let mut source = Ptrace::new(main, false, Follow::Memory, Phase::Following);
                 let (id, now) = (source.new_gate(), Instant::now());
@@ -249,7 +297,7 @@ mod tests {
                     gate.enter(Tid(-2), now + Duration::from_secs(1), |_| true);
                 }
                 let tracee = source.tracees.get_mut(&Tid::from(main)).unwrap();
-                tracee.inside = Some(Inside { abi: Abi::X86_64, followed, exec, untraced: false });
+                tracee.inside = Some(Inside { abi: Abi::X86_64, followed, asked, is_let_through: true });
                 source.proceed(main.into());
                 let kinds: Vec<&EventKind> = source.events.iter().map(|event| &event.kind).collect();
                 let looks = matches!(kinds[..], [EventKind::OrderLost, EventKind::Maps(_), ..]);

@@ -2,7 +2,7 @@
 //!
 //! All arguments are still in the registers when a call returns (arch/x86/entry), so one read at the exit stop serves.
 
-use nix::libc::user_regs_struct as Registers;
+use nix::libc::{self, user_regs_struct as Registers};
 use syscalls::{Errno, x86, x86_64};
 
 use crate::abi::set_mm::PR_SET_MM;
@@ -75,6 +75,8 @@ pub enum Followed {
     ProcessMadvise,
     Mseal,
     IoUringSetup,
+    /// Of which it is only asked whether others decide on calls from then on.
+    Seccomp,
 }
 
 /// The followed calls of x86-64.
@@ -107,6 +109,7 @@ pub const X86_64: &[(x86_64::Sysno, Followed)] = {
         (Sysno::process_madvise, Followed::ProcessMadvise),
         (Sysno::mseal, Followed::Mseal),
         (Sysno::io_uring_setup, Followed::IoUringSetup),
+        (Sysno::seccomp, Followed::Seccomp),
     ]
 };
 
@@ -142,6 +145,7 @@ pub const I386: &[(x86::Sysno, Followed)] = {
         (Sysno::process_madvise, Followed::ProcessMadvise),
         (Sysno::mseal, Followed::Mseal),
         (Sysno::io_uring_setup, Followed::IoUringSetup),
+        (Sysno::seccomp, Followed::Seccomp),
     ]
 };
 
@@ -158,13 +162,11 @@ pub fn stack_and_tls(registers: &Registers) -> (Addr, Option<Addr>) {
     (Addr(registers.rsp), Some(Addr(registers.fs_base)).filter(|base| base.0 != 0))
 }
 
-/// What a returned call has returned. ENOSYS where it was not made at all, because a filter of the program's own has turned it
-/// into SIGSYS.
+/// What a returned call has returned, all 64 bits of it also by i386's table: in a 64-bit program brk may return as many, and
+/// personality 32 bits that would pass for an error's if they were all. ENOSYS where it was not made at all, because a filter
+/// of the program's own has turned it into SIGSYS.
 pub fn result(abi: Abi, followed: Followed, registers: &Registers) -> Result<u64, Errno> {
-    let (signed, unsigned) = match abi {
-        Abi::X86_64 => (registers.rax as i64, registers.rax),
-        Abi::I386 => (i64::from(registers.rax as i32), registers.rax & 0xffff_ffff),
-    };
+    let (signed, unsigned) = (registers.rax as i64, registers.rax);
     // MAX_ERRNO of linux/err.h.
     if (-4095..0).contains(&signed) {
         Err(Errno::new((-signed) as i32))
@@ -186,6 +188,8 @@ fn is_rolled_back(abi: Abi, followed: Followed, result: u64) -> bool {
             | Followed::Vfork
             | Followed::ProcessMadvise
             | Followed::IoUringSetup
+            | Followed::Personality
+            | Followed::Seccomp
     );
     result != 0 && result < PAGE && !may_be_result && self::followed(abi, result) == Some(followed)
 }
@@ -195,11 +199,42 @@ pub fn exit_code(abi: Abi, registers: &Registers) -> i32 {
     (arguments(abi, registers)[0] & 0xff) as i32
 }
 
-/// The register that holds clone's flags.
-pub fn clone_flags(abi: Abi, registers: &mut Registers) -> &mut u64 {
+/// The register that holds a call's first argument.
+pub fn first_argument(abi: Abi, registers: &mut Registers) -> &mut u64 {
     match abi {
         Abi::X86_64 => &mut registers.rdi,
         Abi::I386 => &mut registers.rbx,
+    }
+}
+
+/// A call's second argument.
+pub fn second_argument(abi: Abi, registers: &Registers) -> u64 {
+    arguments(abi, registers)[1]
+}
+
+/// Whose calls another process may decide on from here on, by SECCOMP_RET_USER_NOTIF of seccomp(2), when this call of it has
+/// succeeded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notified {
+    /// Nobody's.
+    None,
+    /// The caller's.
+    Caller,
+    /// Those of all threads of its process.
+    Threads,
+}
+
+impl Notified {
+    /// By the arguments of a call to seccomp(2).
+    pub fn by(abi: Abi, registers: &Registers) -> Notified {
+        let [operation, flags, ..] = arguments(abi, registers).map(|argument| argument as u32);
+        let has = |flag: libc::c_ulong| u64::from(flags) & flag != 0;
+        match operation {
+            libc::SECCOMP_SET_MODE_FILTER if has(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER) => {
+                if has(libc::SECCOMP_FILTER_FLAG_TSYNC) { Notified::Threads } else { Notified::Caller }
+            }
+            _ => Notified::None,
+        }
     }
 }
 
@@ -256,7 +291,7 @@ impl Arguments {
 }
 
 /// The call in the registers. None where it is none of those (ipc and prctl do other things too), or memory cannot be
-/// read.
+/// read, as that of memfd_secret(2).
 pub fn call(tid: Tid, abi: Abi, followed: Followed, registers: &Registers, memory: Arguments) -> Option<Decoded> {
     let arguments = arguments(abi, registers);
     let [a, b, c, d, e, f] = arguments;
@@ -315,7 +350,7 @@ pub fn call(tid: Tid, abi: Abi, followed: Followed, registers: &Registers, memor
         }
         Followed::Mseal => Call::Mseal { addr, len, flags: c },
         Followed::IoUringSetup => Call::IoUringSetup { entries: a as u32, params: Addr(b) },
-        Followed::Exit | Followed::ExitGroup => return None,
+        Followed::Exit | Followed::ExitGroup | Followed::Seccomp => return None,
     };
     Some(Decoded { call, result_at })
 }
@@ -323,7 +358,7 @@ pub fn call(tid: Tid, abi: Abi, followed: Followed, registers: &Registers, memor
 fn clone_args(tid: Tid, abi: Abi, followed: Followed, arguments: [u64; 6], memory: Arguments) -> Option<CloneArgs> {
     use crate::abi::clone;
     const CSIGNAL: u64 = 0xff;
-    const SIGCHLD: u32 = nix::libc::SIGCHLD as u32;
+    const SIGCHLD: u32 = libc::SIGCHLD as u32;
     let without_arguments = |call, flags| CloneArgs { exit_signal: SIGCHLD, ..CloneArgs::bare(call, flags) };
     Some(match followed {
         Followed::Clone3 => {

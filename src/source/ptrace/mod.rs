@@ -17,6 +17,7 @@ mod placement;
 pub mod refusal;
 pub mod stop;
 mod tasks;
+mod untraced;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -36,6 +37,7 @@ use gate::{Gate, Left};
 use overhead::{Overhead, Verdict};
 use placement::Placement;
 use stop::Stop;
+use untraced::Withheld;
 
 /// When a new task has waited so long for the event of the one that made it, it is looked whether that can still come.
 const STRAY_AFTER: Duration = Duration::from_millis(200);
@@ -116,7 +118,7 @@ enum Phase {
 /// Names the gate of an address space.
 type GateId = u64;
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Tracee {
     pid: Pid,
     gate: GateId,
@@ -132,12 +134,16 @@ struct Tracee {
     held: bool,
     /// It has been let into a call that is not followed: if the next stop is one at a call, it is the exit.
     passing: bool,
+    /// What it gets back at its next stop.
+    withheld: Option<Withheld>,
+    /// Another process is notified of some of its calls, and decides on them before our filter does: each one stops.
+    is_notified: bool,
 }
 
 impl Tracee {
     /// Whether it is in a call of execve, and may be of another address space by now.
     fn executes(&self) -> bool {
-        self.inside.is_some_and(|inside| matches!(inside.followed, Followed::Execve | Followed::Execveat))
+        self.inside.is_some_and(|inside| inside.executes())
     }
 }
 
@@ -145,10 +151,17 @@ impl Tracee {
 struct Inside {
     abi: Abi,
     followed: Followed,
-    /// execve's arguments, which are gone when it has succeeded.
-    exec: Option<Call>,
-    /// clone's CLONE_UNTRACED was withheld from the kernel.
-    untraced: bool,
+    /// What it was asked for, where that may not be there any more when it has succeeded: execve, and i386's mmap, whose arguments
+    /// lie in memory.
+    asked: Option<Call>,
+    /// Whether no filter has answered in the kernel's place, as far as that can be told.
+    is_let_through: bool,
+}
+
+impl Inside {
+    fn executes(&self) -> bool {
+        matches!(self.followed, Followed::Execve | Followed::Execveat)
+    }
 }
 
 /// What is to be done with a stopped task once its events have been taken.
@@ -366,6 +379,11 @@ impl Ptrace {
             self.unborn.insert(tid, Instant::now());
             return;
         };
+        // A new task has copied it, and has to get it back too.
+        if tracee.withheld.is_some() && stop != Stop::NewTask {
+            self.give_back(tid);
+        }
+        let Some(tracee) = self.tracees.get_mut(&tid) else { return };
         let passing = std::mem::take(&mut tracee.passing);
         if std::mem::take(&mut tracee.held) {
             // Only its end makes a held task stop anew.
@@ -395,7 +413,10 @@ impl Ptrace {
                 }
                 self.restart(tid, 0);
             }
-            Stop::NewTask => self.new_task(tid),
+            Stop::NewTask => {
+                self.new_task(tid);
+                self.give_back(tid);
+            }
             Stop::Exec => {
                 // The kernel refuses every request as long as this status stands, lest it be meant for the former leader
                 // (kernel/ptrace.c, looks_like_a_spurious_pid).
@@ -449,7 +470,8 @@ impl Ptrace {
                 _ => return None,
             },
         };
-        Some((abi, decode::followed(abi, registers.orig_rax)?, registers))
+        // The kernel looks at the lower half alone (`do_syscall_64`).
+        Some((abi, decode::followed(abi, registers.orig_rax & 0xffff_ffff)?, registers))
     }
 
     fn tell(&mut self, tid: Tid, kind: EventKind) {
@@ -459,10 +481,10 @@ impl Ptrace {
 
     /// Lets a stopped task run on, to the next stop that it has to make.
     fn restart(&mut self, tid: Tid, signal: i32) {
-        let in_call = || self.tracees.get(&tid).is_some_and(|tracee| tracee.inside.is_some());
+        let stops_next = || self.tracees.get(&tid).is_some_and(|tracee| tracee.inside.is_some() || tracee.is_notified);
         let how = match self.follow {
             Follow::Threads => Restart::Cont,
-            Follow::Memory if self.filtered && !in_call() => Restart::Cont,
+            Follow::Memory if self.filtered && !stops_next() => Restart::Cont,
             Follow::Memory => Restart::Syscall,
         };
         self.go_on(tid, how, signal);

@@ -87,7 +87,7 @@ mod tests {
         }
         for followed in [Followed::Execve, Followed::Execveat] {
             source.add_child(executing, Pid(executing.0), Some(gate));
-            let inside = Inside { abi: Abi::X86_64, followed, exec: None, untraced: false };
+            let inside = Inside { abi: Abi::X86_64, followed, asked: None, is_let_through: true };
             source.tracees.get_mut(&executing).unwrap().inside = Some(inside);
             source.look_at_maps(gate, None);
             assert_eq!(source.events.len(), 0, "there is none that lives, or that does not execute");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::decode::{Arguments, Followed};
 use super::gate::Gate;
 use super::stop::Stop;
-use super::{After, GateId, LATE_EVENT_WITHIN, Phase, Ptrace, STRAY_AFTER, Tracee, decode, gone};
+use super::{After, GateId, Inside, LATE_EVENT_WITHIN, Phase, Ptrace, STRAY_AFTER, Tracee, decode, gone};
 use crate::event::{Birth, Call, CloneArgs, CloneCall, EventKind, Exec, Exit, Syscall};
 use crate::procfs;
 use crate::source::Follow;
@@ -28,12 +28,13 @@ impl Ptrace {
             .call_at_event(tid)
             .and_then(|(abi, followed, registers)| decode::call(tid, abi, followed, &registers, Arguments::Used));
         let Some(decode::Decoded { call: Call::Clone(args), .. }) = call else {
-            // By a call of another machine's: what the new task is, /proc knows.
-            return self.adopt(child);
+            // By a call of another machine's, or with arguments that cannot be read: what the new task is, /proc knows.
+            return self.adopt(child, Some(tid));
         };
         let Some(parent) = self.tracees.get(&tid) else { return };
         let (pid, gate) = (if args.is_thread() { parent.pid } else { Pid(child.0) }, parent.gate);
         self.add_child(child, pid, args.shares_memory().then_some(gate));
+        self.inherit(child, tid, args.shares_memory());
         self.say_born(tid, child, pid, args);
         // Beside calls that overlap, what fork copies is not what has been told.
         let is_settled = |gate| self.gates.get(&gate).is_none_or(|gate: &Gate| gate.is_settled(Some(tid)));
@@ -48,7 +49,17 @@ impl Ptrace {
     pub(super) fn say_born(&mut self, parent: Tid, child: Tid, pid: Pid, args: CloneArgs) {
         self.tell(parent, EventKind::Born(Birth { child, pid, args, function: None }));
         if self.unborn.remove(&child).is_some() {
+            self.give_back(child);
             self.after.push_back(After::Resume(child));
+        }
+    }
+
+    /// What a new task has from the one that made it.
+    fn inherit(&mut self, child: Tid, parent: Tid, shares_memory: bool) {
+        let Some(Tracee { withheld, is_notified, .. }) = self.tracees.get(&parent).copied() else { return };
+        if let Some(child) = self.tracees.get_mut(&child) {
+            child.is_notified = is_notified;
+            child.withheld = withheld.map(|withheld| withheld.of_child(shares_memory));
         }
     }
 
@@ -69,6 +80,8 @@ impl Ptrace {
                 noticed: None,
                 held: false,
                 passing: false,
+                withheld: None,
+                is_notified: false,
             },
         );
     }
@@ -87,18 +100,22 @@ impl Ptrace {
     pub(super) fn exec(&mut self, tid: Tid) {
         self.after.push_back(After::Resume(tid));
         let former = gone(sys::event_message(tid)).and_then(|message| i32::try_from(message).ok()).map_or(tid, Tid);
-        let call = self.inside(former).and_then(|inside| inside.exec);
+        let call = self.inside(former).filter(Inside::executes).and_then(|inside| inside.asked);
         let attaching = matches!(self.phase, Phase::Attaching(_));
         if let (Some(call), false) = (call, attaching) {
             self.tell(former, EventKind::Syscall(Syscall { call, result: Ok(0), mapped: None }));
         }
         let pid = self.tracees.get(&former).map_or(Pid(tid.0), |tracee| tracee.pid);
+        let is_notified = self.tracees.get(&former).is_some_and(|tracee| tracee.is_notified);
         let siblings: Vec<Tid> =
             self.tracees.iter().filter(|(_, tracee)| tracee.pid == pid).map(|(tid, _)| *tid).collect();
         for sibling in siblings {
             self.remove(sibling);
         }
         self.add_child(tid, pid, None);
+        if let Some(tracee) = self.tracees.get_mut(&tid) {
+            tracee.is_notified = is_notified;
+        }
         if let Phase::Launching(launching) = &self.phase {
             let filtered = launching.program_runs();
             self.filtered = filtered.is_ok();
@@ -176,9 +193,7 @@ impl Ptrace {
     }
 
     pub(super) fn has_exec_under_way(&self, pid: Pid) -> bool {
-        self.tracees
-            .values()
-            .any(|tracee| tracee.pid == pid && tracee.inside.is_some_and(|inside| inside.exec.is_some()))
+        self.tracees.values().any(|tracee| tracee.pid == pid && tracee.executes())
     }
 
     pub(super) fn remove(&mut self, tid: Tid) {
@@ -209,8 +224,8 @@ impl Ptrace {
             .map(|(tid, _)| tid)
             .collect();
         for tid in strays {
-            self.adopt(tid);
             self.unborn.remove(&tid);
+            self.adopt(tid, None);
             self.after.push_back(After::Resume(tid));
         }
     }
@@ -234,8 +249,8 @@ impl Ptrace {
         parents.any(|(tid, tracee)| makes_task(tracee) || may_be_running(*tid))
     }
 
-    /// Files a task of which only /proc can tell whose it is. Its stack stays unknown.
-    pub(super) fn adopt(&mut self, tid: Tid) {
+    /// Files a task, by whomever it was made, of which only /proc can tell whose it is. Its stack stays unknown.
+    fn adopt(&mut self, tid: Tid, parent: Option<Tid>) {
         let Ok(status) = procfs::task::status(tid) else { return };
         // kcmp may be refused where the task is not dumpable; a thread shares its process's memory in any case.
         let relative = self
@@ -244,12 +259,27 @@ impl Ptrace {
             .find(|(other, tracee)| tracee.pid == status.pid || sys::share_memory(tid, **other).unwrap_or(false));
         let Some((&relative, gate)) = relative.map(|(other, tracee)| (other, tracee.gate)) else {
             self.add_child(tid, status.pid, None);
-            return;
+            return self.introduce(tid, status.pid, parent);
         };
         self.add_child(tid, status.pid, Some(gate));
+        self.inherit(tid, parent.unwrap_or(relative), true);
         let thread = if status.pid.0 == tid.0 { 0 } else { crate::abi::clone::THREAD };
         let args = CloneArgs::bare(CloneCall::Clone, crate::abi::clone::VM | thread);
-        self.tell(relative, EventKind::Born(Birth { child: tid, pid: status.pid, args, function: None }));
+        self.say_born(relative, tid, status.pid, args);
+    }
+
+    /// Tells of a process that shares no memory with any other, and what its own looks like.
+    fn introduce(&mut self, tid: Tid, pid: Pid, parent: Option<Tid>) {
+        match parent {
+            Some(parent) => {
+                self.inherit(tid, parent, false);
+                self.say_born(parent, tid, pid, CloneArgs::bare(CloneCall::Fork, 0));
+            }
+            None => self.tell(tid, EventKind::Noticed(pid)),
+        }
+        if let Ok(maps) = procfs::maps::read(tid) {
+            self.tell_maps(tid, maps);
+        }
     }
 }
 
