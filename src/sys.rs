@@ -22,8 +22,8 @@ pub use child::{Child, ChildReport, fork_child};
 pub(crate) use ptrace::count_read;
 pub use ptrace::{
     FILTER_OPTIONS, Restart, Status, SyscallStop, TRACE_OPTIONS, Wait, event_message, interrupt, peek_memory,
-    peek_status, peek_status_of, reads, registers, restart, seize, set_registers, syscall_info, take_status,
-    write_word,
+    peek_status, peek_status_of, reads, registers, restart, seize, set_registers, signal_sender, syscall_info,
+    take_status, write_word,
 };
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
@@ -123,8 +123,8 @@ pub fn read_memory_up_to(tid: Tid, addr: Addr, buffer: &mut [u8]) -> Result<usiz
 pub struct Received {
     /// Its number.
     pub signal: i32,
-    /// Whether the kernel sent it (a terminal does), rather than a process.
-    pub from_kernel: bool,
+    /// The process that sent it; none where the kernel did (a terminal does).
+    pub sender: Option<Pid>,
 }
 
 /// Waits for one of the signals in `set`, which the caller has blocked. None when the time is over.
@@ -137,16 +137,43 @@ pub fn wait_signal(set: &SigSet, timeout: Duration) -> Option<Received> {
     };
     // SAFETY: all three live through the call.
     let signal = unsafe { libc::sigtimedwait(set.as_ref(), &raw mut info, &raw const timeout) };
-    (signal > 0).then_some(Received { signal, from_kernel: info.si_code > 0 })
+    // SAFETY: where a process has sent it, its number is there (SI_USER, SI_TKILL, SI_QUEUE).
+    let sender = (info.si_code <= 0).then(|| Pid(unsafe { info.si_pid() }));
+    (signal > 0).then_some(Received { signal, sender })
+}
+
+/// The signals with these numbers, real-time ones too.
+pub fn signal_set(signals: impl IntoIterator<Item = i32>) -> SigSet {
+    // SAFETY: zeroes are a value, which sigemptyset makes the right one; numbers that are none are left out.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        SigSet::from_sigset_t_unchecked(set)
+    }
+}
+
+/// kill(2), by number: nix knows no real-time signals.
+pub fn kill(pid: Pid, signal: i32) -> Result<(), Errno> {
+    // SAFETY: integers only.
+    Errno::result(unsafe { libc::kill(pid.0, signal) }).map(drop)
+}
+
+/// Ignores a signal from here on.
+pub fn ignore(signal: nix::sys::signal::Signal) {
+    use nix::sys::signal::{SigHandler, signal as set_handler};
+    // SAFETY: there is no handler.
+    let _ = unsafe { set_handler(signal, SigHandler::SigIgn) };
 }
 
 /// Whether a signal is ignored, as nohup(1) has it for SIGHUP.
-pub fn is_ignored(signal: nix::sys::signal::Signal) -> bool {
+pub fn is_ignored(signal: i32) -> bool {
     // SAFETY: zeroes are a value of sigaction, and the call only fills it.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(signal as libc::c_int, std::ptr::null(), &raw mut action) == 0
-            && action.sa_sigaction == libc::SIG_IGN
+        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
     }
 }
 

@@ -5,12 +5,13 @@ use std::path::Path;
 
 use jiff::Zoned;
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
 
 use super::events;
 use super::output::{Output, Stream};
 use super::watch::{STATUS_EVERY, Watch};
-use super::{EngineChoice, FAILED, FollowArgs, FollowChoice, NOT_EXECUTABLE, NOT_FOUND, ReportArgs};
+use super::{EngineChoice, FAILED, FollowArgs, FollowChoice, NOT_EXECUTABLE, NOT_FOUND, ReportArgs, complain};
 use crate::event::Exit;
 use crate::follow::{Follower, Observer, Options};
 use crate::procfs::task;
@@ -24,6 +25,7 @@ use crate::source::ptrace::launch::Leash;
 use crate::source::recording::format::Heading;
 use crate::source::recording::{Recorder, Writer};
 use crate::source::{Launched, Source};
+use crate::sys;
 use crate::target::Target;
 use crate::target::live::Live;
 use crate::units::Pid;
@@ -121,7 +123,7 @@ pub(super) fn launch(args: &FollowArgs, stream: Stream) -> Result<u8, anyhow::Er
     let options = options(args, Mode::Launch, command, stream)?;
     // Before the control's thread exists, because it forks.
     if args.verbose && args.engine == EngineChoice::Auto {
-        eprintln!("vmtrace: ptrace: it stops a launched program at the followed calls alone, and sees each exactly");
+        complain("ptrace: it stops a launched program at the followed calls alone, and sees each exactly");
     }
     if args.engine == EngineChoice::Perf {
         return follow_launched(args, Perf::launch(&args.program, &mask, None)?, options, output, recording);
@@ -213,7 +215,7 @@ fn follow<S: Source>(
     output: Output,
     recording: Option<File>,
 ) -> Result<Followed, anyhow::Error> {
-    allow_many_files();
+    lift_limits();
     let clock = Clock::new(Zoned::now().saturating_sub(target.source.now().0));
     let begin = |file| {
         let heading = Heading {
@@ -244,13 +246,20 @@ fn follow<S: Source>(
     Ok(Followed { draft, watch, recording })
 }
 
-/// Lets us hold open the files of a program with hundreds of libraries. To be called when the program, whose own limit this
-/// would be as well, has been launched.
-pub(super) fn allow_many_files() {
-    // Where that is refused, fewer files have names.
-    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+/// Lets us hold open the files of a program with hundreds of libraries, and live on where its limits of time and of files'
+/// sizes, which are meant for it, would end us. To be called when the program, whose own limits these are, has been launched.
+pub(super) fn lift_limits() {
+    for resource in [Resource::RLIMIT_NOFILE, Resource::RLIMIT_CPU, Resource::RLIMIT_FSIZE] {
+        // Where that is refused, fewer files have names, and less can be written.
+        let Ok((_, most)) = getrlimit(resource) else { continue };
+        let _ = setrlimit(resource, most, most);
+        if resource != Resource::RLIMIT_NOFILE {
+            let _ = setrlimit(resource, RLIM_INFINITY, RLIM_INFINITY);
+        }
     }
+    // An error is told instead, as of a full disk.
+    sys::ignore(Signal::SIGXFSZ);
+    sys::ignore(Signal::SIGXCPU);
 }
 
 /// The status to exit with: that of the program, or what was asked for if there is a finding.

@@ -23,7 +23,7 @@ use crate::source::strace_log::StraceLog;
 /// Why it could not be replayed, in one line.
 pub fn run(args: &ReplayArgs) -> Result<u8, anyhow::Error> {
     // strace -ff has written a file for each thread.
-    super::follow::allow_many_files();
+    super::follow::lift_limits();
     let output = Output::new(&args.report, Stream::Out);
     output.check()?;
     let (file, name) = match open(&args.file)? {

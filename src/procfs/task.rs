@@ -236,6 +236,16 @@ pub fn sharers(pid: Pid, of: Tid) -> Vec<Pid> {
         .collect()
 }
 
+/// Whether a task is of the first process of a PID namespace: 1 is its last number, and not its only one.
+pub fn is_init_of_namespace(tid: Tid) -> bool {
+    let Ok(text) = super::read(tid, "status") else { return false };
+    let numbers = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"NStgid:"));
+    let numbers: Vec<&[u8]> = numbers.map_or_else(Vec::new, |line| {
+        line.split(u8::is_ascii_whitespace).filter(|number| !number.is_empty()).collect()
+    });
+    numbers.len() > 1 && numbers.last() == Some(&&b"1"[..])
+}
+
 /// What personality(2) has set. Needs the right to trace.
 pub fn personality(tid: Tid) -> Option<u32> {
     let text = super::read(tid, "personality").ok()?;

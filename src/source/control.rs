@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 
+use crate::procfs::task;
 use crate::sys;
+use crate::units::Pid;
 
 /// How often the thread looks after things that have no signal of their own.
 const TICK: Duration = Duration::from_millis(20);
@@ -61,8 +63,13 @@ impl Requests {
     /// Signals that are to be passed on to the launched program.
     pub fn signals(&self) -> impl Iterator<Item = i32> {
         let signals = self.signals;
-        (1..64).filter(move |signal| signals & (1 << signal) != 0)
+        (1..=64).filter(move |signal| signals & bit(*signal) != 0)
     }
+}
+
+/// The bit of a signal in a set.
+fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
 }
 
 const STOP: u32 = 1;
@@ -100,14 +107,27 @@ pub fn block_signals() -> Result<SigSet, Errno> {
     Ok(before)
 }
 
+/// Those that we act on, and all others that would end us, and with us what is followed: a program may send any to its process
+/// group, where we are too.
 fn collected() -> SigSet {
-    use Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1};
-    let mut set = SigSet::from_iter([SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1]);
-    // Whoever wants to outlive the session says so: nohup(1).
-    if !sys::is_ignored(SIGHUP) {
-        set.add(SIGHUP);
-    }
-    set
+    use Signal::{SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1};
+    const LAST: i32 = 64;
+    let ours = [SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1].map(|signal| signal as i32);
+    // Whoever wants to outlive the session, or something else, says so: nohup(1).
+    let deadly = (1..=LAST).filter(|signal| !is_harmless(*signal) && !sys::is_ignored(*signal));
+    sys::signal_set(ours.into_iter().chain(deadly))
+}
+
+/// Whether a signal ends nobody by default, cannot be held off, tells of a fault of our own, or is dealt with elsewhere
+/// (WAKE, SIGPIPE, and those of resource limits).
+fn is_harmless(signal: i32) -> bool {
+    use Signal::{
+        SIGABRT, SIGBUS, SIGCHLD, SIGCONT, SIGFPE, SIGILL, SIGKILL, SIGPIPE, SIGSEGV, SIGSTOP, SIGSYS, SIGTRAP,
+        SIGWINCH, SIGXCPU, SIGXFSZ,
+    };
+    let others = [SIGCHLD, SIGCONT, SIGKILL, SIGPIPE, SIGSTOP, SIGWINCH, SIGXCPU, SIGXFSZ, WAKE];
+    let faults = [SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP];
+    Signal::try_from(signal).is_ok_and(|signal| others.contains(&signal) || faults.contains(&signal))
 }
 
 impl Control {
@@ -211,23 +231,37 @@ fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisT
 }
 
 fn meaning(received: sys::Received, manners: Manners, signals: &AtomicU64) -> u32 {
-    let Ok(signal) = Signal::try_from(received.signal) else {
-        return 0;
-    };
-    let forward = |signal: i32| {
-        signals.fetch_or(1 << signal, Ordering::AcqRel);
+    let forward = || {
+        signals.fetch_or(bit(received.signal), Ordering::AcqRel);
         FORWARD
     };
-    match (signal, manners) {
-        (Signal::SIGUSR1, _) => REPORT,
-        (Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU, _) => SUSPEND,
+    match (Signal::try_from(received.signal), manners) {
+        (Ok(Signal::SIGUSR1), _) => REPORT,
+        (Ok(Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU), Manners::Launched) => SUSPEND,
+        // Whoever is attached to would wait for us.
+        (Ok(Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU), Manners::Attached) => 0,
         (_, Manners::Attached) => STOP,
         // The terminal has sent it to the program as well. Only of its going away it tells the session's leader alone
         // (drivers/tty, __tty_hangup).
-        (Signal::SIGHUP, Manners::Launched) if leads_session() => forward(received.signal),
-        (_, Manners::Launched) if received.from_kernel => 0,
-        (_, Manners::Launched) => forward(received.signal),
+        (Ok(Signal::SIGHUP), Manners::Launched) if received.sender.is_none() && leads_session() => forward(),
+        (_, Manners::Launched) if received.sender.is_none_or(is_descendant) => 0,
+        (_, Manners::Launched) => forward(),
     }
+}
+
+/// Whether a process was made by us, or by one that was: what it sends to its process group it has got itself.
+fn is_descendant(sender: Pid) -> bool {
+    let own = std::process::id() as i32;
+    const DEEPEST: usize = 100;
+    let mut pid = sender;
+    for _ in 0..DEEPEST {
+        let Ok(status) = task::status(pid.into()) else { return false };
+        if [Some(status.parent), status.tracer].contains(&Some(Pid(own))) {
+            return true;
+        }
+        pid = status.parent;
+    }
+    false
 }
 
 fn leads_session() -> bool {

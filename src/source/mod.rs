@@ -95,6 +95,11 @@ pub trait Source {
     /// How it ended.
     fn main_exit(&self) -> Option<Exit>;
 
+    /// Processes that it has left behind, and whose numbers are theirs until this source says otherwise.
+    fn others(&self) -> Vec<Pid> {
+        Vec::new()
+    }
+
     /// Whether job control has stopped it.
     fn main_is_stopped(&self) -> bool {
         false

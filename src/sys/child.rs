@@ -66,7 +66,7 @@ mod before_runtime {
     static LOOK: extern "C" fn() = look;
 
     extern "C" fn look() {
-        SIGPIPE_IGNORED.store(crate::sys::is_ignored(nix::sys::signal::Signal::SIGPIPE), Ordering::Relaxed);
+        SIGPIPE_IGNORED.store(crate::sys::is_ignored(libc::SIGPIPE), Ordering::Relaxed);
         for (fd, closed) in (0..).zip(&CLOSED) {
             // SAFETY: only looks.
             closed.store(unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1, Ordering::Relaxed);

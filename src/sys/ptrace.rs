@@ -122,6 +122,19 @@ pub fn write_word(tid: Tid, at: Addr, word: u64) -> Result<(), Errno> {
     ptrace(libc::PTRACE_POKEDATA, tid, at.0 as usize, word as usize).map(drop)
 }
 
+/// PTRACE_GETSIGINFO: the process that has sent the signal for which a task has stopped, by its number in the task's PID
+/// namespace, 0 if it has none there. None where the kernel has sent it.
+pub fn signal_sender(tid: Tid) -> Result<Option<i32>, Errno> {
+    count_read();
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::uninit();
+    ptrace(libc::PTRACE_GETSIGINFO, tid, 0, info.as_mut_ptr() as usize)?;
+    // SAFETY: PTRACE_GETSIGINFO has filled the whole structure; who sends a signal is in it (SI_USER, SI_TKILL, SI_QUEUE).
+    unsafe {
+        let info = info.assume_init();
+        Ok((info.si_code <= 0).then(|| info.si_pid()))
+    }
+}
+
 /// PTRACE_GETEVENTMSG: what belongs to the event: a child's tid, an exit status, a filter's data.
 pub fn event_message(tid: Tid) -> Result<u64, Errno> {
     count_read();

@@ -2,7 +2,6 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::time::{Duration, Instant};
 
 use super::origins::Origins;
 use super::{Library, Process, Standing, Target, Told};
@@ -19,15 +18,12 @@ use crate::procfs::memory::ResidentPages;
 use crate::report::draft::Places;
 use crate::report::{Engine, Memory};
 use crate::source::control::Control;
-use crate::source::ptrace::launch::pass_on;
+use crate::source::ptrace::launch::{Suspension, pass_on};
 use crate::source::{Next, Source};
 use crate::symbols::capture::{CallStacks, Task};
 use crate::sys;
 use crate::threadlib::{Libraries, Unavailable, are_settled};
 use crate::units::{Addr, Pid, Range, Tid, page_up};
-
-/// How long the terminal's wish to stop the job is remembered, until the program has done so.
-const SUSPEND_WITHIN: Duration = Duration::from_millis(500);
 
 /// A process followed by a source.
 #[derive(Debug)]
@@ -36,13 +32,13 @@ pub struct Live<S> {
     pub source: S,
     libraries: Libraries,
     origins: Origins,
-    suspend_until: Option<Instant>,
+    suspension: Suspension,
 }
 
 impl<S: Source> Live<S> {
     /// The process that `source` follows.
     pub fn new(source: S) -> Live<S> {
-        Live { source, libraries: Libraries::default(), origins: Origins::default(), suspend_until: None }
+        Live { source, libraries: Libraries::default(), origins: Origins::default(), suspension: Suspension::default() }
     }
 
     /// Does what was asked from outside, as far as it is the source's business; says what is the follower's.
@@ -51,12 +47,17 @@ impl<S: Source> Live<S> {
         if requests.look_after_held {
             self.source.look_after_held();
         }
-        pass_on(requests, self.source.main_pid());
-        if requests.suspend {
-            self.suspend_until = Some(Instant::now() + SUSPEND_WITHIN);
+        // When the program has ended, its number may be somebody else's, and the signals are for those that it has left.
+        let mut is_over = requests.stop;
+        if requests.signals().next().is_some() {
+            let lives = self.source.main_exit().is_none();
+            let to = if lives { vec![self.source.main_pid()] } else { self.source.others() };
+            is_over |= to.is_empty();
+            pass_on(requests, &to);
         }
+        self.suspension.hear(requests);
         self.suspend_with_main();
-        if requests.stop {
+        if is_over {
             self.source.close();
         }
         Told::Asked { at: self.source.now(), report: requests.report, status: requests.status }
@@ -64,14 +65,8 @@ impl<S: Source> Live<S> {
 
     /// Stops with the program when the terminal stops the job, so that the shell sees it stopped.
     fn suspend_with_main(&mut self) {
-        let Some(until) = self.suspend_until else {
-            return;
-        };
-        if self.source.main_is_stopped() {
-            self.suspend_until = None;
+        if self.suspension.is_due(|| self.source.main_is_stopped()) {
             self.source.stop_too();
-        } else if Instant::now() > until {
-            self.suspend_until = None;
         }
     }
 }

@@ -580,3 +580,15 @@ fn exec_while_followed() {
     report.expect_verified("after execve", "");
     target.end().expect_code(0);
 }
+
+/// To come and to go wakes a target, but ends no call of its that would go on without vmtrace.
+#[test]
+fn calls_go_on() {
+    for options in [&[][..], &["--follow=threads"]] {
+        let target = start("from_within", &["wait"]);
+        target.await_output("ready");
+        attach(target.pid(), &[options, &["--for=300ms"]].concat()).end();
+        let told = target.end().expect_code(0).output();
+        assert_eq!(told.lines().filter(|line| line.contains("Interrupted")).count(), 0, "{told}");
+    }
+}

@@ -241,6 +241,15 @@ fn a_full_disk_does_not_lose_the_report() {
     target.end().expect_code(0);
 }
 
+/// Where nobody can be told how it is done, it is done all the same.
+#[test]
+fn verbose_to_a_full_disk() {
+    let mut verbose = vmtrace(["-v", "-o", "/dev/null", "--", "true"]);
+    let full = File::options().write(true).open("/dev/full").expect("/dev/full is there");
+    verbose.stdin(Stdio::null()).stdout(Stdio::null()).stderr(full);
+    Process::start_redirected(&mut verbose).end().expect_code(0);
+}
+
 /// --help lists the options and commands that the contract promises and that exist, and fits a terminal.
 #[test]
 fn help() {

@@ -137,6 +137,50 @@ fn programs_that_look_closely() {
     }
 }
 
+/// What a program sends to its process group, where vmtrace is too, it gets once, whatever signal it is, and vmtrace lives on.
+#[test]
+fn signals_to_the_own_group_arrive_once() {
+    for signal in ["1", "2", "3", "10", "12", "14", "15", "27", "29", "34", "64"] {
+        let told = expect_same(&["setsid", "-w"], &[testprog("from_within"), "group", signal]);
+        assert_eq!(told, format!("signal {signal}: 1 times\n"));
+    }
+}
+
+/// Signals that nobody wants end no call that would go on without vmtrace.
+#[test]
+fn ignored_signals_end_no_call() {
+    assert_eq!(expect_same(&["env"], &[testprog("from_within"), "ignored"]), "epoll_wait: well\nsemtimedop: well\n");
+}
+
+/// The first process of a PID namespace is not stopped from inside.
+#[test]
+fn the_first_of_a_namespace_is_not_stopped() {
+    assert_eq!(expect_same(&["env"], &[testprog("from_within"), "init"]), "the first process has ended well\n");
+}
+
+/// When the program has ended, whose number may be another's by now, signals are for those that it has left behind.
+#[test]
+fn signals_for_those_left_behind() {
+    let followed = Process::start(&mut vmtrace(["--format=json", "--", testprog("from_within"), "leave"]));
+    followed.await_output("left");
+    wait_for("the program has ended", || {
+        let children = proc::children(followed.pid());
+        children.iter().all(|child| proc::program(*child).is_none())
+    });
+    followed.send(Signal::SIGTERM);
+    let ended = followed.end().expect_code(3);
+    assert!(ended.output().ends_with("child: SIGTERM\n"), "{}", ended.output());
+}
+
+/// Limits that are the program's do not end vmtrace: it tells what it could not write.
+#[test]
+fn limits_are_the_programs() {
+    let events = format!("{}/limited_events", env!("CARGO_TARGET_TMPDIR"));
+    let words = format!("ulimit -f 1; exec {VMTRACE} --events {events} -- {} 1 0", testprog("crowd"));
+    let ended = run(&mut command("bash", ["-c", &words])).expect_code(0);
+    assert!(ended.errors().contains("No leak found"), "{}", ended.errors());
+}
+
 /// Thousands of real-time signals from another process arrive once each, with their payload.
 #[test]
 fn queued_signals() {
@@ -262,7 +306,9 @@ fn job_control() {
     need("bash");
     // By perf events other threads of vmtrace have to stop as well.
     let by_perf: &[&str] = &[VMTRACE, "--engine=perf", "-o", "/dev/null", "--"];
-    for way in [WAYS[0], WAYS[1], by_perf] {
+    // That is over soon, and vmtrace waits for the program's end.
+    let for_a_while: &[&str] = &[VMTRACE, "--for=100ms", "-o", "/dev/null", "--"];
+    for way in [WAYS[0], WAYS[1], by_perf, for_a_while] {
         let mut shell = Terminal::start("bash", &["--norc", "--noprofile", "-i"]);
         shell.type_in("PS1='prompt''> '; bind 'set enable-bracketed-paste off'\n");
         shell.await_text("prompt> ");

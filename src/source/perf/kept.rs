@@ -150,6 +150,14 @@ impl Perf {
         }
     }
 
+    /// Lets go of all: what is over is to be over for everybody, while events are closed, which takes its time.
+    pub(super) fn release_all(&mut self) {
+        self.keeper = None;
+        for one in self.kept.values_mut().flatten() {
+            one.grip = None;
+        }
+    }
+
     /// Lets go of processes that have ended and been judged, and of those that the keeper has seen and nobody follows: their
     /// forefather is followed, and has made them before.
     pub(super) fn release_ended(&mut self) {

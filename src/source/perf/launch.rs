@@ -15,7 +15,7 @@ use super::tether::Tether;
 use crate::event::Exit;
 use crate::source::Launched;
 use crate::source::control::Control;
-use crate::source::ptrace::launch::{LaunchError, arguments, pass_on};
+use crate::source::ptrace::launch::{Aftermath, LaunchError, arguments};
 use crate::sys::{self, Child, ChildReport, Status, Wait};
 use crate::units::Pid;
 
@@ -117,8 +117,9 @@ impl Launched for Perf {
         if let Some(launch) = &mut self.launch {
             launch.tether.untie();
         }
+        let mut aftermath = Aftermath::of(main, control);
         loop {
-            pass_on(control.take(), main);
+            aftermath.answer();
             match sys::peek_status(Wait::Block) {
                 Ok(Some((tid, status))) => {
                     // ECHILD: somebody else has taken it.

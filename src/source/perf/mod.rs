@@ -508,6 +508,7 @@ impl Source for Perf {
 
     fn detach(&mut self) {
         self.let_go();
+        self.release_all();
     }
 }
 

@@ -12,7 +12,8 @@ use nix::errno::Errno;
 use super::overhead::Overhead;
 use super::refusal::{AttachError, explain, followable};
 use super::stop::Stop;
-use super::{After, Phase, Ptrace, decode, gone};
+use super::without_us::Woken;
+use super::{After, Phase, Ptrace, decode, gone, without_us};
 use crate::event::{Attached, AttachedTask, EventKind};
 use crate::procfs::{self, task};
 use crate::source::Follow;
@@ -149,6 +150,9 @@ impl Ptrace {
         {
             let (sp, tls) = decode::stack_and_tls(&registers);
             attaching.seen.insert(tid, AttachedTask { tid, pid: tracee.pid, sp: Some(sp), tls });
+            if stop == Stop::Trap {
+                without_us::resume(tid, Woken::ByUs);
+            }
         }
         let is_birth = stop == Stop::NewTask;
         if is_birth {
@@ -373,7 +377,13 @@ impl Ptrace {
 pub(super) fn leave(tid: Tid, status: i32) -> Option<Tid> {
     let (mut signal, mut child) = (0, None);
     match Stop::from_status(status) {
-        Stop::Signal(number) => signal = number,
+        Stop::Signal(number) if without_us::is_kept_from(tid, number) => {}
+        Stop::Signal(number) => {
+            without_us::resume(tid, Woken::BySignal(number));
+            signal = number;
+        }
+        // An interrupted call ends first, with what interrupted it still to be dealt with.
+        Stop::Trap | Stop::Syscall => without_us::resume(tid, Woken::ByUs),
         Stop::NewTask => child = gone(sys::event_message(tid)).and_then(|child| i32::try_from(child).ok()).map(Tid),
         // The kernel refuses every request as long as this status stands, lest it be meant for the former leader
         // (kernel/ptrace.c, looks_like_a_spurious_pid).

@@ -238,7 +238,8 @@ impl Notified {
     }
 }
 
-fn arguments(abi: Abi, registers: &Registers) -> [u64; 6] {
+/// All arguments of a call.
+pub fn arguments(abi: Abi, registers: &Registers) -> [u64; 6] {
     let r = registers;
     match abi {
         Abi::X86_64 => [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9],

@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{self, SigSet, Signal};
@@ -99,12 +100,62 @@ pub(in crate::source) fn arguments(command: &[OsString]) -> Result<Vec<CString>,
     terminated.collect::<Result<_, _>>().map_err(|_| LaunchError::ZeroByte)
 }
 
-/// Passes on the signals that were sent to us and are the program's.
-pub(crate) fn pass_on(requests: Requests, main: Pid) {
-    for signal in requests.signals() {
+/// Passes on the signals that were sent to us and are the program's, to processes that live or have not been waited for.
+pub(crate) fn pass_on(requests: Requests, to: &[Pid]) {
+    for (signal, pid) in requests.signals().flat_map(|signal| to.iter().map(move |pid| (signal, *pid))) {
         // It may have ended this moment; then there is nobody to pass the signal on to.
-        if let Ok(signal) = Signal::try_from(signal) {
-            let _ = signal::kill(nix::unistd::Pid::from_raw(main.0), signal);
+        let _ = sys::kill(pid, signal);
+    }
+}
+
+/// How long the terminal's wish to stop the job is remembered, until the program has done so.
+const SUSPEND_WITHIN: Duration = Duration::from_millis(500);
+
+/// The wish of the terminal that the job stop, until the program has done so, or does not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Suspension {
+    until: Option<Instant>,
+}
+
+impl Suspension {
+    /// Takes the wish down, if there is one.
+    pub(crate) fn hear(&mut self, requests: Requests) {
+        if requests.suspend {
+            self.until = Some(Instant::now() + SUSPEND_WITHIN);
+        }
+    }
+
+    /// Whether to stop now: the program has stopped. Only once.
+    pub(crate) fn is_due(&mut self, has_stopped: impl FnOnce() -> bool) -> bool {
+        let Some(until) = self.until else { return false };
+        let is_due = has_stopped();
+        if is_due || Instant::now() > until {
+            self.until = None;
+        }
+        is_due
+    }
+}
+
+/// Waits for the end of a program that nobody traces any more, and stops with it when the terminal wants that.
+pub(in crate::source) struct Aftermath<'a> {
+    control: &'a Control,
+    main: Pid,
+    suspension: Suspension,
+}
+
+impl Aftermath<'_> {
+    pub(in crate::source) fn of(main: Pid, control: &Control) -> Aftermath<'_> {
+        Aftermath { control, main, suspension: Suspension::default() }
+    }
+
+    /// Does what was asked from outside.
+    pub(in crate::source) fn answer(&mut self) {
+        let requests = self.control.take();
+        pass_on(requests, &[self.main]);
+        self.suspension.hear(requests);
+        let main = self.main;
+        if self.suspension.is_due(|| task::status(main.into()).is_ok_and(|status| status.state == 'T')) {
+            let _ = signal::raise(Signal::SIGSTOP);
         }
     }
 }
@@ -135,8 +186,9 @@ impl Launched for Ptrace {
         if let Some(exit) = self.main.exit {
             return Ok(exit);
         }
+        let mut aftermath = Aftermath::of(main, control);
         loop {
-            pass_on(control.take(), main);
+            aftermath.answer();
             match sys::peek_status(Wait::Block) {
                 // It could not be left before, and has woken up.
                 Ok(Some((tid, Status::Stopped(status)))) if self.stragglers.remove(&tid) => {

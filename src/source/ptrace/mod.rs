@@ -18,6 +18,7 @@ pub mod refusal;
 pub mod stop;
 mod tasks;
 mod untraced;
+mod without_us;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -38,6 +39,7 @@ use overhead::{Overhead, Verdict};
 use placement::Placement;
 use stop::Stop;
 use untraced::Withheld;
+use without_us::Woken;
 
 /// When a new task has waited so long for the event of the one that made it, it is looked whether that can still come.
 const STRAY_AFTER: Duration = Duration::from_millis(200);
@@ -396,7 +398,11 @@ impl Ptrace {
             return;
         }
         match stop {
-            Stop::Signal(signal) => self.restart(tid, signal),
+            Stop::Signal(signal) if without_us::is_kept_from(tid, signal) => self.restart(tid, 0),
+            Stop::Signal(signal) => {
+                without_us::resume(tid, Woken::BySignal(signal));
+                self.restart(tid, signal);
+            }
             Stop::Seccomp => self.seccomp_stop(tid),
             Stop::Syscall if passing || self.follow == Follow::Threads => self.restart(tid, 0),
             Stop::Syscall => self.syscall_stop(tid),
@@ -536,6 +542,11 @@ impl Source for Ptrace {
 
     fn main_exit(&self) -> Option<Exit> {
         self.main.exit
+    }
+
+    fn others(&self) -> Vec<Pid> {
+        let pids: HashSet<Pid> = self.tracees.values().map(|tracee| tracee.pid).collect();
+        pids.into_iter().collect()
     }
 
     fn main_is_stopped(&self) -> bool {

@@ -1,0 +1,147 @@
+/* What a program may do to itself, and is to see no difference of: from_within group SIGNAL | wait | ignored | init | leave.
+     group    sends a signal to its process group, and tells how often it has come
+     wait     waits two seconds in calls that fail with EINTR whenever something wakes them
+     ignored  waits in such calls while signals come that nobody wants
+     init     is the first process of a PID namespace, which nothing inside can stop
+     leave    leaves a child behind, in a session of its own, that tells of SIGTERM
+   Must be found: nothing. */
+#include "testprog.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ipc.h>
+#include <sys/prctl.h>
+#include <sys/sem.h>
+
+static atomic_int times;
+
+static void count(int signal)
+{
+    (void)signal;
+    atomic_fetch_add(&times, 1);
+}
+
+static void send_to_group(int signal)
+{
+    check(sigaction(signal, &(struct sigaction){.sa_handler = count}, NULL));
+    check(kill(0, signal));
+    sleep_ms(300);
+    for (int left = 100; left > 0 && atomic_load(&times) == 0; left--)
+        sleep_ms(10);
+    printf("signal %d: %d times\n", signal, atomic_load(&times));
+}
+
+/* What a call has come to. */
+static void tell(const char *call, long result)
+{
+    printf("%s: %s\n", call, result >= 0 ? "well" : strerror(errno));
+}
+
+static void *wait_for_event(void *with)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+    int timeout = *(int *)with, poll = (int)check(epoll_create1(0)), never = (int)check(eventfd(0, 0));
+    check(epoll_ctl(poll, EPOLL_CTL_ADD, never, &event));
+    tell("epoll_wait", epoll_wait(poll, &event, 1, timeout));
+    return NULL;
+}
+
+static void *wait_for_signal(void *with)
+{
+    sigset_t signals;
+    (void)with;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGUSR2);
+    tell("sigtimedwait", sigtimedwait(&signals, NULL, &(struct timespec){.tv_sec = 2}));
+    return NULL;
+}
+
+static void wait_in_calls(void)
+{
+    int timeout = 2000;
+    pthread_t thread = start_pthread(wait_for_signal, NULL);
+    puts("ready");
+    fflush(stdout);
+    wait_for_event(&timeout);
+    join(thread);
+}
+
+/* Children end, and default is that nobody cares; at last one makes the calls return. */
+static void wait_with_children(void)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+    struct sembuf down = {.sem_op = -1}, up = {.sem_op = 1};
+    int poll = (int)check(epoll_create1(0)), happens = (int)check(eventfd(0, 0));
+    int semaphore = (int)check(semget(IPC_PRIVATE, 1, 0600));
+    check(epoll_ctl(poll, EPOLL_CTL_ADD, happens, &event));
+    for (int i = 1; i <= 4; i++) {
+        if (check(fork()) == 0) {
+            sleep_ms(i * 150);
+            if (i == 2)
+                check(eventfd_write(happens, 1));
+            if (i == 4)
+                check(semop(semaphore, &up, 1));
+            _exit(0);
+        }
+    }
+    tell("epoll_wait", epoll_wait(poll, &event, 1, -1));
+    tell("semtimedop", semtimedop(semaphore, &down, 1, NULL));
+    for (int i = 0; i < 4; i++)
+        check(wait(NULL));
+    check(semctl(semaphore, 0, IPC_RMID));
+}
+
+static void be_first_of_a_namespace(void)
+{
+    int status;
+    check(unshare(CLONE_NEWPID));
+    pid_t first = (pid_t)check(fork());
+    if (first == 0) {
+        check(prctl(PR_SET_PDEATHSIG, SIGKILL));
+        pid_t second = (pid_t)check(fork());
+        if (second == 0) {
+            const int signals[] = {SIGTERM, SIGSTOP, SIGTSTP, SIGKILL};
+            for (size_t i = 0; i < COUNT(signals); i++)
+                check(kill(1, signals[i]));
+            _exit(0);
+        }
+        await_child(second);
+        sleep_ms(100);
+        _exit(12);
+    }
+    check(waitpid(first, &status, WUNTRACED));
+    printf("the first process has %s\n", WIFSTOPPED(status) ? "stopped" : WEXITSTATUS(status) == 12 ? "ended well" : "ended");
+    if (WIFSTOPPED(status))
+        check(kill(first, SIGKILL));
+}
+
+static void leave_a_child(void)
+{
+    pid_t child = (pid_t)check(fork());
+    if (child > 0)
+        exit(3);
+    check(setsid());
+    check(sigaction(SIGTERM, &(struct sigaction){.sa_handler = count}, NULL));
+    puts("left");
+    fflush(stdout);
+    await(atomic_load(&times) > 0);
+    puts("child: SIGTERM");
+}
+
+int main(int argc, char **argv)
+{
+    const char *what = argc > 1 ? argv[1] : "";
+    if (argc == 3 && strcmp(what, "group") == 0)
+        send_to_group(atoi(argv[2]));
+    else if (strcmp(what, "wait") == 0)
+        wait_in_calls();
+    else if (strcmp(what, "ignored") == 0)
+        wait_with_children();
+    else if (strcmp(what, "init") == 0)
+        be_first_of_a_namespace();
+    else if (strcmp(what, "leave") == 0)
+        leave_a_child();
+    else
+        return 2;
+    return 0;
+}
