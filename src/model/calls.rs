@@ -239,8 +239,6 @@ impl AddressSpace {
         if !self.is_partial {
             self.claim_growth(first);
         }
-        // What the model does not have there may have been mapped unseen, and has moved, or replaced something.
-        let had_hole = Range::of_len(old, old_len).is_some_and(|from| self.areas.first_hole(from).is_some());
         // Private pages of /dev/zero are anonymous memory, and get another offset if none was ever touched (`copy_vma`).
         let may_be_zero = Range::of_len(old, old_len).is_some_and(|from| {
             let is_private_file = |area: &Area| area.sharing == Sharing::Private && area.backing != Backing::Anonymous;
@@ -270,7 +268,7 @@ impl AddressSpace {
             }
         }
         // What has grown in holes of the source has moved too, and has taken the place of what lay there.
-        if has_grown || had_hole || may_be_huge || may_be_zero { Err(Unclear) } else { Ok(()) }
+        if has_grown || may_be_huge || may_be_zero { Err(Unclear) } else { Ok(()) }
     }
 
     /// The size of the huge pages at an address, in bytes, if it is known that there are some.

@@ -96,6 +96,9 @@ impl Ptrace {
                 matches!(self.phase, Phase::Attaching(_) | Phase::Closing { .. }) && !self.is_guest(tid)
             }
             Followed::Vfork | Followed::Personality | Followed::IoUringSetup | Followed::Seccomp => false,
+            Followed::ArchPrctl => {
+                gone(sys::registers(tid)).is_some_and(|registers| decode::maps_vdso(abi, &registers))
+            }
             Followed::OldMmap => {
                 asked = self.call_at(tid, abi, followed).map(|decoded| decoded.call);
                 true
@@ -178,7 +181,9 @@ impl Ptrace {
             _ => seen,
         };
         let is_sure = is_let_through || decoded.is_none_or(|decoded| has_mapped(tid, &decoded.call, result));
+        let has_vdso = followed == Followed::ArchPrctl && result.is_ok() && decode::maps_vdso(abi, &registers);
         match decoded {
+            None if has_vdso => self.look_at_maps(gate, None),
             Some(decoded) if is_sure => self.tell_returned(tid, abi, decoded, result),
             None if followed != Followed::OldMmap => {}
             _ => self.look_at_maps(gate, None),

@@ -77,6 +77,8 @@ pub enum Followed {
     IoUringSetup,
     /// Of which it is only asked whether others decide on calls from then on.
     Seccomp,
+    /// Of which it is only asked whether it has mapped the vDSO once more.
+    ArchPrctl,
 }
 
 /// The followed calls of x86-64.
@@ -110,6 +112,7 @@ pub const X86_64: &[(x86_64::Sysno, Followed)] = {
         (Sysno::mseal, Followed::Mseal),
         (Sysno::io_uring_setup, Followed::IoUringSetup),
         (Sysno::seccomp, Followed::Seccomp),
+        (Sysno::arch_prctl, Followed::ArchPrctl),
     ]
 };
 
@@ -146,6 +149,7 @@ pub const I386: &[(x86::Sysno, Followed)] = {
         (Sysno::mseal, Followed::Mseal),
         (Sysno::io_uring_setup, Followed::IoUringSetup),
         (Sysno::seccomp, Followed::Seccomp),
+        (Sysno::arch_prctl, Followed::ArchPrctl),
     ]
 };
 
@@ -210,6 +214,11 @@ pub fn first_argument(abi: Abi, registers: &mut Registers) -> &mut u64 {
 /// A call's second argument.
 pub fn second_argument(abi: Abi, registers: &Registers) -> u64 {
     arguments(abi, registers)[1]
+}
+
+/// Whether a call to arch_prctl(2) maps the vDSO once more: ARCH_MAP_VDSO_X32, _32 and _64 of asm/prctl.h.
+pub fn maps_vdso(abi: Abi, registers: &Registers) -> bool {
+    (0x2001..=0x2003).contains(&arguments(abi, registers)[0])
 }
 
 /// Whose calls another process may decide on from here on, by SECCOMP_RET_USER_NOTIF of seccomp(2), when this call of it has
@@ -351,7 +360,7 @@ pub fn call(tid: Tid, abi: Abi, followed: Followed, registers: &Registers, memor
         }
         Followed::Mseal => Call::Mseal { addr, len, flags: c },
         Followed::IoUringSetup => Call::IoUringSetup { entries: a as u32, params: Addr(b) },
-        Followed::Exit | Followed::ExitGroup | Followed::Seccomp => return None,
+        Followed::Exit | Followed::ExitGroup | Followed::Seccomp | Followed::ArchPrctl => return None,
     };
     Some(Decoded { call, result_at })
 }

@@ -170,12 +170,12 @@ impl Kernel {
             Call::Mprotect { addr, len, prot } => {
                 let may_have_grown = self.may_have_grown_in(addr, len);
                 let before = self.before_hole(addr, len);
-                let meets_hole = (before.len() as u64 * PAGE) < len && !self.is_charged(before, prot);
                 let result = self.mprotect(addr, len, prot, fate);
-                // Where it ended is known where the hole was the reason, and of a single page.
-                let is_known = page_up(len) <= PAGE || result == Err(Errno::ENOMEM) && meets_hole;
+                // Where it ended is known of a single page, and where there was nothing before the hole.
+                let is_known = page_up(len) <= PAGE || result == Err(Errno::ENOMEM) && before.is_empty();
                 let is_unsure = match result {
-                    Ok(_) => self.may_be_noexec(prot) && self.has_file_in(addr, len),
+                    // Of a file, or what was there before anything was told.
+                    Ok(_) => self.may_be_noexec(prot),
                     Err(_) => may_have_grown || !is_known,
                 };
                 open = prot & prot::GROWSDOWN != 0 || is_unsure;
@@ -184,28 +184,38 @@ impl Kernel {
             Call::Mremap { old, old_len, new_len, flags, new } => {
                 let may_have_grown = self.may_have_grown_in(old, old_len);
                 let is_file = self.has_file_in(old, PAGE);
+                let may_be_zero = self.has_private_file_in(old, page_up(old_len));
                 let result = self.mremap(old, page_up(old_len), page_up(new_len), flags, new, fate);
                 open = match result {
-                    // Where huge pages of a file may begin, they are moved whole.
-                    Ok(new) => may_have_grown || is_file && (old.0 | new).is_multiple_of(map::HUGE_PAGE),
+                    // Where huge pages of a file may begin, they are moved whole, and private ones may be of /dev/zero.
+                    Ok(new) => {
+                        may_have_grown
+                            || is_file && (old.0 | new).is_multiple_of(map::HUGE_PAGE)
+                            || may_be_zero && new != old.0
+                    }
                     Err(_) => flags & mremap::FIXED != 0,
                 };
                 result
             }
             Call::Madvise { addr, len, advice } => self.madvise(addr, len, advice),
             Call::Brk { addr } => Ok(self.set_break(addr, fate)),
-            Call::Shmat { id, addr, flags } => self.shmat(id, addr, flags).map(|vma| {
-                let start = vma.range.start().0;
-                mapped = Some(vma);
-                start
-            }),
+            Call::Shmat { id, addr, flags } => {
+                let result = self.shmat(id, addr, flags).map(|vma| {
+                    let start = vma.range.start().0;
+                    mapped = Some(vma);
+                    start
+                });
+                open = result.is_err();
+                result
+            }
             Call::Shmdt { addr } => {
                 open = !self.is_as_attached(addr);
                 self.shmdt(addr)
             }
             Call::RemapFilePages { addr, len, prot, pgoff, .. } => {
-                open = self.read_implies_exec;
-                self.remap_file_pages(addr, len, prot, pgoff)
+                let result = self.remap_file_pages(addr, len, prot, pgoff);
+                open = self.read_implies_exec || result.is_err();
+                result
             }
             Call::Personality { persona } => {
                 self.read_implies_exec = persona & READ_IMPLIES_EXEC != 0;
@@ -413,6 +423,14 @@ impl Kernel {
     fn has_file_in(&self, addr: Addr, len: u64) -> bool {
         let pages = self.before_hole(addr, len);
         self.pages[pages].iter().flatten().any(|page| page.file.is_some())
+    }
+
+    /// Whether private pages of a file are among these.
+    fn has_private_file_in(&self, addr: Addr, len: u64) -> bool {
+        let Some(start) = index_of(addr) else { return false };
+        let end = start.saturating_add((len / PAGE) as usize).min(PAGES);
+        let pages = self.pages.get(start..end).unwrap_or_default();
+        pages.iter().flatten().any(|page| page.file.is_some() && page.sharing == Sharing::Private)
     }
 
     /// The pages that are mapped up to the first one that is not.
