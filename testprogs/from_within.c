@@ -1,4 +1,5 @@
-/* What a program may do to itself, and is to see no difference of: from_within group SIGNAL | wait | ignored | init | leave.
+/* What a program may do to itself, and is to see no difference of: from_within group|count SIGNAL | wait | ignored | init | leave.
+     count    tells how often a signal has come
      group    sends a signal to its process group, and tells how often it has come
      wait     waits two seconds in calls that fail with EINTR whenever something wakes them
      ignored  waits in such calls while signals come that nobody wants
@@ -21,14 +22,28 @@ static void count(int signal)
     atomic_fetch_add(&times, 1);
 }
 
+/* Until it has come, and a while longer. */
+static void tell_times(int signal)
+{
+    await(atomic_load(&times) > 0);
+    for (int left = 60; left > 0; left--)
+        sleep_ms(5);
+    printf("signal %d: %d times\n", signal, atomic_load(&times));
+}
+
 static void send_to_group(int signal)
 {
     check(sigaction(signal, &(struct sigaction){.sa_handler = count}, NULL));
     check(kill(0, signal));
-    sleep_ms(300);
-    for (int left = 100; left > 0 && atomic_load(&times) == 0; left--)
-        sleep_ms(10);
-    printf("signal %d: %d times\n", signal, atomic_load(&times));
+    tell_times(signal);
+}
+
+static void count_signal(int signal)
+{
+    check(sigaction(signal, &(struct sigaction){.sa_handler = count}, NULL));
+    puts("ready");
+    fflush(stdout);
+    tell_times(signal);
 }
 
 /* What a call has come to. */
@@ -133,6 +148,8 @@ int main(int argc, char **argv)
     const char *what = argc > 1 ? argv[1] : "";
     if (argc == 3 && strcmp(what, "group") == 0)
         send_to_group(atoi(argv[2]));
+    else if (argc == 3 && strcmp(what, "count") == 0)
+        count_signal(atoi(argv[2]));
     else if (strcmp(what, "wait") == 0)
         wait_in_calls();
     else if (strcmp(what, "ignored") == 0)

@@ -4,8 +4,9 @@
 //! and sends the waiting thread a signal until the flag has been read: a signal that comes a moment before the wait
 //! begins would be lost otherwise. The event path pays one atomic load.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,10 @@ use crate::units::Pid;
 
 /// How often the thread looks after things that have no signal of their own.
 const TICK: Duration = Duration::from_millis(20);
+
+/// A signal may have been sent to all of the process group, and then the program gets it itself meanwhile, which its source may
+/// see.
+const FORWARD_AFTER: Duration = Duration::from_millis(20);
 
 /// Ends a blocked wait. SIGURG is ignored by default, so that a stray one harms nobody.
 const WAKE: Signal = Signal::SIGURG;
@@ -42,8 +47,17 @@ pub struct Timers {
     pub status_every: Option<Duration>,
 }
 
+/// A signal that was sent to us and is the launched program's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sent {
+    /// Its number.
+    pub signal: i32,
+    /// The process that sent it; none where the kernel did.
+    pub sender: Option<Pid>,
+}
+
 /// What has been asked since it was last looked at.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Requests {
     /// The following is to end.
     pub stop: bool,
@@ -53,23 +67,10 @@ pub struct Requests {
     pub status: bool,
     /// The terminal wants the job stopped.
     pub suspend: bool,
-    /// Signals for the launched program, as a set of bits.
-    signals: u64,
+    /// Signals that are to be passed on to the launched program.
+    pub signals: Vec<Sent>,
     /// The source has something held that should not be held for long.
     pub look_after_held: bool,
-}
-
-impl Requests {
-    /// Signals that are to be passed on to the launched program.
-    pub fn signals(&self) -> impl Iterator<Item = i32> {
-        let signals = self.signals;
-        (1..=64).filter(move |signal| signals & bit(*signal) != 0)
-    }
-}
-
-/// The bit of a signal in a set.
-fn bit(signal: i32) -> u64 {
-    1 << (signal - 1)
 }
 
 const STOP: u32 = 1;
@@ -82,12 +83,22 @@ const HELD: u32 = 32;
 #[derive(Debug, Default)]
 struct Shared {
     flags: AtomicU32,
-    signals: AtomicU64,
+    signals: Mutex<Vec<Sent>>,
     /// Whether the source holds tasks, and wants to be woken for it at every tick.
     holding: AtomicBool,
     /// Whether timers run.
     armed: AtomicBool,
     done: AtomicBool,
+}
+
+impl Shared {
+    fn take_signals(&self) -> Vec<Sent> {
+        std::mem::take(&mut *self.signals.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add_signal(&self, sent: Sent) {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner).push(sent);
+    }
 }
 
 /// The thread that collects requests, and the place where they are read.
@@ -172,7 +183,7 @@ impl Control {
             status: flags & STATUS != 0,
             suspend: flags & SUSPEND != 0,
             look_after_held: flags & HELD != 0,
-            signals: if flags & FORWARD != 0 { self.shared.signals.swap(0, Ordering::AcqRel) } else { 0 },
+            signals: if flags & FORWARD != 0 { self.shared.take_signals() } else { Vec::new() },
         }
     }
 
@@ -198,10 +209,20 @@ fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisT
     let mut next_report = timers.report_every;
     let mut next_status = timers.status_every;
     let mut stop_after = timers.stop_after;
+    let mut forwarded: VecDeque<(Instant, Sent)> = VecDeque::new();
     let ask = |flag: u32| shared.flags.fetch_or(flag, Ordering::AcqRel);
     while !shared.done.load(Ordering::Acquire) {
         if let Some(received) = sys::wait_signal(&set, TICK) {
-            ask(meaning(received, manners, &shared.signals));
+            match meaning(received, manners) {
+                FORWARD => {
+                    forwarded.push_back((Instant::now(), Sent { signal: received.signal, sender: received.sender }))
+                }
+                flag => drop(ask(flag)),
+            }
+        }
+        while let Some((_, sent)) = forwarded.pop_front_if(|(since, _)| since.elapsed() >= FORWARD_AFTER) {
+            shared.add_signal(sent);
+            ask(FORWARD);
         }
         if start.is_none() && shared.armed.load(Ordering::Acquire) {
             start = Some(Instant::now());
@@ -230,11 +251,7 @@ fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisT
     }
 }
 
-fn meaning(received: sys::Received, manners: Manners, signals: &AtomicU64) -> u32 {
-    let forward = || {
-        signals.fetch_or(bit(received.signal), Ordering::AcqRel);
-        FORWARD
-    };
+fn meaning(received: sys::Received, manners: Manners) -> u32 {
     match (Signal::try_from(received.signal), manners) {
         (Ok(Signal::SIGUSR1), _) => REPORT,
         (Ok(Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU), Manners::Launched) => SUSPEND,
@@ -243,9 +260,9 @@ fn meaning(received: sys::Received, manners: Manners, signals: &AtomicU64) -> u3
         (_, Manners::Attached) => STOP,
         // The terminal has sent it to the program as well. Only of its going away it tells the session's leader alone
         // (drivers/tty, __tty_hangup).
-        (Ok(Signal::SIGHUP), Manners::Launched) if received.sender.is_none() && leads_session() => forward(),
+        (Ok(Signal::SIGHUP), Manners::Launched) if received.sender.is_none() && leads_session() => FORWARD,
         (_, Manners::Launched) if received.sender.is_none_or(is_descendant) => 0,
-        (_, Manners::Launched) => forward(),
+        (_, Manners::Launched) => FORWARD,
     }
 }
 

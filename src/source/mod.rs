@@ -21,7 +21,7 @@ use crate::procfs;
 use crate::procfs::memory::HeldMemory;
 use crate::report::Engine;
 use crate::units::{Addr, Pid, Range, Tid, Time};
-use control::Control;
+use control::{Control, Sent};
 
 /// What a source has to tell next.
 #[derive(Debug)]
@@ -94,6 +94,12 @@ pub trait Source {
 
     /// How it ended.
     fn main_exit(&self) -> Option<Exit>;
+
+    /// Whether the launched process has got a signal itself that was sent to us too, to all of its process group. False where that
+    /// cannot be seen.
+    fn has_delivered(&mut self, _sent: &Sent) -> bool {
+        false
+    }
 
     /// Processes that it has left behind, and whose numbers are theirs until this source says otherwise.
     fn others(&self) -> Vec<Pid> {

@@ -43,19 +43,20 @@ impl<S: Source> Live<S> {
 
     /// Does what was asked from outside, as far as it is the source's business; says what is the follower's.
     fn answer(&mut self, control: &Control) -> Told {
-        let requests = control.take();
+        let mut requests = control.take();
         if requests.look_after_held {
             self.source.look_after_held();
         }
         // When the program has ended, its number may be somebody else's, and the signals are for those that it has left.
         let mut is_over = requests.stop;
-        if requests.signals().next().is_some() {
+        requests.signals.retain(|sent| !self.source.has_delivered(sent));
+        if !requests.signals.is_empty() {
             let lives = self.source.main_exit().is_none();
             let to = if lives { vec![self.source.main_pid()] } else { self.source.others() };
             is_over |= to.is_empty();
-            pass_on(requests, &to);
+            pass_on(&requests, &to);
         }
-        self.suspension.hear(requests);
+        self.suspension.hear(&requests);
         self.suspend_with_main();
         if is_over {
             self.source.close();

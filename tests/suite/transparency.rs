@@ -146,6 +146,22 @@ fn signals_to_the_own_group_arrive_once() {
     }
 }
 
+/// What somebody else sends to vmtrace the program gets, and what is sent to the group, as shells end jobs, it gets once.
+#[test]
+fn signals_of_others_arrive_once() {
+    for signal in ["2", "12", "15", "40"] {
+        for to_group in [false, true] {
+            let followed = vmtrace(["-o", "/dev/null", "--", testprog("from_within"), "count", signal]);
+            let followed = Process::start(&mut { followed });
+            followed.await_output("ready");
+            let to = if to_group { -followed.pid() } else { followed.pid() };
+            run(&mut command("bash", ["-c", &format!("kill -{signal} -- {to}")])).expect_code(0);
+            let told = followed.end().expect_code(0).output();
+            assert!(told.ends_with(&format!("signal {signal}: 1 times\n")), "to the group: {to_group}: {told}");
+        }
+    }
+}
+
 /// Signals that nobody wants end no call that would go on without vmtrace.
 #[test]
 fn ignored_signals_end_no_call() {

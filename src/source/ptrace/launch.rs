@@ -101,10 +101,10 @@ pub(in crate::source) fn arguments(command: &[OsString]) -> Result<Vec<CString>,
 }
 
 /// Passes on the signals that were sent to us and are the program's, to processes that live or have not been waited for.
-pub(crate) fn pass_on(requests: Requests, to: &[Pid]) {
-    for (signal, pid) in requests.signals().flat_map(|signal| to.iter().map(move |pid| (signal, *pid))) {
+pub(crate) fn pass_on(requests: &Requests, to: &[Pid]) {
+    for (sent, pid) in requests.signals.iter().flat_map(|sent| to.iter().map(move |pid| (sent, *pid))) {
         // It may have ended this moment; then there is nobody to pass the signal on to.
-        let _ = sys::kill(pid, signal);
+        let _ = sys::kill(pid, sent.signal);
     }
 }
 
@@ -119,7 +119,7 @@ pub(crate) struct Suspension {
 
 impl Suspension {
     /// Takes the wish down, if there is one.
-    pub(crate) fn hear(&mut self, requests: Requests) {
+    pub(crate) fn hear(&mut self, requests: &Requests) {
         if requests.suspend {
             self.until = Some(Instant::now() + SUSPEND_WITHIN);
         }
@@ -151,8 +151,8 @@ impl Aftermath<'_> {
     /// Does what was asked from outside.
     pub(in crate::source) fn answer(&mut self) {
         let requests = self.control.take();
-        pass_on(requests, &[self.main]);
-        self.suspension.hear(requests);
+        pass_on(&requests, &[self.main]);
+        self.suspension.hear(&requests);
         let main = self.main;
         if self.suspension.is_due(|| task::status(main.into()).is_ok_and(|status| status.state == 'T')) {
             let _ = signal::raise(Signal::SIGSTOP);
