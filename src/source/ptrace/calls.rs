@@ -173,7 +173,7 @@ impl Ptrace {
         self.after.push_back(After::Leave(tid, gate));
         let result = decode::result(abi, followed, &registers);
         if followed == Followed::Seccomp && result.is_ok() {
-            self.is_notified(tid, Notified::by(abi, &registers));
+            self.mark_notified(tid, Notified::by(abi, &registers));
         }
         let seen = decode::call(tid, abi, followed, &registers, Arguments::of(&result));
         let decoded = match followed {
@@ -220,7 +220,7 @@ impl Ptrace {
 
     /// Another process decides on calls from here on, before our filter does: these tasks stop at each call, before any filter,
     /// and are not believed what the kernel did not do.
-    fn is_notified(&mut self, tid: Tid, whose: Notified) {
+    fn mark_notified(&mut self, tid: Tid, whose: Notified) {
         let Some(pid) = self.tracees.get(&tid).map(|tracee| tracee.pid) else { return };
         for (other, tracee) in &mut self.tracees {
             tracee.is_notified |= match whose {
