@@ -125,13 +125,13 @@ fn collected() -> SigSet {
     const LAST: i32 = 64;
     let ours = [SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1].map(|signal| signal as i32);
     // Whoever wants to outlive the session, or something else, says so: nohup(1).
-    let deadly = (1..=LAST).filter(|signal| !is_harmless(*signal) && !sys::is_ignored(*signal));
+    let deadly = (1..=LAST).filter(|signal| !is_left_alone(*signal) && !sys::is_ignored(*signal));
     sys::signal_set(ours.into_iter().chain(deadly))
 }
 
 /// Whether a signal ends nobody by default, cannot be held off, tells of a fault of our own, or is dealt with elsewhere
 /// (WAKE, SIGPIPE, and those of resource limits).
-fn is_harmless(signal: i32) -> bool {
+fn is_left_alone(signal: i32) -> bool {
     use Signal::{
         SIGABRT, SIGBUS, SIGCHLD, SIGCONT, SIGFPE, SIGILL, SIGKILL, SIGPIPE, SIGSEGV, SIGSTOP, SIGSYS, SIGTRAP,
         SIGWINCH, SIGXCPU, SIGXFSZ,

@@ -95,7 +95,7 @@ pub trait Source {
     /// How it ended.
     fn main_exit(&self) -> Option<Exit>;
 
-    /// Whether the launched process has got a signal itself that was sent to us too, to all of its process group. False where that
+    /// Whether the launched process, which lives, has got a signal itself that was sent to us too, to all of its process group. False where that
     /// cannot be seen.
     fn has_delivered(&mut self, _sent: &Sent) -> bool {
         false

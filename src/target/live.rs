@@ -49,9 +49,9 @@ impl<S: Source> Live<S> {
         }
         // When the program has ended, its number may be somebody else's, and the signals are for those that it has left.
         let mut is_over = requests.stop;
-        requests.signals.retain(|sent| !self.source.has_delivered(sent));
+        let lives = self.source.main_exit().is_none();
+        requests.signals.retain(|sent| !(lives && self.source.has_delivered(sent)));
         if !requests.signals.is_empty() {
-            let lives = self.source.main_exit().is_none();
             let to = if lives { vec![self.source.main_pid()] } else { self.source.others() };
             is_over |= to.is_empty();
             pass_on(&requests, &to);

@@ -7,6 +7,7 @@
 pub mod attach;
 mod calls;
 pub mod decode;
+mod delivered;
 pub mod filter;
 pub mod gate;
 pub mod halt;
@@ -30,11 +31,11 @@ use super::control::{Control, Sent};
 use super::{Follow, Next, Source};
 use crate::diagnose::finding::Note;
 use crate::event::{Call, Event, EventKind, Exit};
-use crate::procfs::task;
 use crate::report::Engine;
 use crate::sys::{self, Restart, Status, SyscallStop, Wait};
 use crate::units::{NumberMap, Pid, Tid, Time};
 use decode::{Abi, Followed};
+use delivered::Delivered;
 use gate::{Gate, Left};
 use overhead::{Overhead, Verdict};
 use placement::Placement;
@@ -53,15 +54,6 @@ const MODEST: u32 = 5;
 
 /// So many stops are dispatched as wait tells them, before all that there are are collected.
 const MOST_IN_A_ROW: u32 = 32;
-
-/// A signal that is sent to a process group reaches all of it at once; that of us is asked about a little later.
-const DELIVERED_WITHIN: Duration = Duration::from_secs(1);
-
-/// So many are remembered.
-const MOST_DELIVERED: usize = 64;
-
-/// SIGRTMIN of the kernel.
-const REAL_TIME: i32 = 32;
 
 /// So many statuses are collected before they are dispatched.
 const MOST_READY: usize = 256;
@@ -113,8 +105,8 @@ struct Main {
     group_stopped: bool,
     /// It has been stopped since this was last told.
     stop_is_news: bool,
-    /// Signals from processes that were delivered to it of late.
-    delivered: VecDeque<(Instant, Sent)>,
+    /// What processes have sent it of late.
+    delivered: Delivered,
 }
 
 #[derive(Debug)]
@@ -205,7 +197,7 @@ impl Ptrace {
             filtered,
             follow,
             start: Instant::now(),
-            main: Main { pid, exit: None, group_stopped: false, stop_is_news: false, delivered: VecDeque::new() },
+            main: Main { pid, exit: None, group_stopped: false, stop_is_news: false, delivered: Delivered::default() },
             phase,
             stops: 0,
             overlaps: 0,
@@ -451,9 +443,7 @@ impl Ptrace {
     fn see_delivered(&mut self, tid: Tid, signal: i32) {
         let is_main = self.tracees.get(&tid).is_some_and(|tracee| tracee.pid == self.main.pid);
         if is_main && let Some(Some(sender)) = gone(sys::signal_sender(tid)) {
-            let delivered = &mut self.main.delivered;
-            delivered.truncate(MOST_DELIVERED - 1);
-            delivered.push_front((Instant::now(), Sent { signal, sender: Some(Pid(sender)) }));
+            self.main.delivered.add(Sent { signal, sender: Some(Pid(sender)) });
         }
     }
 
@@ -568,15 +558,7 @@ impl Source for Ptrace {
     }
 
     fn has_delivered(&mut self, sent: &Sent) -> bool {
-        let main = self.main.pid;
-        let delivered = &mut self.main.delivered;
-        delivered.retain(|(since, _)| since.elapsed() < DELIVERED_WITHIN);
-        if let Some(index) = delivered.iter().position(|(_, seen)| seen == sent) {
-            delivered.remove(index);
-            return true;
-        }
-        // One that is held off is not queued twice, unless it is a real-time one.
-        sent.signal < REAL_TIME && task::is_pending(main, sent.signal)
+        self.main.delivered.has(sent, self.main.pid)
     }
 
     fn others(&self) -> Vec<Pid> {
