@@ -365,8 +365,9 @@ CASE(zero_is_moved)
 
 CASE(zero_by_another_name_is_moved)
 {
-    const char *name = "/tmp/conformance_zero";
-    unlink(name);
+    /* Others may do the same at this moment. */
+    char name[64];
+    snprintf(name, sizeof name, "/tmp/conformance_zero.%d", getpid());
     check(mknod(name, S_IFCHR | 0600, makedev(1, 5)));
     int file = (int)check(open(name, O_RDWR));
     check(unlink(name));

@@ -292,11 +292,15 @@ CASE(trace_ring_stays_out_of_children)
     check(unshare(CLONE_NEWNS));
     check(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL));
     check(mount("none", "/mnt", "tracefs", 0, NULL));
-    check(mkdir("/mnt/instances/vmtrace_conformance", 0700));
-    int ring = (int)check(open("/mnt/instances/vmtrace_conformance/per_cpu/cpu0/trace_pipe_raw", O_RDONLY | O_NONBLOCK));
+    /* Instances are everybody's. */
+    char instance[64], path[128];
+    snprintf(instance, sizeof instance, "/mnt/instances/vmtrace_conformance.%d", getpid());
+    snprintf(path, sizeof path, "%s/per_cpu/cpu0/trace_pipe_raw", instance);
+    check(mkdir(instance, 0700));
+    int ring = (int)check(open(path, O_RDONLY | O_NONBLOCK));
     char *at = (char *)check(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, ring, 0));
     await_child(fork() ?: (_exit(is_mapped(at)), 0));
     unmap(at, PAGE);
     check(close(ring));
-    check(rmdir("/mnt/instances/vmtrace_conformance"));
+    check(rmdir(instance));
 }
