@@ -6,6 +6,7 @@
 mod child;
 pub mod grip;
 pub mod handle;
+pub mod lookout;
 pub mod perf;
 mod ptrace;
 
@@ -125,6 +126,8 @@ pub struct Received {
     pub signal: i32,
     /// The process that sent it; none where the kernel did (a terminal does).
     pub sender: Option<Pid>,
+    /// What came with it, where it was queued: sigqueue(3).
+    pub value: Option<usize>,
 }
 
 /// Waits for one of the signals in `set`, which the caller has blocked. None when the time is over.
@@ -139,7 +142,9 @@ pub fn wait_signal(set: &SigSet, timeout: Duration) -> Option<Received> {
     let signal = unsafe { libc::sigtimedwait(set.as_ref(), &raw mut info, &raw const timeout) };
     // SAFETY: where a process has sent it, its number is there (SI_USER, SI_TKILL, SI_QUEUE).
     let sender = (info.si_code <= 0).then(|| Pid(unsafe { info.si_pid() }));
-    (signal > 0).then_some(Received { signal, sender })
+    // SAFETY: and what it has sent with it.
+    let value = (info.si_code == libc::SI_QUEUE).then(|| unsafe { info.si_value() }.sival_ptr as usize);
+    (signal > 0).then_some(Received { signal, sender, value })
 }
 
 /// The signals with these numbers, real-time ones too.
@@ -159,6 +164,13 @@ pub fn signal_set(signals: impl IntoIterator<Item = i32>) -> SigSet {
 pub fn kill(pid: Pid, signal: i32) -> Result<(), Errno> {
     // SAFETY: integers only.
     Errno::result(unsafe { libc::kill(pid.0, signal) }).map(drop)
+}
+
+/// sigqueue(3).
+pub fn queue_signal(pid: Pid, signal: i32, value: usize) -> Result<(), Errno> {
+    let value = libc::sigval { sival_ptr: value as *mut libc::c_void };
+    // SAFETY: the value is passed on as it is; nobody here follows it.
+    Errno::result(unsafe { libc::sigqueue(pid.0, signal, value) }).map(drop)
 }
 
 /// Ignores a signal from here on.

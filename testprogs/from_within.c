@@ -1,25 +1,34 @@
-/* What a program may do to itself, and is to see no difference of: from_within group|count SIGNAL | wait | ignored | init | leave.
-     count    tells how often a signal has come
+/* What a program may do to itself, and is to see no difference of: from_within group|count SIGNAL | wait | ignored | init | reap | leave.
+     count    tells how often a signal has come, and what with it
      group    sends a signal to its process group, and tells how often it has come
      wait     waits two seconds in calls that fail with EINTR whenever something wakes them
      ignored  waits in such calls while signals come that nobody wants
      init     is the first process of a PID namespace, which nothing inside can stop
+     reap     waits for children of which a pidfd says that they have ended
      leave    leaves a child behind, in a session of its own, that tells of SIGTERM
    Must be found: nothing. */
 #include "testprog.h"
 
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ipc.h>
 #include <sys/prctl.h>
 #include <sys/sem.h>
 
-static atomic_int times;
+static atomic_int times, value = -1;
 
-static void count(int signal)
+static void count(int signal, siginfo_t *info, void *context)
 {
-    (void)signal;
+    (void)signal, (void)context;
+    if (info->si_code == SI_QUEUE)
+        atomic_store(&value, info->si_value.sival_int);
     atomic_fetch_add(&times, 1);
+}
+
+static void count_signals(int signal)
+{
+    check(sigaction(signal, &(struct sigaction){.sa_sigaction = count, .sa_flags = SA_SIGINFO}, NULL));
 }
 
 /* Until it has come, and a while longer. */
@@ -28,19 +37,22 @@ static void tell_times(int signal)
     await(atomic_load(&times) > 0);
     for (int left = 60; left > 0; left--)
         sleep_ms(5);
-    printf("signal %d: %d times\n", signal, atomic_load(&times));
+    printf("signal %d: %d times", signal, atomic_load(&times));
+    if (atomic_load(&value) >= 0)
+        printf(", with %d", atomic_load(&value));
+    putchar('\n');
 }
 
 static void send_to_group(int signal)
 {
-    check(sigaction(signal, &(struct sigaction){.sa_handler = count}, NULL));
+    count_signals(signal);
     check(kill(0, signal));
     tell_times(signal);
 }
 
 static void count_signal(int signal)
 {
-    check(sigaction(signal, &(struct sigaction){.sa_handler = count}, NULL));
+    count_signals(signal);
     puts("ready");
     fflush(stdout);
     tell_times(signal);
@@ -69,6 +81,13 @@ static void *wait_for_signal(void *with)
     sigaddset(&signals, SIGUSR2);
     tell("sigtimedwait", sigtimedwait(&signals, NULL, &(struct timespec){.tv_sec = 2}));
     return NULL;
+}
+
+static void *sleep_for_ever(void *with)
+{
+    for (;;)
+        pause();
+    return with;
 }
 
 static void wait_in_calls(void)
@@ -130,13 +149,37 @@ static void be_first_of_a_namespace(void)
         check(kill(first, SIGKILL));
 }
 
+/* Whoever a pidfd says has ended can be waited for at once: an event loop relies on it. */
+static void reap_by_pidfd(void)
+{
+    enum { CHILDREN = 200 };
+    int found = 0;
+    for (int i = 0; i < CHILDREN; i++) {
+        siginfo_t info = {0};
+        pid_t child = (pid_t)check(fork());
+        if (child == 0) {
+            if (i % 2)
+                start_pthread(sleep_for_ever, NULL);
+            exit(i);
+        }
+        struct pollfd pidfd = {.fd = (int)check(syscall(SYS_pidfd_open, child, 0)), .events = POLLIN};
+        check(poll(&pidfd, 1, -1));
+        check(waitid(P_PIDFD, (id_t)pidfd.fd, &info, WEXITED | WNOHANG));
+        found += info.si_pid == child && info.si_status == i;
+        if (info.si_pid == 0)
+            check(waitpid(child, NULL, 0));
+        check(close(pidfd.fd));
+    }
+    printf("%d of %d were there when their pidfd said so\n", found, CHILDREN);
+}
+
 static void leave_a_child(void)
 {
     pid_t child = (pid_t)check(fork());
     if (child > 0)
         exit(3);
     check(setsid());
-    check(sigaction(SIGTERM, &(struct sigaction){.sa_handler = count}, NULL));
+    count_signals(SIGTERM);
     puts("left");
     fflush(stdout);
     await(atomic_load(&times) > 0);
@@ -156,6 +199,8 @@ int main(int argc, char **argv)
         wait_with_children();
     else if (strcmp(what, "init") == 0)
         be_first_of_a_namespace();
+    else if (strcmp(what, "reap") == 0)
+        reap_by_pidfd();
     else if (strcmp(what, "leave") == 0)
         leave_a_child();
     else

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 
+use super::perf::sent::SentSignals;
 use crate::procfs::task;
 use crate::sys;
 use crate::units::Pid;
@@ -54,6 +55,8 @@ pub struct Sent {
     pub signal: i32,
     /// The process that sent it; none where the kernel did.
     pub sender: Option<Pid>,
+    /// What came with it, where it was queued.
+    pub value: Option<usize>,
 }
 
 /// What has been asked since it was last looked at.
@@ -86,6 +89,8 @@ struct Shared {
     signals: Mutex<Vec<Sent>>,
     /// Whether the source holds tasks, and wants to be woken for it at every tick.
     holding: AtomicBool,
+    /// What the launched program is sent, where somebody watches that.
+    watched: Mutex<Option<SentSignals>>,
     /// Whether timers run.
     armed: AtomicBool,
     done: AtomicBool,
@@ -187,6 +192,11 @@ impl Control {
         }
     }
 
+    /// Passes on from now on only what the launched program has not been sent itself.
+    pub fn watch_sent(&self, sent: SentSignals) {
+        *self.shared.watched.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);
+    }
+
     /// Asks to be woken soon, and again, as long as tasks are held.
     pub fn watch_held(&self, holding: bool) {
         self.shared.holding.store(holding, Ordering::Relaxed);
@@ -213,17 +223,25 @@ fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisT
     let ask = |flag: u32| shared.flags.fetch_or(flag, Ordering::AcqRel);
     while !shared.done.load(Ordering::Acquire) {
         if let Some(received) = sys::wait_signal(&set, TICK) {
-            match meaning(received, manners) {
-                FORWARD => {
-                    forwarded.push_back((Instant::now(), Sent { signal: received.signal, sender: received.sender }))
-                }
-                flag => drop(ask(flag)),
+            let meaning = meaning(received, manners);
+            if meaning & FORWARD != 0 {
+                let sys::Received { signal, sender, value } = received;
+                forwarded.push_back((Instant::now(), Sent { signal, sender, value }));
             }
+            ask(meaning & !FORWARD);
+        }
+        let mut watched = shared.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watched) = &mut *watched {
+            watched.read();
         }
         while let Some((_, sent)) = forwarded.pop_front_if(|(since, _)| since.elapsed() >= FORWARD_AFTER) {
+            if watched.as_mut().is_some_and(|watched| watched.take(sent)) {
+                continue;
+            }
             shared.add_signal(sent);
             ask(FORWARD);
         }
+        drop(watched);
         if start.is_none() && shared.armed.load(Ordering::Acquire) {
             start = Some(Instant::now());
         }
@@ -251,18 +269,25 @@ fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisT
     }
 }
 
+/// What it asks for: flags.
 fn meaning(received: sys::Received, manners: Manners) -> u32 {
-    match (Signal::try_from(received.signal), manners) {
-        (Ok(Signal::SIGUSR1), _) => REPORT,
-        (Ok(Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU), Manners::Launched) => SUSPEND,
+    use Signal::{SIGHUP, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1};
+    let signal = Signal::try_from(received.signal);
+    let stops_job = matches!(signal, Ok(SIGTSTP | SIGTTIN | SIGTTOU));
+    match manners {
+        _ if signal == Ok(SIGUSR1) => REPORT,
         // Whoever is attached to would wait for us.
-        (Ok(Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU), Manners::Attached) => 0,
-        (_, Manners::Attached) => STOP,
-        // The terminal has sent it to the program as well. Only of its going away it tells the session's leader alone
-        // (drivers/tty, __tty_hangup).
-        (Ok(Signal::SIGHUP), Manners::Launched) if received.sender.is_none() && leads_session() => FORWARD,
-        (_, Manners::Launched) if received.sender.is_none_or(is_descendant) => 0,
-        (_, Manners::Launched) => FORWARD,
+        Manners::Attached if stops_job => 0,
+        Manners::Attached => STOP,
+        Manners::Launched => {
+            // What the terminal sends the program has got as well. Only of its going away it tells the session's leader alone
+            // (drivers/tty, __tty_hangup).
+            let is_for_us = match received.sender {
+                Some(sender) => !is_descendant(sender),
+                None => signal == Ok(SIGHUP) && leads_session(),
+            };
+            (if stops_job { SUSPEND } else { 0 }) | (if is_for_us { FORWARD } else { 0 })
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 //! business.
 
 pub mod control;
+pub mod delivered;
+pub mod job;
 pub mod perf;
 pub mod ptrace;
 pub mod reconcile;
@@ -12,7 +14,6 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::libc::user_regs_struct;
-use nix::sys::signal::{self, Signal};
 use serde::Serialize;
 
 use crate::diagnose::finding::Note;
@@ -95,9 +96,9 @@ pub trait Source {
     /// How it ended.
     fn main_exit(&self) -> Option<Exit>;
 
-    /// Whether the launched process, which lives, has got a signal itself that was sent to us too, to all of its process group. False where that
-    /// cannot be seen.
-    fn has_delivered(&mut self, _sent: &Sent) -> bool {
+    /// Whether the launched process, which lives, has got a signal itself that was sent to us too, to all of its process group.
+    /// False where the source cannot see that.
+    fn has_delivered(&mut self, _sent: Sent) -> bool {
         false
     }
 
@@ -113,7 +114,7 @@ pub trait Source {
 
     /// Stops this program by SIGSTOP, because job control has stopped the target; comes back when it goes on.
     fn stop_too(&mut self) {
-        let _ = signal::raise(Signal::SIGSTOP);
+        job::stop_with(self.main_pid());
     }
 
     /// How often a task has stopped for us.

@@ -18,7 +18,7 @@ use crate::procfs::memory::ResidentPages;
 use crate::report::draft::Places;
 use crate::report::{Engine, Memory};
 use crate::source::control::Control;
-use crate::source::ptrace::launch::{Suspension, pass_on};
+use crate::source::job::{Suspension, pass_on};
 use crate::source::{Next, Source};
 use crate::symbols::capture::{CallStacks, Task};
 use crate::sys;
@@ -50,7 +50,7 @@ impl<S: Source> Live<S> {
         // When the program has ended, its number may be somebody else's, and the signals are for those that it has left.
         let mut is_over = requests.stop;
         let lives = self.source.main_exit().is_none();
-        requests.signals.retain(|sent| !(lives && self.source.has_delivered(sent)));
+        requests.signals.retain(|sent| !(lives && self.source.has_delivered(*sent)));
         if !requests.signals.is_empty() {
             let to = if lives { vec![self.source.main_pid()] } else { self.source.others() };
             is_over |= to.is_empty();

@@ -146,19 +146,57 @@ fn signals_to_the_own_group_arrive_once() {
     }
 }
 
-/// What somebody else sends to vmtrace the program gets, and what is sent to the group, as shells end jobs, it gets once.
+/// What somebody else sends to vmtrace the program gets, and what is sent to the group, as shells end jobs, it gets once: also when
+/// `--for` is over.
 #[test]
 fn signals_of_others_arrive_once() {
-    for signal in ["2", "12", "15", "40"] {
-        for to_group in [false, true] {
-            let followed = vmtrace(["-o", "/dev/null", "--", testprog("from_within"), "count", signal]);
-            let followed = Process::start(&mut { followed });
-            followed.await_output("ready");
-            let to = if to_group { -followed.pid() } else { followed.pid() };
-            run(&mut command("bash", ["-c", &format!("kill -{signal} -- {to}")])).expect_code(0);
-            let told = followed.end().expect_code(0).output();
-            assert!(told.ends_with(&format!("signal {signal}: 1 times\n")), "to the group: {to_group}: {told}");
+    let (during, after) = ("--every=1h", "--for=1ms");
+    let signals = ["2", "12", "15", "40"];
+    let by_ptrace =
+        signals.into_iter().flat_map(|signal| [during, after].map(|until| ("--engine=ptrace", until, signal)));
+    let by_perf = [("--engine=perf", during, "2"), ("--engine=perf", after, "40")];
+    for ((engine, until, signal), to_group) in by_ptrace.chain(by_perf).flat_map(|case| [(case, false), (case, true)]) {
+        let case = format!("{engine} {until}, signal {signal}, to the group: {to_group}");
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let report = folder.path().join("report");
+        let mut followed = vmtrace([engine, until, "-o"]);
+        let followed = Process::start(followed.arg(&report).args(["--", testprog("from_within"), "count", signal]));
+        followed.await_output("ready");
+        if until == after {
+            wait_for("the report is there", || report.exists());
         }
+        let to = if to_group { -followed.pid() } else { followed.pid() };
+        run(&mut command("bash", ["-c", &format!("kill -{signal} -- {to}")])).expect_code(0);
+        let told = followed.end().expect_code(0).output();
+        assert!(told.ends_with(&format!("signal {signal}: 1 times\n")), "{case}: {told}");
+    }
+}
+
+/// What comes with a signal that is passed on goes with it.
+#[test]
+fn queued_signals_that_are_passed_on() {
+    let followed = Process::start(&mut vmtrace(["-o", "/dev/null", "--", testprog("from_within"), "count", "40"]));
+    followed.await_output("ready");
+    run(&mut command("/bin/kill", ["-q", "4242", "-s", "40", &followed.pid().to_string()])).expect_code(0);
+    let told = followed.end().expect_code(0).output();
+    assert!(told.ends_with("signal 40: 1 times, with 4242\n"), "{told}");
+}
+
+/// Whoever stops vmtrace as a terminal does stops the job.
+#[test]
+fn a_stop_that_is_sent_to_vmtrace_alone() {
+    for engine in ["--engine=ptrace", "--engine=perf"] {
+        let mut followed = vmtrace([engine, "-o", "/dev/null", "--", testprog("from_within"), "count", "10"]);
+        let followed = Process::start(&mut followed);
+        followed.await_output("ready");
+        let target = *proc::children(followed.pid()).last().expect("the program runs");
+        followed.send(Signal::SIGTSTP);
+        wait_for("both are stopped", || stands(target) && proc::state(followed.pid()) == Some('T'));
+        followed.send(Signal::SIGCONT);
+        send(target, Signal::SIGCONT);
+        wait_for("it goes on", || !stands(target));
+        send(target, Signal::SIGUSR1);
+        followed.end().expect_code(0);
     }
 }
 
@@ -166,6 +204,13 @@ fn signals_of_others_arrive_once() {
 #[test]
 fn ignored_signals_end_no_call() {
     assert_eq!(expect_same(&["env"], &[testprog("from_within"), "ignored"]), "epoll_wait: well\nsemtimedop: well\n");
+}
+
+/// Whoever a pidfd says has ended can be waited for at once, though its status was vmtrace's to take as well.
+#[test]
+fn the_ended_can_be_waited_for() {
+    let told = expect_same(&["env"], &[testprog("from_within"), "reap"]);
+    assert_eq!(told, "200 of 200 were there when their pidfd said so\n");
 }
 
 /// The first process of a PID namespace is not stopped from inside.
@@ -316,6 +361,10 @@ fn a_session_of_its_own() {
     assert!(!terminal.screen().contains("SIGINT"), "{}", terminal.screen());
 }
 
+fn send(pid: i32, signal: Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("it is ours");
+}
+
 /// ^Z at a shell stops the job, vmtrace and program alike, `fg` lets it go on, `bg` as well, and its status arrives.
 #[test]
 fn job_control() {
@@ -343,16 +392,26 @@ fn job_control() {
             shell.await_times("SIGCONT", times);
             wait_for("it runs", || matches!(proc::state(target), Some('S' | 'R')));
         }
+        // Somebody continues the program alone: vmtrace, which may have stopped its every way out, is not waited for.
         shell.type_in("\x1a");
         shell.await_times("Stopped", 3);
-        shell.type_in("bg\n");
+        wait_for("it is stopped", || stands(target));
+        send(target, Signal::SIGCONT);
         shell.await_times("SIGCONT", 3);
+        wait_for("all run", || pids.iter().all(|pid| matches!(proc::state(*pid), Some('S' | 'R'))));
+        shell.type_in("fg\n");
+        wait_for("it is in the foreground", || proc::is_in_foreground(target));
+        shell.type_in("\x1a");
+        shell.await_times("Stopped", 4);
+        wait_for("it is stopped", || stands(target));
+        shell.type_in("bg\n");
+        shell.await_times("SIGCONT", 4);
         assert!(!proc::is_in_foreground(target));
         shell.type_in("fg\n");
         wait_for("it is in the foreground", || proc::is_in_foreground(target));
         shell.type_in("\x03");
         shell.await_text("SIGINT");
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(target), Signal::SIGTERM).expect("it is ours");
+        send(target, Signal::SIGTERM);
         shell.await_text("SIGTERM");
         shell.type_in("echo \"last=$?\"\n");
         shell.await_text("last=5");

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::kept::{self, Kept};
 use super::look::Image;
+use super::points;
 use super::record::What;
 use super::rings::Rings;
 use crate::procfs::task;
@@ -68,7 +69,7 @@ impl Keeper {
     /// Looks out for what the followed processes execute. Where that cannot be, nothing is ever seen.
     pub(super) fn start() -> Keeper {
         let shared = Arc::<Shared>::default();
-        let thread = Rings::of_execve().ok().and_then(|rings| {
+        let thread = Rings::of_one(points::execve()).ok().and_then(|rings| {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new().name("keeper".to_owned()).spawn(move || watch(rings, &shared)).ok()
         });

@@ -3,14 +3,13 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use nix::sys::signal::{self, Signal};
-
 use super::Perf;
 use super::keeper::{Keeper, Seen};
 use super::look::Image;
 use crate::event::Vma;
 use crate::procfs::memory::HeldMemory;
 use crate::procfs::{self, task};
+use crate::source::job;
 use crate::sys::grip::Grip;
 use crate::sys::perf::monotonic_ns;
 use crate::units::{Pid, Tid};
@@ -142,7 +141,7 @@ impl Perf {
         for (_, one) in &mut all {
             one.grip = None;
         }
-        let _ = signal::raise(Signal::SIGSTOP);
+        job::stop_with(self.main);
         for (pid, one) in all {
             let threads = stream.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(tid, _)| *tid);
             let Some(page) = one.memory.steady_page() else { continue };

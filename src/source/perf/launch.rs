@@ -11,11 +11,13 @@ use nix::sys::signal::SigSet;
 use super::Perf;
 use super::attach::FollowError;
 use super::rings::Rings;
+use super::sent::SentSignals;
 use super::tether::Tether;
 use crate::event::Exit;
 use crate::source::Launched;
 use crate::source::control::Control;
-use crate::source::ptrace::launch::{Aftermath, LaunchError, arguments};
+use crate::source::job::Aftermath;
+use crate::source::ptrace::launch::{LaunchError, arguments};
 use crate::sys::{self, Child, ChildReport, Status, Wait};
 use crate::units::Pid;
 
@@ -28,6 +30,8 @@ pub(super) struct Launch {
     pub(super) runs: bool,
     /// It is stopped by job control, and that has been told.
     pub(super) stop_told: bool,
+    /// What it is sent, until somebody else watches that.
+    pub(super) sent: Option<SentSignals>,
 }
 
 impl Launch {
@@ -67,8 +71,10 @@ impl Perf {
         source.stream.add(pid.into(), pid, space);
         source.change_mappers();
         let tether = Tether::tie(pid);
+        // Without it, what is sent to the whole process group comes twice.
+        let sent = SentSignals::to(pid).ok();
         child.go().map_err(LaunchError::Fork)?;
-        source.launch = Some(Launch { child, tether, runs: false, stop_told: false });
+        source.launch = Some(Launch { child, tether, runs: false, stop_told: false, sent });
         Ok(source)
     }
 

@@ -15,6 +15,7 @@ mod opaque;
 pub mod points;
 pub mod record;
 pub mod rings;
+pub mod sent;
 pub mod sorter;
 mod stream;
 mod tether;
@@ -369,6 +370,9 @@ impl Source for Perf {
     }
 
     fn next(&mut self, control: &Control) -> Result<Next, Errno> {
+        if let Some(sent) = self.launch.as_mut().and_then(|launch| launch.sent.take()) {
+            control.watch_sent(sent);
+        }
         loop {
             if let Some((event, with)) = self.stream.pop() {
                 if self.is_before_program(&event) {

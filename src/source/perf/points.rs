@@ -2,6 +2,7 @@
 
 use super::record::{ALL_REGISTERS, ARGUMENTS, RESULT};
 use crate::source::ptrace::decode::{Followed, X86_64};
+use crate::units::Pid;
 
 /// What a tracepoint tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,6 +15,8 @@ pub enum Point {
     Signal,
     /// execve has put a new image in place.
     Executed,
+    /// A process sends a signal.
+    Sent,
 }
 
 /// How a tracepoint is opened.
@@ -59,6 +62,21 @@ pub fn execve() -> Wanted {
         raw: true,
         filter: None,
         wakes: true,
+    }
+}
+
+/// The signals that processes send to a process as a whole, by kill(2) or sigqueue(3): one to its process group is told once for
+/// each of its members.
+pub fn sent_to(pid: Pid) -> Wanted {
+    Wanted {
+        tracepoint: "signal/signal_generate".to_owned(),
+        point: Point::Sent,
+        registers: 0,
+        stack_bytes: 0,
+        raw: true,
+        // SI_USER, SI_QUEUE.
+        filter: Some(format!("pid == {pid} && group == 1 && (code == 0 || code == -1)")),
+        wakes: false,
     }
 }
 

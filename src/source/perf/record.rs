@@ -57,6 +57,8 @@ pub enum What {
     CallWithStack(Point, Box<Snapshot>),
     /// A signal with its default action is delivered.
     Signal(i32),
+    /// The task sends a signal.
+    Sent(i32),
     /// The task has made another one, which has not run yet.
     Fork {
         /// The new task.
@@ -154,13 +156,13 @@ pub fn decode(bytes: &[u8], layouts: &Layouts) -> Option<Record> {
 /// Any bytes as what lies in a ring, for fuzzing: records, one behind the other, of events of all layouts.
 pub fn digest(bytes: &[u8]) {
     let wanted = super::points::wanted();
-    let mapper = super::points::mmap_with_stack(String::new());
+    let others = [super::points::mmap_with_stack(String::new()), super::points::sent_to(Pid(1))];
     let layout = |wanted: &super::points::Wanted| {
         let parts = [(wanted.registers != 0, REGS_USER), (wanted.stack_bytes != 0, STACK_USER), (wanted.raw, RAW)];
         let sample_type = parts.iter().filter(|(has, _)| *has).fold(COMMON, |all, (_, part)| all | part);
         Layout { point: Some(wanted.point), sample_type, registers: wanted.registers }
     };
-    let layouts: Layouts = (0..).zip(wanted.iter().chain([&mapper]).map(layout)).collect();
+    let layouts: Layouts = (0..).zip(wanted.iter().chain(&others).map(layout)).collect();
     let mut sorter = super::sorter::Sorter::default();
     let mut rest = bytes;
     for round in 0.. {
@@ -195,6 +197,8 @@ fn sample(body: &mut Fields<'_>, layouts: &Layouts) -> Option<Record> {
     let field = |from: usize| Some(i32::from_ne_bytes(raw?.get(from..from + 4)?.try_into().ok()?));
     let what = if point == Point::Signal {
         What::Signal(field(8)?)
+    } else if point == Point::Sent {
+        What::Sent(field(8)?)
     } else if point == Point::Executed {
         /// PERF_SAMPLE_REGS_ABI_32
         const ABI_32: u64 = 1;

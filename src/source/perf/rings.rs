@@ -70,7 +70,7 @@ pub struct Rings {
 #[derive(Debug)]
 struct Cpu {
     number: u32,
-    /// Owns the ring, and tells of births, ends and execve.
+    /// Owns the ring, and tells of births and ends where they are wanted.
     leader: CpuEvent,
     ring: Ring,
     ring_bytes: usize,
@@ -114,7 +114,7 @@ impl Rings {
         let most = ring_bytes.unwrap_or(MOST_RING_BYTES.min(fair)).max(LEAST_RING_BYTES);
         let mut rings = Rings { cpus: Vec::new(), layouts: Layouts::new(), mmap };
         for cpu in online {
-            match rings.open_cpu(cpu, &numbered, most) {
+            match rings.open_cpu(cpu, &numbered, true, most) {
                 // It has gone offline this moment.
                 Err(Errno::ENODEV) => {}
                 result => result.map_err(explain)?,
@@ -123,19 +123,18 @@ impl Rings {
         if rings.cpus.is_empty() { Err(PerfError::Other(Errno::ENODEV)) } else { Ok(rings) }
     }
 
-    /// Those of execve alone, which tell from now on.
+    /// Those of one tracepoint alone, which tell from now on.
     ///
     /// # Errors
     /// Why that cannot be.
-    pub(super) fn of_execve() -> Result<Rings, PerfError> {
+    pub(super) fn of_one(wanted: Wanted) -> Result<Rings, PerfError> {
         let tracefs = Tracefs::find().map_err(PerfError::NoTracefs)?;
-        let wanted = points::execve();
         let number = tracefs.number(&wanted.tracepoint).map_err(PerfError::NoTracefs)?;
         let Some(number) = number else { return Err(PerfError::NoTracepoint(wanted.tracepoint)) };
         let online = online_cpus();
         let mut rings = Rings { cpus: Vec::new(), layouts: Layouts::new(), mmap: None };
         for cpu in online {
-            match rings.open_cpu(cpu, &[(wanted.clone(), number)], LEAST_RING_BYTES) {
+            match rings.open_cpu(cpu, &[(wanted.clone(), number)], false, LEAST_RING_BYTES) {
                 Err(Errno::ENODEV) => {}
                 result => result.map_err(explain)?,
             }
@@ -144,7 +143,13 @@ impl Rings {
         Ok(rings)
     }
 
-    fn open_cpu(&mut self, number: u32, numbered: &[(Wanted, u64)], most: usize) -> Result<(), Errno> {
+    fn open_cpu(
+        &mut self,
+        number: u32,
+        numbered: &[(Wanted, u64)],
+        tells_tasks: bool,
+        most: usize,
+    ) -> Result<(), Errno> {
         /// PERF_TYPE_SOFTWARE, PERF_COUNT_SW_DUMMY
         const SOFTWARE: u32 = 1;
         const DUMMY: u64 = 9;
@@ -153,7 +158,7 @@ impl Rings {
         let mut bytes = most;
         let (leader, ring) = loop {
             let mut attr = EventAttr::every(SOFTWARE, DUMMY);
-            attr.flags |= TELLS_TASKS;
+            attr.flags |= if tells_tasks { TELLS_TASKS } else { 0 };
             attr.sample_type = COMMON;
             attr.wakeup_watermark = (bytes / 4) as u32;
             let leader = CpuEvent::open(&attr, number)?;

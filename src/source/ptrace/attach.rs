@@ -332,7 +332,7 @@ impl Ptrace {
             }
         }
         for after in std::mem::take(&mut self.after) {
-            let After::Resume(tid) = after else { continue };
+            let (After::Resume(tid) | After::Part(tid)) = after else { continue };
             self.give_back(tid);
             if sys::restart(tid, Restart::Detach, 0).is_ok() {
                 left.remove(&tid);

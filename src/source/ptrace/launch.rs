@@ -2,17 +2,18 @@
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{self, SigSet, Signal};
+use nix::sys::signal::SigSet;
 use thiserror::Error;
 
 use super::attach::leave;
 use super::{Phase, Ptrace, filter, take};
 use crate::event::Exit;
 use crate::procfs::task;
-use crate::source::control::{Control, Requests};
+use crate::source::control::Control;
+use crate::source::job::Aftermath;
+use crate::source::perf::sent::SentSignals;
 use crate::source::{Follow, Launched};
 use crate::sys::{self, Child, ChildReport, Status, Wait};
 use crate::units::Pid;
@@ -100,66 +101,6 @@ pub(in crate::source) fn arguments(command: &[OsString]) -> Result<Vec<CString>,
     terminated.collect::<Result<_, _>>().map_err(|_| LaunchError::ZeroByte)
 }
 
-/// Passes on the signals that were sent to us and are the program's, to processes that live or have not been waited for.
-pub(crate) fn pass_on(requests: &Requests, to: &[Pid]) {
-    for (sent, pid) in requests.signals.iter().flat_map(|sent| to.iter().map(move |pid| (sent, *pid))) {
-        // It may have ended this moment; then there is nobody to pass the signal on to.
-        let _ = sys::kill(pid, sent.signal);
-    }
-}
-
-/// How long the terminal's wish to stop the job is remembered, until the program has done so.
-const SUSPEND_WITHIN: Duration = Duration::from_millis(500);
-
-/// The wish of the terminal that the job stop, until the program has done so, or does not.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Suspension {
-    until: Option<Instant>,
-}
-
-impl Suspension {
-    /// Takes the wish down, if there is one.
-    pub(crate) fn hear(&mut self, requests: &Requests) {
-        if requests.suspend {
-            self.until = Some(Instant::now() + SUSPEND_WITHIN);
-        }
-    }
-
-    /// Whether to stop now: the program has stopped. Only once.
-    pub(crate) fn is_due(&mut self, has_stopped: impl FnOnce() -> bool) -> bool {
-        let Some(until) = self.until else { return false };
-        let is_due = has_stopped();
-        if is_due || Instant::now() > until {
-            self.until = None;
-        }
-        is_due
-    }
-}
-
-/// Waits for the end of a program that nobody traces any more, and stops with it when the terminal wants that.
-pub(in crate::source) struct Aftermath<'a> {
-    control: &'a Control,
-    main: Pid,
-    suspension: Suspension,
-}
-
-impl Aftermath<'_> {
-    pub(in crate::source) fn of(main: Pid, control: &Control) -> Aftermath<'_> {
-        Aftermath { control, main, suspension: Suspension::default() }
-    }
-
-    /// Does what was asked from outside.
-    pub(in crate::source) fn answer(&mut self) {
-        let requests = self.control.take();
-        pass_on(&requests, &[self.main]);
-        self.suspension.hear(&requests);
-        let main = self.main;
-        if self.suspension.is_due(|| task::status(main.into()).is_ok_and(|status| status.state == 'T')) {
-            let _ = signal::raise(Signal::SIGSTOP);
-        }
-    }
-}
-
 impl Ptrace {
     /// Launches `command`, and follows it from its first instruction on.
     ///
@@ -172,10 +113,14 @@ impl Ptrace {
         let options = if wanted.is_some() { sys::FILTER_OPTIONS } else { sys::TRACE_OPTIONS };
         let pid = child.pid;
         sys::seize(pid.into(), options).map_err(|errno| LaunchError::refused(pid, errno))?;
+        // When it has been left alone, no stop tells what it has been sent. Where perf events are not permitted, what is sent to the
+        // whole process group comes twice then.
+        let sent = (leash == Leash::None).then(|| SentSignals::to(pid).ok()).flatten();
         child.go().map_err(LaunchError::Fork)?;
         let launching = Launching { child, wanted: wanted.is_some() };
         let mut source = Ptrace::new(pid, true, follow, Phase::Launching(launching));
         source.add_child(pid.into(), pid, None);
+        source.main.sent = sent;
         Ok(source)
     }
 }

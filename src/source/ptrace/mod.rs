@@ -7,15 +7,17 @@
 pub mod attach;
 mod calls;
 pub mod decode;
-mod delivered;
 pub mod filter;
 pub mod gate;
 pub mod halt;
 pub mod launch;
+mod lifecycles;
 mod order;
 pub mod overhead;
 mod placement;
 pub mod refusal;
+mod signals;
+mod statuses;
 pub mod stop;
 mod tasks;
 mod untraced;
@@ -28,16 +30,17 @@ use nix::errno::Errno;
 use nix::libc::user_regs_struct as Registers;
 
 use super::control::{Control, Sent};
+use super::delivered::Delivered;
+use super::perf::sent::SentSignals;
 use super::{Follow, Next, Source};
 use crate::diagnose::finding::Note;
 use crate::event::{Call, Event, EventKind, Exit};
 use crate::report::Engine;
-use crate::sys::{self, Restart, Status, SyscallStop, Wait};
+use crate::sys::{self, Restart, Status, SyscallStop};
 use crate::units::{NumberMap, Pid, Tid, Time};
 use decode::{Abi, Followed};
-use delivered::Delivered;
 use gate::{Gate, Left};
-use overhead::{Overhead, Verdict};
+use overhead::Overhead;
 use placement::Placement;
 use stop::Stop;
 use untraced::Withheld;
@@ -48,15 +51,6 @@ const STRAY_AFTER: Duration = Duration::from_millis(200);
 
 /// So long it may take the one that made it to get a processor, and stop for that event.
 const LATE_EVENT_WITHIN: Duration = Duration::from_secs(1);
-
-/// A share of the target's time, in percent, that hardly anybody minds.
-const MODEST: u32 = 5;
-
-/// So many stops are dispatched as wait tells them, before all that there are are collected.
-const MOST_IN_A_ROW: u32 = 32;
-
-/// So many statuses are collected before they are dispatched.
-const MOST_READY: usize = 256;
 
 /// All followed tasks.
 #[derive(Debug)]
@@ -100,6 +94,8 @@ pub struct Ptrace {
 #[derive(Debug)]
 struct Main {
     pid: Pid,
+    /// It was launched: its status will be ours.
+    is_child: bool,
     exit: Option<Exit>,
     /// Job control has stopped it.
     group_stopped: bool,
@@ -107,6 +103,15 @@ struct Main {
     stop_is_news: bool,
     /// What processes have sent it of late.
     delivered: Delivered,
+    /// The same by perf events, until somebody else watches that.
+    sent: Option<SentSignals>,
+}
+
+impl Main {
+    fn of(pid: Pid, is_child: bool) -> Main {
+        let delivered = Delivered::default();
+        Main { pid, is_child, exit: None, group_stopped: false, stop_is_news: false, delivered, sent: None }
+    }
 }
 
 #[derive(Debug)]
@@ -174,6 +179,8 @@ impl Inside {
 #[derive(Clone, Copy, Debug)]
 enum After {
     Resume(Tid),
+    /// It is about to end, and is left.
+    Part(Tid),
     /// The task's call is over: others may go.
     Leave(Tid, GateId),
     /// Lets those go that wait at a gate.
@@ -197,7 +204,7 @@ impl Ptrace {
             filtered,
             follow,
             start: Instant::now(),
-            main: Main { pid, exit: None, group_stopped: false, stop_is_news: false, delivered: Delivered::default() },
+            main: Main::of(pid, matches!(phase, Phase::Launching(_))),
             phase,
             stops: 0,
             overlaps: 0,
@@ -210,65 +217,6 @@ impl Ptrace {
             source.tell(pid.into(), EventKind::LifecyclesAlone);
         }
         source
-    }
-
-    /// The next status to be dispatched; none when it is out of date, or has been dealt with already.
-    ///
-    /// A status that was looked at stays in place while it is dispatched, and the restart replaces it: one wait for each
-    /// stop. Only where the task stays stopped does the status have to be taken, lest wait tell of it again.
-    ///
-    /// Wait always tells of the first task in the kernel's list that has something to tell: left to it, a few busy tasks
-    /// would keep all others stopped. So once in a while all that there is is collected first, and then dispatched in turn.
-    /// A signal on its way is not collected but passed on at once, for the status must not be taken while it holds the signal.
-    fn next_status(&mut self) -> Result<Option<(Tid, Status)>, Errno> {
-        if let Some((tid, status)) = self.ready.pop_front() {
-            // What has been killed since has something newer to tell, and is not where its status says.
-            let is_current =
-                !matches!(status, Status::Stopped(_)) || sys::peek_status_of(tid).is_ok_and(|newer| newer.is_none());
-            return Ok(is_current.then_some((tid, status)));
-        }
-        self.take_looked_at();
-        if let Some(newer) = self.ready.pop_front() {
-            return Ok(Some(newer));
-        }
-        if self.in_a_row < MOST_IN_A_ROW || self.tracees.len() == 1 {
-            self.in_a_row += 1;
-            self.looked_at = sys::peek_status(Wait::Block)?;
-            return Ok(self.looked_at);
-        }
-        self.in_a_row = 0;
-        match self.collect(Wait::Block, MOST_READY) {
-            Err(errno) if self.ready.is_empty() => Err(errno),
-            _ => Ok(self.ready.pop_front()),
-        }
-    }
-
-    /// Takes the statuses that there are, up to so many, and passes signals on.
-    fn collect(&mut self, mut wait: Wait, most: usize) -> Result<(), Errno> {
-        for _ in 0..most {
-            match sys::peek_status(wait)? {
-                Some((tid, status)) if self.is_signal_for(tid, status) => self.dispatch(tid, status),
-                Some((tid, _)) => {
-                    if let Ok(Some(status)) = sys::take_status(tid) {
-                        self.ready.push_back((tid, status));
-                    }
-                }
-                None => break,
-            }
-            wait = Wait::Poll;
-        }
-        Ok(())
-    }
-
-    /// Takes the status that was looked at last, if its task has not gone on since.
-    fn take_looked_at(&mut self) {
-        let Some((tid, status)) = self.looked_at.take() else { return };
-        if let Ok(Some(taken)) = sys::take_status(tid)
-            && taken != status
-        {
-            // It was killed meanwhile.
-            self.ready.push_back((tid, taken));
-        }
     }
 
     /// Lets a task go on, however; its status is replaced by that.
@@ -284,71 +232,6 @@ impl Ptrace {
             overhead.add(tracee.pid, noticed);
         }
         let _ = gone(sys::restart(tid, how, signal));
-    }
-
-    /// Measures what stops cost, and acts on it.
-    fn watch_overhead(&mut self, tid: Tid) {
-        let now = Instant::now();
-        if let Some(tracee) = self.tracees.get_mut(&tid) {
-            tracee.noticed = Some(now);
-        }
-        if !matches!(self.phase, Phase::Following) {
-            return;
-        }
-        const COSTS: &str = "of the time in which its threads wanted to run, the target stood stopped for";
-        match self.overhead.as_mut().and_then(|overhead| overhead.judge(now)) {
-            Some(Verdict::Warn(percent)) => self.warnings.push_back(format!(
-                "{COSTS} {percent:.0} %, as every system call stops; --engine perf or --follow threads cost next to \
-                 nothing, and --max-overhead {MODEST} turns to the latter by itself"
-            )),
-            Some(Verdict::TooMuch(percent)) => {
-                let text = format!(
-                    "{COSTS} {percent:.0} %, more than --max-overhead allows: thread lifecycles alone are followed \
-                     since {:.1} s after vmtrace came",
-                    self.now().0.as_secs_f64()
-                );
-                self.warnings.push_back(text.clone());
-                self.fallen_back = Some(text);
-                self.fall_back();
-            }
-            None => {}
-        }
-    }
-
-    /// Without PTRACE_GET_SYSCALL_INFO (Linux 5.3) the entry of a call and the exit of one cannot be told apart in a process
-    /// that was in the middle of its life: what is left is to follow the lifecycles of its threads.
-    fn cannot_tell_calls(&mut self, tid: Tid) {
-        if self.follow == Follow::Memory {
-            let text = "this kernel does not tell the entry of a system call from its exit (Linux 5.3 and later do): thread \
-                        lifecycles alone are followed; --engine perf follows mapping calls too";
-            self.warnings.push_back(text.to_owned());
-            self.fallen_back = Some(text.to_owned());
-            self.fall_back();
-        }
-        self.restart(tid, 0);
-    }
-
-    /// Follows thread lifecycles alone from here on. Those that run to their next call stop there once more.
-    fn fall_back(&mut self) {
-        (self.follow, self.overhead) = (Follow::Threads, None);
-        self.placement.free();
-        self.gates.values_mut().for_each(Gate::clear);
-        let mut held = Vec::new();
-        for (tid, tracee) in &mut self.tracees {
-            tracee.inside = None;
-            if std::mem::take(&mut tracee.held) {
-                held.push(*tid);
-            }
-        }
-        for tid in held {
-            self.restart(tid, 0);
-        }
-        self.tell(self.main.pid.into(), EventKind::LifecyclesAlone);
-    }
-
-    fn is_signal_for(&self, tid: Tid, status: Status) -> bool {
-        let Status::Stopped(status) = status else { return false };
-        matches!(Stop::from_status(status), Stop::Signal(_)) && self.tracees.contains_key(&tid)
     }
 
     fn needs_watching(&self) -> bool {
@@ -381,6 +264,10 @@ impl Ptrace {
         }
         let stop = Stop::from_status(status);
         let Some(tracee) = self.tracees.get_mut(&tid) else {
+            if stop == Stop::Exec {
+                // The leader, whose number it has now, was left when it ended.
+                return self.executed(tid);
+            }
             // Its parent's event is still to come, and tells whose child it is.
             self.unborn.insert(tid, Instant::now());
             return;
@@ -428,29 +315,24 @@ impl Ptrace {
                 self.new_task(tid);
                 self.give_back(tid);
             }
-            Stop::Exec => {
-                // The kernel refuses every request as long as this status stands, lest it be meant for the former leader
-                // (kernel/ptrace.c, looks_like_a_spurious_pid).
-                self.take_looked_at();
-                self.exec(tid);
-            }
+            Stop::Exec => self.executed(tid),
             Stop::Exit => self.exiting(tid),
             Stop::Other => self.restart(tid, 0),
         }
     }
 
-    /// Remembers what processes send to the main one.
-    fn see_delivered(&mut self, tid: Tid, signal: i32) {
-        let is_main = self.tracees.get(&tid).is_some_and(|tracee| tracee.pid == self.main.pid);
-        if is_main && let Some(Some(sender)) = gone(sys::signal_sender(tid)) {
-            self.main.delivered.add(Sent { signal, sender: Some(Pid(sender)) });
-        }
+    fn executed(&mut self, tid: Tid) {
+        // The kernel refuses every request as long as this status stands, lest it be meant for the former leader
+        // (kernel/ptrace.c, looks_like_a_spurious_pid).
+        self.take_looked_at();
+        self.exec(tid);
     }
 
     /// Does what the last stop left to do.
     fn finish(&mut self, after: After) {
         match after {
             After::Resume(tid) => self.restart(tid, 0),
+            After::Part(tid) => self.part(tid),
             After::Leave(tid, gate) => {
                 let left = self.gates.get_mut(&gate).and_then(|gate| gate.leave(tid));
                 if left == Some(Left::OrderLost) {
@@ -516,6 +398,9 @@ impl Source for Ptrace {
     }
 
     fn next(&mut self, control: &Control) -> Result<Next, Errno> {
+        if let Some(sent) = self.main.sent.take() {
+            control.watch_sent(sent);
+        }
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Next::Event(event));
@@ -557,8 +442,8 @@ impl Source for Ptrace {
         self.main.exit
     }
 
-    fn has_delivered(&mut self, sent: &Sent) -> bool {
-        self.main.delivered.has(sent, self.main.pid)
+    fn has_delivered(&mut self, sent: Sent) -> bool {
+        self.main_has_got(sent)
     }
 
     fn others(&self) -> Vec<Pid> {

@@ -10,7 +10,7 @@ use super::{After, GateId, Inside, LATE_EVENT_WITHIN, Phase, Ptrace, STRAY_AFTER
 use crate::event::{Birth, Call, CloneArgs, CloneCall, EventKind, Exec, Exit, Syscall};
 use crate::procfs;
 use crate::source::Follow;
-use crate::sys::{self, Status, Wait};
+use crate::sys::{self, Restart, Status, Wait};
 use crate::units::{Pid, Tid};
 
 impl Ptrace {
@@ -146,7 +146,7 @@ impl Ptrace {
 
     /// It ends, which is told now.
     pub(super) fn exits(&mut self, tid: Tid) {
-        self.after.push_back(After::Resume(tid));
+        // A SIGKILL has let it go on: wait will tell.
         let Some(status) = gone(sys::event_message(tid)) else { return };
         if self.follow == Follow::Threads {
             // A task ends by its own call of exit, or because all of its process do.
@@ -161,6 +161,37 @@ impl Ptrace {
             signal => Exit::Signal(signal),
         };
         self.say_ended(tid, exit);
+        let is_main = tid == self.main.pid.into();
+        // The status of our own child is ours to take, and would not be kept for us where SIGCHLD is ignored.
+        if is_main && self.main.is_child || self.is_outlived(tid) {
+            return self.after.push_back(After::Resume(tid));
+        }
+        if is_main {
+            self.main.exit = Some(exit);
+        }
+        self.after.push_back(After::Part(tid));
+    }
+
+    /// Whether a task is the leader of a process that goes on, and with whose status nobody knows yet.
+    fn is_outlived(&self, tid: Tid) -> bool {
+        let Some(pid) = self.tracees.get(&tid).map(|leader| leader.pid).filter(|pid| Tid::from(*pid) == tid) else {
+            return false;
+        };
+        let mut others = self.tracees.iter().filter(|(other, tracee)| tracee.pid == pid && **other != tid);
+        others.any(|(_, tracee)| !tracee.ended)
+            && self.call_at_event(tid).is_some_and(|(_, followed, _)| followed == Followed::Exit)
+    }
+
+    /// Leaves a task that is about to end, with all told: otherwise it would be a zombie until its status has been taken, and its
+    /// parent, whom a pidfd may have told already, could not wait for it; nor would a thread be gone that has been joined.
+    pub(super) fn part(&mut self, tid: Tid) {
+        if self.looked_at.is_some_and(|(looked_at, _)| looked_at == tid) {
+            self.looked_at = None;
+        }
+        if gone(sys::restart(tid, Restart::Detach, 0)).is_some() {
+            self.remove(tid);
+            self.no_longer_attaching(tid);
+        }
     }
 
     /// A task is gone, and its status has to be taken.
