@@ -1,10 +1,11 @@
-/* What a program may do to itself, and is to see no difference of: from_within group|count SIGNAL | wait | ignored | init | reap | leave.
+/* What a program may do to itself, and is to see no difference of: from_within group|count SIGNAL | wait | ignored | init | reap | segment | leave.
      count    tells how often a signal has come, and what with it
      group    sends a signal to its process group, and tells how often it has come
      wait     waits two seconds in calls that fail with EINTR whenever something wakes them
      ignored  waits in such calls while signals come that nobody wants
      init     is the first process of a PID namespace, which nothing inside can stop
      reap     waits for children of which a pidfd says that they have ended
+     segment  has a segment of System V mapped, until it is killed
      leave    leaves a child behind, in a session of its own, that tells of SIGTERM
    Must be found: nothing. */
 #include "testprog.h"
@@ -15,6 +16,7 @@
 #include <sys/ipc.h>
 #include <sys/prctl.h>
 #include <sys/sem.h>
+#include <sys/shm.h>
 
 static atomic_int times, value = -1;
 
@@ -173,6 +175,17 @@ static void reap_by_pidfd(void)
     printf("%d of %d were there when their pidfd said so\n", found, CHILDREN);
 }
 
+/* A segment that is gone as soon as nobody has it mapped. */
+static void keep_segment(void)
+{
+    int segment = (int)check(shmget(IPC_PRIVATE, PAGE, 0600));
+    require(shmat(segment, NULL, 0) != (void *)-1);
+    check(shmctl(segment, IPC_RMID, NULL));
+    printf("segment %d\n", segment);
+    fflush(stdout);
+    pause();
+}
+
 static void leave_a_child(void)
 {
     pid_t child = (pid_t)check(fork());
@@ -201,6 +214,8 @@ int main(int argc, char **argv)
         be_first_of_a_namespace();
     else if (strcmp(what, "reap") == 0)
         reap_by_pidfd();
+    else if (strcmp(what, "segment") == 0)
+        keep_segment();
     else if (strcmp(what, "leave") == 0)
         leave_a_child();
     else
