@@ -3,7 +3,9 @@
 //! It decides whether a call succeeds and what it returns, as well as what it does. What the kernel calls a VMA is here
 //! a run of pages that are alike.
 
+mod heap;
 mod moves;
+mod protect;
 mod shm;
 
 use std::collections::HashMap;
@@ -379,47 +381,6 @@ impl Kernel {
         Ok(0)
     }
 
-    fn mprotect(&mut self, addr: Addr, len: u64, prot: u32, fate: Fate) -> Answer {
-        let mut index = index_of(addr).ok_or(Errno::EINVAL)?;
-        if len == 0 {
-            return Ok(0);
-        }
-        let end = index + (page_up(len) / PAGE) as usize;
-        if prot & prot::GROWSDOWN != 0 {
-            index = (index..end.min(PAGES)).find(|&at| self.pages[at].is_some()).ok_or(Errno::ENOMEM)?;
-            if self.pages[index].is_some_and(|page| !page.grows_down) {
-                return Err(Errno::EINVAL);
-            }
-            index = self.vma(index).start;
-        }
-        // RLIMIT_DATA may be met at any page that counts for it, and the number of regions anywhere.
-        let before = self.before_hole(address_of(index), (end - index) as u64 * PAGE);
-        let is_limited = before.end == end || self.is_charged(before, prot);
-        for at in index..end {
-            match fate {
-                Fate::Refused if is_limited => return Err(Errno::ENOMEM),
-                Fate::RefusedLate if is_limited && at > index => return Err(Errno::ENOMEM),
-                _ => {}
-            }
-            let right = self.prot(prot);
-            let Some(page) = self.pages.get_mut(at).and_then(Option::as_mut) else { return Err(Errno::ENOMEM) };
-            if page.sealed {
-                return Err(Errno::EPERM);
-            }
-            let read_only = page.file.is_some_and(|file| file.kind == FileKind::ReadOnly);
-            if read_only && page.sharing == Sharing::Shared && right.contains(Prot::WRITE) {
-                return Err(Errno::EACCES);
-            }
-            page.prot = right;
-        }
-        Ok(0)
-    }
-
-    /// Whether pages of a file that get these rights become executable, too, unless it is mounted where nothing is.
-    fn may_be_noexec(&self, prot: u32) -> bool {
-        self.read_implies_exec && prot & (prot::READ | prot::EXEC) == prot::READ
-    }
-
     fn has_file_in(&self, addr: Addr, len: u64) -> bool {
         let pages = self.before_hole(addr, len);
         self.pages[pages].iter().flatten().any(|page| page.file.is_some())
@@ -431,19 +392,6 @@ impl Kernel {
         let end = start.saturating_add((len / PAGE) as usize).min(PAGES);
         let pages = self.pages.get(start..end).unwrap_or_default();
         pages.iter().flatten().any(|page| page.file.is_some() && page.sharing == Sharing::Private)
-    }
-
-    /// The pages that are mapped up to the first one that is not.
-    fn before_hole(&self, addr: Addr, len: u64) -> Span<usize> {
-        let Some(start) = index_of(addr) else { return 0..0 };
-        let end = start + (page_up(len) / PAGE) as usize;
-        start..(start..end).find(|&at| self.pages.get(at).is_none_or(Option::is_none)).unwrap_or(end)
-    }
-
-    /// Whether these rights make some of these pages count for RLIMIT_DATA (`is_data_mapping`).
-    fn is_charged(&self, pages: Span<usize>, prot: u32) -> bool {
-        let counts = |page: &Page| page.sharing == Sharing::Private && !page.prot.contains(Prot::WRITE);
-        self.prot(prot).contains(Prot::WRITE) && self.pages[pages].iter().flatten().any(counts)
     }
 
     /// More of the region right below.
@@ -472,50 +420,6 @@ impl Kernel {
             }
         }
         if hole { Err(Errno::ENOMEM) } else { Ok(0) }
-    }
-
-    /// brk(2), which returns what the break is now.
-    fn set_break(&mut self, addr: Addr, fate: Fate) -> u64 {
-        let start = HEAP as u64 * PAGE;
-        let wanted = addr.0.wrapping_sub(BASE);
-        if wanted >= start && wanted <= PAGES as u64 * PAGE && fate == Fate::Normal {
-            let (old, new) = ((page_up(self.brk) / PAGE) as usize, (page_up(wanted) / PAGE) as usize);
-            let moved = if new < old {
-                let occupied = self.pages[new..old].iter().any(Option::is_some);
-                occupied && self.check_seal(new..old).is_ok() && {
-                    self.unmap(new..old);
-                    true
-                }
-            } else {
-                self.pages.get(old..new + 1).is_some_and(|pages| pages.iter().all(Option::is_none)) && {
-                    self.grow_heap(old..new);
-                    true
-                } || new == old
-            };
-            if moved {
-                self.brk = wanted;
-            }
-        }
-        BASE + self.brk
-    }
-
-    fn grow_heap(&mut self, more: Span<usize>) {
-        if more.is_empty() {
-            return;
-        }
-        let heap = self.pages[HEAP].filter(|page| page.heap).map(|page| page.mapping);
-        let page = Page {
-            mapping: heap.unwrap_or_else(|| self.new_name()),
-            heap: true,
-            prot: self.prot(3),
-            sharing: Sharing::Private,
-            file: None,
-            dont_fork: false,
-            guard: false,
-            grows_down: false,
-            sealed: false,
-        };
-        self.put(more, page);
     }
 
     fn remap_file_pages(&mut self, addr: Addr, len: u64, prot: u32, pgoff: u64) -> Answer {
