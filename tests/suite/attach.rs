@@ -607,26 +607,3 @@ fn a_stop_of_the_terminal_holds_nobody() {
     target.end().expect_code(0);
     attached.end();
 }
-
-/// What a process has mapped is let go with it as soon as nobody follows any more, though by perf events vmtrace itself ends later.
-#[test]
-fn nothing_is_kept_of_whom_nobody_follows() {
-    let target = Process::start(&mut command(testprog("from_within"), ["segment"]));
-    target.await_output("segment ");
-    let segment = target.output().trim().trim_start_matches("segment ").to_owned();
-    let is_there = || {
-        let listed = std::fs::read_to_string("/proc/sysvipc/shm").expect("System V segments can be listed");
-        listed.lines().any(|line| line.split_whitespace().nth(1) == Some(&segment))
-    };
-    let folder = tempfile::tempdir().expect("a folder can be made");
-    let report = folder.path().join("report");
-    let pid = target.pid().to_string();
-    let mut following = vmtrace(["-p", &pid, "--engine=perf", "--for=100ms", "-o"]);
-    let following = Process::start(following.arg(&report));
-    wait_for("the report is there", || report.exists());
-    assert!(is_there());
-    target.send(Signal::SIGTERM);
-    assert_eq!(target.end().code(), 128 + Signal::SIGTERM as i32);
-    assert!(!is_there(), "segment {segment} lives on; vmtrace has ended: {}", following.has_ended());
-    following.end().expect_code(0);
-}

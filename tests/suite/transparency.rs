@@ -219,6 +219,28 @@ fn the_first_of_a_namespace_is_not_stopped() {
     assert_eq!(expect_same(&["env"], &[testprog("from_within"), "init"]), "the first process has ended well\n");
 }
 
+/// What a program has mapped is let go with it as soon as nobody follows any more, though by perf events vmtrace itself ends later.
+#[test]
+fn nothing_is_kept_of_whom_nobody_follows() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let report = folder.path().join("report");
+    let mut following = vmtrace(["--engine=perf", "--for=100ms", "-o"]);
+    let following = Process::start(following.arg(&report).args(["--", testprog("from_within"), "segment"]));
+    following.await_output("segment ");
+    let segment = following.output().trim().trim_start_matches("segment ").to_owned();
+    let is_there = || {
+        let listed = std::fs::read_to_string("/proc/sysvipc/shm").expect("System V segments can be listed");
+        listed.lines().any(|line| line.split_whitespace().nth(1) == Some(&segment))
+    };
+    wait_for("the report is there", || report.exists());
+    assert!(is_there());
+    let target = *proc::children(following.pid()).first().expect("the program runs");
+    send(target, Signal::SIGTERM);
+    wait_for("the program has ended", || proc::program(target).is_none());
+    assert!(!is_there(), "segment {segment} lives on; vmtrace has ended: {}", following.has_ended());
+    following.end().expect_code(128 + Signal::SIGTERM as i32);
+}
+
 /// When the program has ended, whose number may be another's by now, signals are for those that it has left behind.
 #[test]
 fn signals_for_those_left_behind() {
