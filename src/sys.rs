@@ -173,6 +173,17 @@ pub fn queue_signal(pid: Pid, signal: i32, value: usize) -> Result<(), Errno> {
     Errno::result(unsafe { libc::sigqueue(pid.0, signal, value) }).map(drop)
 }
 
+/// Ends this process by a signal that it has held off.
+pub fn end_by(signal: i32) {
+    let own = signal_set([signal]);
+    // SAFETY: no handler is installed, and the set lives through the call.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::kill(libc::getpid(), signal);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, own.as_ref(), std::ptr::null_mut());
+    }
+}
+
 /// Ignores a signal from here on.
 pub fn ignore(signal: nix::sys::signal::Signal) {
     use nix::sys::signal::{SigHandler, signal as set_handler};

@@ -9,7 +9,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 use super::events;
-use super::output::{Output, Stream};
+use super::output::{Destination, Output, Stream};
 use super::watch::{STATUS_EVERY, Watch};
 use super::{EngineChoice, FAILED, FollowArgs, FollowChoice, NOT_EXECUTABLE, NOT_FOUND, ReportArgs, complain};
 use crate::event::Exit;
@@ -45,12 +45,27 @@ pub fn run(args: &FollowArgs) -> Result<u8, anyhow::Error> {
     if args.engine == EngineChoice::Perf && args.follow == FollowChoice::Threads {
         super::usage_error("--follow threads is for ptrace: perf events follow all calls at little cost");
     }
+    if let Some([one, other]) = same_file(args) {
+        super::usage_error(&format!("{one} and {other} name the same file: each would overwrite the other's"));
+    }
     match (args.pid, args.program.is_empty()) {
         (Some(_), false) => super::usage_error("give either -p PID or a program to launch, not both"),
         (None, true) => super::usage_error("nothing to follow: give a program after --, or a process with -p PID"),
         (Some(pid), true) => attach(args, Pid(pid)),
         (None, false) => launch(args, Stream::Err),
     }
+}
+
+/// Two options that name the same file, of those that are for one thing alone: pipes and devices take anything.
+fn same_file(args: &FollowArgs) -> Option<[&'static str; 2]> {
+    let named = [("-o", &args.report.output), ("--record", &args.record), ("--events", &args.events)];
+    let named: Vec<_> = named.into_iter().filter_map(|(option, path)| Some((option, path.as_deref()?))).collect();
+    let is_plain = |path: &Path| std::fs::metadata(path).map_or(true, |metadata| metadata.is_file());
+    let destination = |path: &Path| Destination::of(path).ok().filter(|_| is_plain(path) && path != Path::new("-"));
+    let pairs =
+        named.iter().enumerate().flat_map(|(index, one)| named[index + 1..].iter().map(move |other| (one, other)));
+    let is_same = |one, other| destination(one).is_some_and(|one| destination(other) == Some(one));
+    pairs.into_iter().find(|(one, other)| is_same(one.1, other.1)).map(|(one, other)| [one.0, other.0])
 }
 
 /// Refuses to look at others' numbers: in a PID namespace of its own, /proc may still be that of the host.
@@ -66,8 +81,7 @@ pub(super) fn check_proc() -> Result<(), anyhow::Error> {
 }
 
 fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
-    let output = Output::new(&args.report, Stream::Out);
-    output.check()?;
+    let output = Output::open(&args.report, Stream::Out)?;
     block_signals()?;
     let mut control = Control::new(Manners::Attached);
     let recording = args.record.as_deref().map(create).transpose()?;
@@ -80,6 +94,7 @@ fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
             follow(&mut Live::new(source), &control, options, output, recording)?
         }
     };
+    control.stand_down();
     let report = followed.report()?;
     Ok(exit_status(&args.report, &report, 0))
 }
@@ -115,8 +130,7 @@ fn by_perf(args: &FollowArgs, pid: Pid) -> Result<Option<Perf>, FollowError> {
 
 /// Launches the program that `args` name; `stream` is where the report goes unless they say otherwise.
 pub(super) fn launch(args: &FollowArgs, stream: Stream) -> Result<u8, anyhow::Error> {
-    let output = Output::new(&args.report, stream);
-    output.check()?;
+    let output = Output::open(&args.report, stream)?;
     let mask = block_signals()?;
     let command: Vec<String> = args.program.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let recording = args.record.as_deref().map(create).transpose()?;
@@ -149,6 +163,9 @@ fn follow_launched<S: Launched>(
         let program = args.program[0].to_string_lossy();
         super::complain(&format!("cannot run {program}: {}", why_not_executed(errno)));
         return Ok(if errno == Errno::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE });
+    }
+    if target.source.main_exit().is_some() {
+        control.stand_down();
     }
     let report = followed.report()?;
     let status = match target.source.wait_for_main(&control)? {

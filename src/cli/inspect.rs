@@ -16,8 +16,7 @@ pub fn run(args: &InspectArgs) -> Result<u8, anyhow::Error> {
     if u32::try_from(args.pid).is_ok_and(|pid| pid == std::process::id()) {
         usage_error("that is this vmtrace itself: name another process");
     }
-    let output = Output::new(&args.report, Stream::Out);
-    output.check()?;
+    let output = Output::open(&args.report, Stream::Out)?;
     let draft = inspect(Pid(args.pid), args.report.min_confidence.into())?;
     let report = draft.named(&mut Names::default());
     output.write(&report)?;

@@ -24,8 +24,7 @@ use crate::source::strace_log::StraceLog;
 pub fn run(args: &ReplayArgs) -> Result<u8, anyhow::Error> {
     // strace -ff has written a file for each thread.
     super::follow::lift_limits();
-    let output = Output::new(&args.report, Stream::Out);
-    output.check()?;
+    let output = Output::open(&args.report, Stream::Out)?;
     let (file, name) = match open(&args.file)? {
         Opened::Recording(file, name) => (file, name),
         Opened::Log(log) => return strace_log(args, *log, output),

@@ -93,6 +93,8 @@ struct Shared {
     watched: Mutex<Option<SentSignals>>,
     /// Whether timers run.
     armed: AtomicBool,
+    /// Whether nobody is followed any more, nor waited for.
+    over: AtomicBool,
     done: AtomicBool,
 }
 
@@ -192,6 +194,11 @@ impl Control {
         }
     }
 
+    /// Nobody is followed any more, nor waited for: what would end us does so where the last report finds no reader.
+    pub fn stand_down(&self) {
+        self.shared.over.store(true, Ordering::Release);
+    }
+
     /// Passes on from now on only what the launched program has not been sent itself.
     pub fn watch_sent(&self, sent: SentSignals) {
         *self.shared.watched.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);
@@ -223,6 +230,9 @@ fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisT
     let ask = |flag: u32| shared.flags.fetch_or(flag, Ordering::AcqRel);
     while !shared.done.load(Ordering::Acquire) {
         if let Some(received) = sys::wait_signal(&set, TICK) {
+            if shared.over.load(Ordering::Acquire) && WRITING.load(Ordering::Acquire) && ends_us(received.signal) {
+                sys::end_by(received.signal);
+            }
             let meaning = meaning(received, manners);
             if meaning & FORWARD != 0 {
                 let sys::Received { signal, sender, value } = received;
@@ -267,6 +277,23 @@ fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisT
             waiter.send(WAKE);
         }
     }
+}
+
+/// Whether a report is being written.
+static WRITING: AtomicBool = AtomicBool::new(false);
+
+/// Writes a report, for which there may be no reader.
+pub fn while_writing<T>(write: impl FnOnce() -> T) -> T {
+    WRITING.store(true, Ordering::Release);
+    let result = write();
+    WRITING.store(false, Ordering::Release);
+    result
+}
+
+/// Whether a collected signal has no meaning of its own for us.
+fn ends_us(signal: i32) -> bool {
+    use Signal::{SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1};
+    !matches!(Signal::try_from(signal), Ok(SIGTSTP | SIGTTIN | SIGTTOU | SIGUSR1))
 }
 
 /// What it asks for: flags.

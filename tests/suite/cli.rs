@@ -1,7 +1,6 @@
 //! The command line as its users meet it: exit statuses, where reports go, and errors of one line.
 
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -181,18 +180,68 @@ fn devices_and_pipes_are_written_in_place() {
     let fifo = folder.path().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a fifo can be made");
     let path = fifo.clone();
-    let reader = std::thread::spawn(move || {
-        // vmtrace opens it once at the beginning, to see whether it can, and once for the report.
-        let mut text = String::new();
-        while text.is_empty() {
-            File::open(&path).and_then(|mut fifo| fifo.read_to_string(&mut text)).expect("it can be read");
-        }
-        text
-    });
+    let reader = std::thread::spawn(move || fs::read_to_string(path).expect("it can be read"));
     let ended = run(vmtrace(["--format=json", "-o"]).arg(&fifo).args(["--", "true"])).expect_code(0);
     assert_eq!(ended.errors(), "");
     assert_eq!(reports(&reader.join().expect("it was read")).len(), 1);
     assert!(fs::metadata(&fifo).expect("it is there").file_type().is_fifo());
+}
+
+/// A report that nobody reads keeps vmtrace waiting, but not from being ended.
+#[test]
+fn a_report_without_a_reader_can_be_given_up() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let fifo = folder.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a fifo can be made");
+    let _reader = File::options().read(true).write(true).open(&fifo).expect("it can be opened");
+    let mut command = vmtrace(["--format=json", "--min-confidence=possible", "-o"]);
+    let vmtrace = Process::start(command.arg(&fifo).args(["--", testprog("leaked_many"), "400"]));
+    wait_for("the program has ended", || proc::children(vmtrace.pid()).is_empty());
+    wait_for("vmtrace is ended", || {
+        vmtrace.send(Signal::SIGTERM);
+        vmtrace.has_ended()
+    });
+    assert_eq!(vmtrace.end().code(), 128 + Signal::SIGTERM as i32);
+}
+
+/// What -o names by a link stays a link, a stream is written to and not replaced, and a file keeps its rights.
+#[test]
+fn output_through_links() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let [file, link] = ["file", "link"].map(|name| folder.path().join(name));
+    fs::write(&file, "before").expect("it can be written");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("it is ours");
+    symlink("file", &link).expect("a link can be made");
+    run(vmtrace(["--format=json", "-o"]).arg(&link).args(["--", "true"])).expect_code(0);
+    assert!(fs::symlink_metadata(&link).expect("it is there").is_symlink());
+    assert_eq!(reports(&fs::read_to_string(&file).expect("it is there")).len(), 1);
+    assert_eq!(fs::metadata(&file).expect("it is there").permissions().mode() & 0o777, 0o640);
+
+    let stream = folder.path().join("stream");
+    symlink("/proc/self/fd/1", &stream).expect("a link can be made");
+    let output = File::create(folder.path().join("output")).expect("it can be made");
+    let mut command = vmtrace(["--format=json", "-o"]);
+    command.arg(&stream).args(["--", "echo", "its own"]).stdout(output);
+    Process::start_redirected(command.stdin(Stdio::null()).stderr(Stdio::piped())).end().expect_code(0);
+    assert!(fs::symlink_metadata(&stream).expect("it is there").is_symlink());
+    let text = fs::read_to_string(folder.path().join("output")).expect("it is there");
+    let report = text.strip_prefix("its own\n").expect("the program's output comes first");
+    assert_eq!(reports(report).len(), 1);
+}
+
+/// Two options do not write to the same file.
+#[test]
+fn one_file_for_two_options() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let file = folder.path().join("file");
+    for options in [["-o", "--record"], ["-o", "--events"], ["--record", "--events"]] {
+        let mut command = vmtrace([options[0]]);
+        let ended = run(command.arg(&file).arg(options[1]).arg(folder.path().join("./file")).args(["--", "true"]));
+        let errors = ended.expect_code(2).errors();
+        assert!(errors.contains("name the same file"), "{errors}");
+        assert!(!file.exists());
+    }
 }
 
 /// A file that cannot be written is told before anything is run.
