@@ -1,11 +1,14 @@
-/* What a program may do to itself, and is to see no difference of: from_within group|count SIGNAL | wait | ignored | init | reap | segment | leave.
+/* What a program may do to itself, and is to see no difference of: from_within
+     group|count|take SIGNAL | wait | ignored | init | reap | segment | outlive | leave.
      count    tells how often a signal has come, and what with it
+     take     the same of one that it waits for, without a handler
      group    sends a signal to its process group, and tells how often it has come
      wait     waits two seconds in calls that fail with EINTR whenever something wakes them
      ignored  waits in such calls while signals come that nobody wants
      init     is the first process of a PID namespace, which nothing inside can stop
      reap     waits for children of which a pidfd says that they have ended
      segment  has a segment of System V mapped, until it is killed
+     outlive  ends with the status of a thread, some time after its first one
      leave    leaves a child behind, in a session of its own, that tells of SIGTERM
    Must be found: nothing. */
 #include "testprog.h"
@@ -58,6 +61,24 @@ static void count_signal(int signal)
     puts("ready");
     fflush(stdout);
     tell_times(signal);
+}
+
+/* Takes it without a handler. */
+static void take_signal(int signal)
+{
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, signal);
+    check(sigprocmask(SIG_BLOCK, &signals, NULL));
+    puts("ready");
+    fflush(stdout);
+    int taken = 0;
+    struct timespec patience = {.tv_sec = 60};
+    while (sigtimedwait(&signals, NULL, &patience) == signal) {
+        taken++;
+        patience = (struct timespec){.tv_nsec = 300000000};
+    }
+    printf("signal %d: %d times\n", signal, taken);
 }
 
 /* What a call has come to. */
@@ -151,6 +172,12 @@ static void be_first_of_a_namespace(void)
         check(kill(first, SIGKILL));
 }
 
+static void *end_with(void *status)
+{
+    sleep_ms(20);
+    exit(*(int *)status);
+}
+
 /* Whoever a pidfd says has ended can be waited for at once: an event loop relies on it. */
 static void reap_by_pidfd(void)
 {
@@ -160,8 +187,12 @@ static void reap_by_pidfd(void)
         siginfo_t info = {0};
         pid_t child = (pid_t)check(fork());
         if (child == 0) {
-            if (i % 2)
+            if (i % 3 == 1)
                 start_pthread(sleep_for_ever, NULL);
+            if (i % 3 == 2) {
+                start_pthread(end_with, &i);
+                pthread_exit(NULL);
+            }
             exit(i);
         }
         struct pollfd pidfd = {.fd = (int)check(syscall(SYS_pidfd_open, child, 0)), .events = POLLIN};
@@ -186,6 +217,23 @@ static void keep_segment(void)
     pause();
 }
 
+static void *end_later(void *status)
+{
+    sleep_ms(400);
+    return end_with(status);
+}
+
+/* The process outlives its first thread, and ends with the status of another one. */
+static void end_by_another(void)
+{
+    static int status = 7;
+    puts("ready");
+    fflush(stdout);
+    sleep_ms(100);
+    start_pthread(end_later, &status);
+    pthread_exit(NULL);
+}
+
 static void leave_a_child(void)
 {
     pid_t child = (pid_t)check(fork());
@@ -206,6 +254,8 @@ int main(int argc, char **argv)
         send_to_group(atoi(argv[2]));
     else if (argc == 3 && strcmp(what, "count") == 0)
         count_signal(atoi(argv[2]));
+    else if (argc == 3 && strcmp(what, "take") == 0)
+        take_signal(atoi(argv[2]));
     else if (strcmp(what, "wait") == 0)
         wait_in_calls();
     else if (strcmp(what, "ignored") == 0)
@@ -216,6 +266,8 @@ int main(int argc, char **argv)
         reap_by_pidfd();
     else if (strcmp(what, "segment") == 0)
         keep_segment();
+    else if (strcmp(what, "outlive") == 0)
+        end_by_another();
     else if (strcmp(what, "leave") == 0)
         leave_a_child();
     else

@@ -5,8 +5,8 @@
 //! begins would be lost otherwise. The event path pays one atomic load.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,12 @@ const TICK: Duration = Duration::from_millis(20);
 /// A signal may have been sent to all of the process group, and then the program gets it itself meanwhile, which its source may
 /// see.
 const FORWARD_AFTER: Duration = Duration::from_millis(20);
+
+/// When it is watched what a launched program is sent, unless it was from the first moment on.
+const WATCH_AFTER: Duration = Duration::from_millis(200);
+
+/// So many signals are taken before something is done.
+const MOST_AT_ONCE: usize = 256;
 
 /// Ends a blocked wait. SIGURG is ignored by default, so that a stray one harms nobody.
 const WAKE: Signal = Signal::SIGURG;
@@ -57,6 +63,8 @@ pub struct Sent {
     pub sender: Option<Pid>,
     /// What came with it, where it was queued.
     pub value: Option<usize>,
+    /// Whether it is known that the program has not been sent it itself.
+    pub is_ours_alone: bool,
 }
 
 /// What has been asked since it was last looked at.
@@ -89,7 +97,9 @@ struct Shared {
     signals: Mutex<Vec<Sent>>,
     /// Whether the source holds tasks, and wants to be woken for it at every tick.
     holding: AtomicBool,
-    /// What the launched program is sent, where somebody watches that.
+    /// The launched program, where it is to be watched what that is sent; 0 where not.
+    main: AtomicI32,
+    /// Who watches it from the first moment on.
     watched: Mutex<Option<SentSignals>>,
     /// Whether timers run.
     armed: AtomicBool,
@@ -100,12 +110,16 @@ struct Shared {
 
 impl Shared {
     fn take_signals(&self) -> Vec<Sent> {
-        std::mem::take(&mut *self.signals.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *locked(&self.signals))
     }
 
     fn add_signal(&self, sent: Sent) {
-        self.signals.lock().unwrap_or_else(PoisonError::into_inner).push(sent);
+        locked(&self.signals).push(sent);
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The thread that collects requests, and the place where they are read.
@@ -128,9 +142,9 @@ pub fn block_signals() -> Result<SigSet, Errno> {
 /// Those that we act on, and all others that would end us, and with us what is followed: a program may send any to its process
 /// group, where we are too.
 fn collected() -> SigSet {
-    use Signal::{SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1};
+    use Signal::{SIGCONT, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1};
     const LAST: i32 = 64;
-    let ours = [SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1].map(|signal| signal as i32);
+    let ours = [SIGCONT, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1].map(|signal| signal as i32);
     // Whoever wants to outlive the session, or something else, says so: nohup(1).
     let deadly = (1..=LAST).filter(|signal| !is_left_alone(*signal) && !sys::is_ignored(*signal));
     sys::signal_set(ours.into_iter().chain(deadly))
@@ -199,9 +213,11 @@ impl Control {
         self.shared.over.store(true, Ordering::Release);
     }
 
-    /// Passes on from now on only what the launched program has not been sent itself.
-    pub fn watch_sent(&self, sent: SentSignals) {
-        *self.shared.watched.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);
+    /// Passes on only what this process has not been sent itself, as far as that can be seen: by `sent`, or by somebody else who
+    /// comes a little later, for to come and to go costs more than many programs last.
+    pub fn watch_signals(&self, main: Pid, sent: Option<SentSignals>) {
+        *locked(&self.shared.watched) = sent;
+        self.shared.main.store(main.0, Ordering::Release);
     }
 
     /// Asks to be woken soon, and again, as long as tasks are held.
@@ -220,6 +236,35 @@ impl Drop for Control {
     }
 }
 
+/// What the launched program is sent.
+#[derive(Default)]
+struct WatchOfSignals {
+    sent: Option<SentSignals>,
+    is_late: bool,
+    began: Option<Instant>,
+}
+
+impl WatchOfSignals {
+    /// Begins when it is time to, and reads.
+    fn look(&mut self, shared: &Shared) {
+        if let Some(sent) = locked(&shared.watched).take() {
+            self.sent = Some(sent);
+        }
+        let main = Pid(shared.main.load(Ordering::Acquire));
+        if main.0 != 0 && !self.is_late {
+            let began = *self.began.get_or_insert_with(Instant::now);
+            self.is_late = began.elapsed() >= WATCH_AFTER;
+            if self.is_late && self.sent.is_none() {
+                // Where perf events are not permitted, the source alone can tell.
+                self.sent = SentSignals::to(main).ok();
+            }
+        }
+        if let Some(sent) = &mut self.sent {
+            sent.read();
+        }
+    }
+}
+
 fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisThread) {
     let set = collected();
     let mut start = None;
@@ -227,31 +272,37 @@ fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisT
     let mut next_status = timers.status_every;
     let mut stop_after = timers.stop_after;
     let mut forwarded: VecDeque<(Instant, Sent)> = VecDeque::new();
+    let mut watch = WatchOfSignals::default();
     let ask = |flag: u32| shared.flags.fetch_or(flag, Ordering::AcqRel);
     while !shared.done.load(Ordering::Acquire) {
-        if let Some(received) = sys::wait_signal(&set, TICK) {
+        let mut patience = TICK;
+        for _ in 0..MOST_AT_ONCE {
+            let Some(received) = sys::wait_signal(&set, patience) else { break };
+            patience = Duration::ZERO;
             if shared.over.load(Ordering::Acquire) && WRITING.load(Ordering::Acquire) && ends_us(received.signal) {
                 sys::end_by(received.signal);
+            }
+            if received.signal == Signal::SIGCONT as i32 {
+                // As the kernel does with those that have not been taken.
+                forwarded.retain(|(_, sent)| !stops_job(sent.signal));
+                locked(&shared.signals).retain(|sent| !stops_job(sent.signal));
             }
             let meaning = meaning(received, manners);
             if meaning & FORWARD != 0 {
                 let sys::Received { signal, sender, value } = received;
-                forwarded.push_back((Instant::now(), Sent { signal, sender, value }));
+                forwarded.push_back((Instant::now(), Sent { signal, sender, value, is_ours_alone: false }));
             }
             ask(meaning & !FORWARD);
         }
-        let mut watched = shared.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(watched) = &mut *watched {
-            watched.read();
-        }
-        while let Some((_, sent)) = forwarded.pop_front_if(|(since, _)| since.elapsed() >= FORWARD_AFTER) {
-            if watched.as_mut().is_some_and(|watched| watched.take(sent)) {
-                continue;
+        watch.look(shared);
+        while let Some((_, mut sent)) = forwarded.pop_front_if(|(since, _)| since.elapsed() >= FORWARD_AFTER) {
+            let is_for_both = watch.sent.as_mut().and_then(|watched| watched.is_for_both(sent));
+            if is_for_both != Some(true) {
+                sent.is_ours_alone = is_for_both == Some(false);
+                shared.add_signal(sent);
+                ask(FORWARD);
             }
-            shared.add_signal(sent);
-            ask(FORWARD);
         }
-        drop(watched);
         if start.is_none() && shared.armed.load(Ordering::Acquire) {
             start = Some(Instant::now());
         }
@@ -292,19 +343,23 @@ pub fn while_writing<T>(write: impl FnOnce() -> T) -> T {
 
 /// Whether a collected signal has no meaning of its own for us.
 fn ends_us(signal: i32) -> bool {
-    use Signal::{SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1};
-    !matches!(Signal::try_from(signal), Ok(SIGTSTP | SIGTTIN | SIGTTOU | SIGUSR1))
+    !stops_job(signal) && !matches!(Signal::try_from(signal), Ok(Signal::SIGCONT | Signal::SIGUSR1))
+}
+
+/// Whether a signal is for job control to stop the job, by a terminal's leave.
+fn stops_job(signal: i32) -> bool {
+    matches!(Signal::try_from(signal), Ok(Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU))
 }
 
 /// What it asks for: flags.
 fn meaning(received: sys::Received, manners: Manners) -> u32 {
-    use Signal::{SIGHUP, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1};
+    use Signal::{SIGCONT, SIGHUP, SIGUSR1};
     let signal = Signal::try_from(received.signal);
-    let stops_job = matches!(signal, Ok(SIGTSTP | SIGTTIN | SIGTTOU));
+    let stops_job = stops_job(received.signal);
     match manners {
         _ if signal == Ok(SIGUSR1) => REPORT,
         // Whoever is attached to would wait for us.
-        Manners::Attached if stops_job => 0,
+        Manners::Attached if stops_job || signal == Ok(SIGCONT) => 0,
         Manners::Attached => STOP,
         Manners::Launched => {
             // What the terminal sends the program has got as well. Only of its going away it tells the session's leader alone

@@ -4,14 +4,21 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{self, Signal};
 
-use super::control::{Control, Requests};
+use super::control::{Control, Requests, Sent};
 use crate::procfs::task;
-use crate::sys::{self, lookout::Lookout};
+use crate::sys;
+use crate::sys::lookout::{self, Lookout};
 use crate::units::Pid;
 
 /// Passes on the signals that were sent to us and are the program's, to processes that live or have not been waited for.
 pub fn pass_on(requests: &Requests, to: &[Pid]) {
+    // Who is not known to have been left out has gone on by itself.
+    let is_needed =
+        |sent: &Sent, pid: Pid| sent.signal != Signal::SIGCONT as i32 || sent.is_ours_alone || lookout::stands(pid);
     for (sent, pid) in requests.signals.iter().flat_map(|sent| to.iter().map(move |pid| (sent, *pid))) {
+        if !is_needed(sent, pid) {
+            continue;
+        }
         // It may have ended this moment; then there is nobody to pass the signal on to.
         let _ = match sent.value {
             Some(value) => sys::queue_signal(pid, sent.signal, value),

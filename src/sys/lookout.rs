@@ -66,6 +66,11 @@ fn look_out(status: &CStr, parent: nix::unistd::Pid) -> ! {
     unsafe { libc::_exit(0) }
 }
 
+/// Whether a process is stopped, and nothing that would continue it is on its way.
+pub fn stands(pid: Pid) -> bool {
+    std::fs::read(format!("/proc/{pid}/status")).is_ok_and(|status| !is_continued(&status))
+}
+
 /// Whether a process that was stopped is so no more, or would not be but for its tracer, by its /proc/PID/status.
 fn is_continued(status: &[u8]) -> bool {
     const CONTINUED: u64 = 1 << (libc::SIGCONT - 1);

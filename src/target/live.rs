@@ -50,7 +50,7 @@ impl<S: Source> Live<S> {
         // When the program has ended, its number may be somebody else's, and the signals are for those that it has left.
         let mut is_over = requests.stop;
         let lives = self.source.main_exit().is_none();
-        requests.signals.retain(|sent| !(lives && self.source.has_delivered(*sent)));
+        requests.signals.retain(|sent| sent.is_ours_alone || !(lives && self.source.has_delivered(*sent)));
         if !requests.signals.is_empty() {
             let to = if lives { vec![self.source.main_pid()] } else { self.source.others() };
             is_over |= to.is_empty();

@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::common::process::{Ended, Process, command, run};
 use crate::common::terminal::Terminal;
@@ -151,24 +153,89 @@ fn signals_to_the_own_group_arrive_once() {
 #[test]
 fn signals_of_others_arrive_once() {
     let (during, after) = ("--every=1h", "--for=1ms");
-    let signals = ["2", "12", "15", "40"];
-    let by_ptrace =
-        signals.into_iter().flat_map(|signal| [during, after].map(|until| ("--engine=ptrace", until, signal)));
-    let by_perf = [("--engine=perf", during, "2"), ("--engine=perf", after, "40")];
-    for ((engine, until, signal), to_group) in by_ptrace.chain(by_perf).flat_map(|case| [(case, false), (case, true)]) {
-        let case = format!("{engine} {until}, signal {signal}, to the group: {to_group}");
+    let handled = ["2", "12", "15", "40"];
+    let by_ptrace = handled.into_iter().flat_map(|signal| [(during, "count", signal), (after, "count", signal)]);
+    let taken = [(during, "take", "15"), (during, "take", "40")];
+    let by_ptrace = by_ptrace.chain(taken).map(|case| ("--engine=ptrace", case));
+    let by_perf = [(during, "count", "2"), (after, "take", "40")].map(|case| ("--engine=perf", case));
+    let cases = by_ptrace.chain(by_perf).flat_map(|case| [(case, false), (case, true)]);
+    for ((engine, (until, how, signal)), to_group) in cases {
+        let case = format!("{engine} {until}, {how} signal {signal}, to the group: {to_group}");
         let folder = tempfile::tempdir().expect("a folder can be made");
         let report = folder.path().join("report");
         let mut followed = vmtrace([engine, until, "-o"]);
-        let followed = Process::start(followed.arg(&report).args(["--", testprog("from_within"), "count", signal]));
+        let followed = Process::start(followed.arg(&report).args(["--", testprog("from_within"), how, signal]));
         followed.await_output("ready");
         if until == after {
             wait_for("the report is there", || report.exists());
+        } else if how == "take" {
+            await_watch(followed.pid());
         }
         let to = if to_group { -followed.pid() } else { followed.pid() };
         run(&mut command("bash", ["-c", &format!("kill -{signal} -- {to}")])).expect_code(0);
         let told = followed.end().expect_code(0).output();
         assert!(told.ends_with(&format!("signal {signal}: 1 times\n")), "{case}: {told}");
+    }
+}
+
+/// Waits until vmtrace sees what is sent.
+#[track_caller]
+fn await_watch(vmtrace: i32) {
+    let is_event = |link: PathBuf| link.to_string_lossy().contains("perf_event");
+    wait_for("the sending of signals is watched", || {
+        let mut open = std::fs::read_dir(format!("/proc/{vmtrace}/fd")).expect("it lives").flatten();
+        open.any(|file| std::fs::read_link(file.path()).is_ok_and(is_event))
+    });
+}
+
+/// What is sent to the program, and then to vmtrace alone by the same process, are two.
+#[test]
+fn signals_that_are_sent_one_by_one_are_not_one() {
+    let mut followed = vmtrace(["-o", "/dev/null", "--", testprog("from_within"), "take", "40"]);
+    let followed = Process::start(&mut followed);
+    followed.await_output("ready");
+    await_watch(followed.pid());
+    let target = *proc::children(followed.pid()).last().expect("the program runs");
+    let script = format!("kill -40 {target}; sleep 0.05; kill -40 {}", followed.pid());
+    run(&mut command("bash", ["-c", &script])).expect_code(0);
+    let told = followed.end().expect_code(0).output();
+    assert!(told.ends_with("signal 40: 2 times\n"), "{told}");
+}
+
+/// A job that a process stops, and continues after longer than a moment, runs on.
+#[test]
+fn a_job_that_is_stopped_for_long() {
+    for options in [&["--engine=ptrace"][..], &["--engine=perf"], &["--for=1ms"]] {
+        for signal in ["TSTP", "STOP"] {
+            let mut followed = vmtrace(options);
+            followed.args(["-o", "/dev/null", "--", testprog("from_within"), "count", "10"]);
+            let followed = Process::start(&mut followed);
+            followed.await_output("ready");
+            let target = *proc::children(followed.pid()).last().expect("the program runs");
+            let send_to_group = |signal: &str| {
+                run(&mut command("bash", ["-c", &format!("kill -{signal} -- -{}", followed.pid())])).expect_code(0);
+            };
+            send_to_group(signal);
+            wait_for("all are stopped", || stands(target) && proc::state(followed.pid()) == Some('T'));
+            // Longer than anything of a signal's sending is remembered.
+            std::thread::sleep(Duration::from_millis(1200));
+            send_to_group("CONT");
+            wait_for("it goes on", || !stands(target));
+            send(target, Signal::SIGUSR1);
+            followed.end().expect_code(0);
+        }
+    }
+}
+
+/// The status of a program that ends at the moment at which it is left, or with that of another thread than its first.
+#[test]
+fn status_of_a_program_that_outlives_its_first_thread() {
+    for options in
+        [&["--engine=ptrace"][..], &["--engine=perf"], &["--for=300ms"], &["--for=300ms", "--follow=threads"]]
+    {
+        let mut followed = vmtrace(options);
+        followed.args(["-o", "/dev/null", "--", testprog("from_within"), "outlive"]);
+        run(&mut followed).expect_code(7);
     }
 }
 
@@ -193,7 +260,6 @@ fn a_stop_that_is_sent_to_vmtrace_alone() {
         followed.send(Signal::SIGTSTP);
         wait_for("both are stopped", || stands(target) && proc::state(followed.pid()) == Some('T'));
         followed.send(Signal::SIGCONT);
-        send(target, Signal::SIGCONT);
         wait_for("it goes on", || !stands(target));
         send(target, Signal::SIGUSR1);
         followed.end().expect_code(0);

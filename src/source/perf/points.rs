@@ -65,9 +65,10 @@ pub fn execve() -> Wanted {
     }
 }
 
-/// The signals that processes send to a process as a whole, by kill(2) or sigqueue(3): one to its process group is told once for
-/// each of its members.
-pub fn sent_to(pid: Pid) -> Wanted {
+/// The signals that processes send to one of these processes as a whole, by kill(2) or sigqueue(3): one to a process group is told
+/// once for each of its members.
+pub fn sent_to(processes: [Pid; 2]) -> Wanted {
+    let [one, other] = processes;
     Wanted {
         tracepoint: "signal/signal_generate".to_owned(),
         point: Point::Sent,
@@ -75,7 +76,7 @@ pub fn sent_to(pid: Pid) -> Wanted {
         stack_bytes: 0,
         raw: true,
         // SI_USER, SI_QUEUE.
-        filter: Some(format!("pid == {pid} && group == 1 && (code == 0 || code == -1)")),
+        filter: Some(format!("(pid == {one} || pid == {other}) && group == 1 && (code == 0 || code == -1)")),
         wakes: false,
     }
 }

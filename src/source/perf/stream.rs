@@ -338,7 +338,7 @@ impl Stream {
             }
             What::Fork { child, child_pid } => self.born(at, tid, child, child_pid),
             What::Exited => self.exited(at, tid),
-            What::Executed { .. } | What::Sent(_) | What::Lost(_) => {}
+            What::Executed { .. } | What::Sent { .. } | What::Lost(_) => {}
         }
     }
 

@@ -14,7 +14,7 @@ use super::refusal::{AttachError, explain, followable};
 use super::stop::Stop;
 use super::without_us::Woken;
 use super::{After, Phase, Ptrace, decode, gone, without_us};
-use crate::event::{Attached, AttachedTask, EventKind};
+use crate::event::{Attached, AttachedTask, EventKind, Exit};
 use crate::procfs::{self, task};
 use crate::source::Follow;
 use crate::sys::{self, Restart, Status, Wait};
@@ -326,9 +326,12 @@ impl Ptrace {
         let mut left: HashSet<Tid> = self.tracees.keys().chain(self.unborn.keys()).copied().collect();
         for (tid, status) in std::mem::take(&mut self.ready) {
             left.remove(&tid);
-            if let Status::Stopped(status) = status {
-                self.give_back(tid);
-                left.extend(leave(tid, status));
+            match status {
+                Status::Stopped(status) => {
+                    self.give_back(tid);
+                    left.extend(leave(tid, status));
+                }
+                Status::Exited(_) | Status::Killed(_) => self.see_end_of_main(tid, status),
             }
         }
         for after in std::mem::take(&mut self.after) {
@@ -358,7 +361,8 @@ impl Ptrace {
                     left.extend(leave(tid, status));
                     left.remove(&tid);
                 }
-                Ok(Some((tid, Status::Exited(_) | Status::Killed(_)))) => {
+                Ok(Some((tid, status))) => {
+                    self.see_end_of_main(tid, status);
                     super::take(tid);
                     left.remove(&tid);
                 }
@@ -370,6 +374,19 @@ impl Ptrace {
         self.unborn.clear();
         self.gates.clear();
         self.stragglers = left;
+    }
+}
+
+impl Ptrace {
+    /// Keeps the status of the process that was launched or named, which wait tells once.
+    fn see_end_of_main(&mut self, tid: Tid, status: Status) {
+        if tid == self.main.pid.into() {
+            self.main.exit = match status {
+                Status::Exited(code) => Some(Exit::Code(code)),
+                Status::Killed(signal) => Some(Exit::Signal(signal)),
+                Status::Stopped(_) => self.main.exit,
+            };
+        }
     }
 }
 

@@ -96,6 +96,8 @@ struct Main {
     pid: Pid,
     /// It was launched: its status will be ours.
     is_child: bool,
+    /// And nobody knows yet.
+    is_new_child: bool,
     exit: Option<Exit>,
     /// Job control has stopped it.
     group_stopped: bool,
@@ -110,7 +112,16 @@ struct Main {
 impl Main {
     fn of(pid: Pid, is_child: bool) -> Main {
         let delivered = Delivered::default();
-        Main { pid, is_child, exit: None, group_stopped: false, stop_is_news: false, delivered, sent: None }
+        Main {
+            pid,
+            is_child,
+            is_new_child: is_child,
+            exit: None,
+            group_stopped: false,
+            stop_is_news: false,
+            delivered,
+            sent: None,
+        }
     }
 }
 
@@ -268,6 +279,9 @@ impl Ptrace {
                 // The leader, whose number it has now, was left when it ended.
                 return self.executed(tid);
             }
+            if stop == Stop::Exit {
+                return self.ends_unborn(tid);
+            }
             // Its parent's event is still to come, and tells whose child it is.
             self.unborn.insert(tid, Instant::now());
             return;
@@ -398,8 +412,8 @@ impl Source for Ptrace {
     }
 
     fn next(&mut self, control: &Control) -> Result<Next, Errno> {
-        if let Some(sent) = self.main.sent.take() {
-            control.watch_sent(sent);
+        if std::mem::take(&mut self.main.is_new_child) {
+            control.watch_signals(self.main.pid, self.main.sent.take());
         }
         loop {
             if let Some(event) = self.events.pop_front() {

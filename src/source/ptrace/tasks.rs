@@ -144,6 +144,17 @@ impl Ptrace {
         }
     }
 
+    /// A new task was killed before its first stop, as a rule with the one that made it, whose event may never come.
+    pub(super) fn ends_unborn(&mut self, tid: Tid) {
+        self.unborn.remove(&tid);
+        self.adopt(tid, None);
+        if self.tracees.contains_key(&tid) {
+            self.exiting(tid);
+        } else {
+            self.restart(tid, 0);
+        }
+    }
+
     /// It ends, which is told now.
     pub(super) fn exits(&mut self, tid: Tid) {
         // A SIGKILL has let it go on: wait will tell.
@@ -163,7 +174,7 @@ impl Ptrace {
         self.say_ended(tid, exit);
         let is_main = tid == self.main.pid.into();
         // The status of our own child is ours to take, and would not be kept for us where SIGCHLD is ignored.
-        if is_main && self.main.is_child || self.is_outlived(tid) {
+        if is_main && (self.main.is_child || self.is_outlived(tid)) {
             return self.after.push_back(After::Resume(tid));
         }
         if is_main {
@@ -197,6 +208,14 @@ impl Ptrace {
     /// A task is gone, and its status has to be taken.
     pub(super) fn reaped(&mut self, tid: Tid, exit: Exit) {
         self.unborn.remove(&tid);
+        let pid = self.tracees.get(&tid).filter(|tracee| !tracee.ended).map(|tracee| tracee.pid);
+        if let (Follow::Threads, Some(pid)) = (self.follow, pid) {
+            // Killed at another stop, and let go from its last one unseen: nobody is killed alone. As long as its status stands,
+            // a sibling's execve waits for it, and has the memory of both.
+            let mut siblings = self.tracees.iter().filter(|(other, tracee)| tracee.pid == pid && **other != tid);
+            let sibling = siblings.find(|(_, tracee)| !tracee.ended).map(|(sibling, _)| *sibling);
+            self.tell(sibling.unwrap_or(tid), EventKind::GroupEnding { by_call: false });
+        }
         self.say_ended(tid, exit);
         if tid == self.main.pid.into() {
             self.main.exit = Some(exit);
