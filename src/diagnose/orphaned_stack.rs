@@ -9,8 +9,10 @@
 //! | musl's, and still there | `unjoined`, definite: musl unmaps at the join, or at a detached thread's end |
 //! | glibc's, and a fresh one was mapped for which this one would have served | `unjoined`, probable; definite once such are more than the cache can hold |
 //! | glibc's, otherwise | unproven |
-//! | the program's, had several owners, or its site reuses stacks | a pool |
-//! | the program's, and its site has mapped a fresh one since | `unmanaged`, definite |
+//! | the program's, had several owners | a pool |
+//! | the program's, and its site has mapped a fresh one since, and never lets go of any, or has of a later one | `unmanaged`, definite |
+//! | the program's, and its site reuses stacks | a pool |
+//! | the program's, and its site unmaps stacks, so far those of earlier threads | `unmanaged`, possible |
 //! | the program's, two or more of the site | `unmanaged`, probable |
 //! | the program's, a single one | `unmanaged`, possible |
 //!
@@ -349,6 +351,8 @@ fn verdict(idle: &Idle, site: Site, tally: Tally, beyond_cache: bool) -> Verdict
     use Confidence::{Definite, Possible, Probable};
     let stack = idle.stack;
     let passed_over = stack.passed_over.is_some();
+    // It looks like glibc's, but would be on a list.
+    let is_denied = stack.maker == Maker::Glibc && idle.word == Word::Denied && !stack.last.released;
     let maker = if idle.word == Word::On(List::User) { Maker::Program } else { stack.maker };
     match maker {
         _ if idle.word == Word::Live => Verdict::InUse,
@@ -356,7 +360,12 @@ fn verdict(idle: &Idle, site: Site, tally: Tally, beyond_cache: bool) -> Verdict
         _ if stack.cut => Verdict::Leak(Reason::PartlyUnmapped, Definite),
         _ if idle.word == Word::On(List::Used) => Verdict::Leak(Reason::Unjoined, Definite),
         _ if idle.word == Word::On(List::Cached) => Verdict::Cached,
+        // musl uses none of its own twice.
+        Maker::Musl if stack.owners > 1 => Verdict::Pool,
         Maker::Musl => Verdict::Leak(Reason::Unjoined, Definite),
+        Maker::Glibc if is_denied && stack.owners > 1 => Verdict::Pool,
+        Maker::Glibc if is_denied && passed_over => Verdict::Leak(Reason::Unmanaged, Probable),
+        Maker::Glibc if is_denied => Verdict::Leak(Reason::Unmanaged, Possible),
         // Whatever has not been joined would be on a list.
         Maker::Glibc if idle.word == Word::Moving => Verdict::Unproven,
         Maker::Glibc if passed_over && beyond_cache && idle.word != Word::Denied => {
@@ -365,8 +374,9 @@ fn verdict(idle: &Idle, site: Site, tally: Tally, beyond_cache: bool) -> Verdict
         Maker::Glibc if passed_over => Verdict::Leak(Reason::Unjoined, Probable),
         Maker::Glibc | Maker::Unsettled => Verdict::Unproven,
         Maker::Program if stack.owners > 1 => Verdict::Pool,
-        Maker::Program if passed_over => Verdict::Leak(Reason::Unmanaged, Definite),
+        Maker::Program if passed_over && !site.may_let_go(idle.ended) => Verdict::Leak(Reason::Unmanaged, Definite),
         Maker::Program if site.reused > 0 => Verdict::Pool,
+        Maker::Program if passed_over => Verdict::Leak(Reason::Unmanaged, Possible),
         Maker::Program if tally.undecided > 1 => Verdict::Leak(Reason::Unmanaged, Probable),
         Maker::Program => Verdict::Leak(Reason::Unmanaged, Possible),
     }

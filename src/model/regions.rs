@@ -103,7 +103,9 @@ impl AddressSpace {
         let Some(stack) = mapping.stack.take() else { return };
         self.waiting.remove(id, stack.maker, stack.region_bytes);
         if !inherited {
-            self.sites.entry(stack.site()).unmapped_after_end += 1;
+            let site = self.sites.entry(stack.site());
+            site.unmapped_after_end += 1;
+            site.let_go(stack.last.ended);
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::units::{CallStackId, NumberSet};
+use super::mapping::Ended;
+use crate::units::{CallStackId, NumberSet, Time};
 
 /// Identifies the place in the program that created a thread.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -24,12 +25,24 @@ pub struct Site {
     pub passed_on: u64,
     /// Stacks unmapped, whole, after their owner's end.
     pub unmapped_after_end: u64,
+    /// When the latest owner had ended of those whose stacks were used again, or unmapped.
+    pub let_go_up_to: Option<Time>,
 }
 
 impl Site {
     /// Whether a stack of an ended thread of this site was ever used again, or unmapped.
     pub fn lets_go(&self) -> bool {
         self.passed_on > 0 || self.unmapped_after_end > 0
+    }
+
+    /// A stack was used again, or unmapped, after its owner's end at this time.
+    pub fn let_go(&mut self, ended: Option<Ended>) {
+        self.let_go_up_to = self.let_go_up_to.max(ended.map(|ended| ended.at));
+    }
+
+    /// Whether a stack may still have its turn: the site lets go of stacks, and so far of none whose owner has ended later.
+    pub fn may_let_go(&self, ended: Ended) -> bool {
+        self.lets_go() && self.let_go_up_to.is_none_or(|latest| latest < ended.at)
     }
 }
 

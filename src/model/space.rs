@@ -567,7 +567,9 @@ impl AddressSpace {
             // The parent's threads came from the parent's sites.
             Some(_) if mapping.inherited => {}
             Some((stack, _)) => {
-                self.sites.entry(stack.site()).unmapped_after_end += 1;
+                let site = self.sites.entry(stack.site());
+                site.unmapped_after_end += 1;
+                site.let_go(stack.last.ended);
                 self.waiting.remove(id, stack.maker, stack.region_bytes);
             }
             None if mapping.stack.is_none() && mapping.made.is_some() => self.freed_sizes.add(mapping.made_bytes),

@@ -58,7 +58,7 @@ impl AddressSpace {
             (stack.region_bytes, stack.cut) = (region_bytes, false);
         }
         let reused = u64::from(was_idle && !inherited);
-        let former = stack.site();
+        let (former, ended) = (stack.site(), stack.last.ended);
         stack.owners += u32::from(!inherited);
         stack.live += 1;
         stack.last = owner;
@@ -67,7 +67,11 @@ impl AddressSpace {
         let site = self.sites.entry(key);
         site.created += 1;
         site.reused += reused;
-        self.sites.entry(former).passed_on += reused;
+        let former = self.sites.entry(former);
+        former.passed_on += reused;
+        if reused > 0 {
+            former.let_go(ended);
+        }
     }
 
     /// The mapping's life as a stack begins; none where it is no stack of its own but part of something larger.
@@ -75,7 +79,8 @@ impl AddressSpace {
         let born = owner.born?;
         let args = born.args;
         let mapping = &self.mappings[id];
-        if mapping.kind != Kind::Anonymous && mapping.kind != Kind::File || mapping.is_malloc_arena() {
+        let may_be = matches!(mapping.kind, Kind::Anonymous | Kind::File | Kind::Shm { .. });
+        if !may_be || mapping.is_malloc_arena() {
             return None;
         }
         let pieces = self.pieces_near(id, top);
@@ -132,8 +137,8 @@ impl AddressSpace {
                 guarded.tid == born.creator && matches!(guarded.call, Call::Mprotect { prot, .. } if prot & 3 == 3)
             });
         if born.args.flags & clone::DETACHED != 0 {
-            let unguarded = mapping.guarded.is_none() && prot.contains(Prot::WRITE);
-            return if opened || unguarded { Maker::Musl } else { Maker::Program };
+            // musl's own without a guard look like the program's, which are the more frequent.
+            return if opened { Maker::Musl } else { Maker::Program };
         }
         match (flags & map::STACK != 0, opened) {
             (false, _) => Maker::Program,
@@ -308,7 +313,7 @@ impl AddressSpace {
         if stack.owners != 1 {
             return;
         }
-        let (maker, wanted) = (stack.maker, stack.region_bytes);
+        let (maker, wanted, site) = (stack.maker, stack.region_bytes, stack.site());
         let largest = if maker == Maker::Glibc { wanted.saturating_mul(CACHE_FIT) } else { wanted };
         let mappings = &mut self.mappings;
         self.waiting.pass_over(maker, wanted, largest, |id| {
@@ -316,6 +321,8 @@ impl AddressSpace {
                 return true;
             };
             let early = passed.last.ended.is_some_and(|ended| ended.at.0 + CACHE_LOOK <= made.at.0);
+            // The library's cache serves all of the program; what one place of the program keeps, another does not know.
+            let early = early && (maker == Maker::Glibc || passed.site() == site);
             if early {
                 passed.passed_over = Some(made.at);
             }

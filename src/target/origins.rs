@@ -167,11 +167,13 @@ impl Origins {
         }
         let (CloneCall::Clone, Some(top)) = (args.call, args.stack_top()) else { return None };
         let caller = Caller { task, space, word: 8, reader: &reader };
-        let Some(function) = self.stacks.locate(caller.task, key(space), Addr(registers.r9)) else {
-            return self.stacks.started_on(task, key(space), top);
-        };
         if args.flags & clone::SETTLS == 0 {
-            return Some(function);
+            // With glibc the register may hold anything: `_dl_fini`, since the first instruction.
+            let by_stack = self.stacks.started_on(task, key(space), top);
+            return by_stack.or_else(|| self.stacks.locate(task, key(space), Addr(registers.r9)));
+        }
+        if self.stacks.locate(task, key(space), Addr(registers.r9)).is_none() {
+            return self.stacks.started_on(task, key(space), top);
         }
         [8, 16].into_iter().find_map(|above| self.code_at(caller, top.checked_add(above)?))
     }

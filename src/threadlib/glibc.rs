@@ -347,7 +347,9 @@ impl Located {
 /// end of the block that they name.
 fn stack_block(words: [u64; 3], descriptor: Addr) -> Option<StackBlock> {
     let [start, bytes, guard_bytes] = words;
-    let aligned = bytes.is_multiple_of(PAGE) && guard_bytes.is_multiple_of(PAGE) && guard_bytes < bytes;
+    let aligned = start.is_multiple_of(PAGE) && guard_bytes.is_multiple_of(PAGE) && guard_bytes < bytes;
+    // It passes the size that it was asked for on to mmap and munmap, which round it up.
+    let bytes = bytes.checked_next_multiple_of(PAGE)?;
     let range = Range::of_len(Addr(start), bytes).filter(|range| aligned && range.contains(descriptor))?;
     // Above the descriptor there is less than two pages: its own rest, and padding.
     (range.end().0 - descriptor.0 < 4 * PAGE).then_some(StackBlock { range, guard_bytes })

@@ -1,7 +1,8 @@
 //! The command line as its users meet it: exit statuses, where reports go, and errors of one line.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::io::Read;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -193,10 +194,13 @@ fn a_report_without_a_reader_can_be_given_up() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let fifo = folder.path().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a fifo can be made");
-    let _reader = File::options().read(true).write(true).open(&fifo).expect("it can be opened");
+    let mut options = File::options();
+    let mut reader =
+        options.read(true).write(true).custom_flags(nix::libc::O_NONBLOCK).open(&fifo).expect("it can be opened");
     let mut command = vmtrace(["--format=json", "--min-confidence=possible", "-o"]);
-    let vmtrace = Process::start(command.arg(&fifo).args(["--", testprog("leaked_many"), "400"]));
-    wait_for("the program has ended", || proc::children(vmtrace.pid()).is_empty());
+    command.arg(&fifo).args(["--", testprog("leaked_many"), "400"]);
+    let vmtrace = Process::start_as_it_is(command.stdin(Stdio::null()));
+    wait_for("the report is being written", || reader.read(&mut [0]).is_ok_and(|bytes| bytes == 1));
     wait_for("vmtrace is ended", || {
         vmtrace.send(Signal::SIGTERM);
         vmtrace.has_ended()
@@ -207,7 +211,7 @@ fn a_report_without_a_reader_can_be_given_up() {
 /// What -o names by a link stays a link, a stream is written to and not replaced, and a file keeps its rights.
 #[test]
 fn output_through_links() {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
     let folder = tempfile::tempdir().expect("a folder can be made");
     let [file, link] = ["file", "link"].map(|name| folder.path().join(name));
     fs::write(&file, "before").expect("it can be written");
