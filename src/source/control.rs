@@ -15,7 +15,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 
 use super::perf::sent::SentSignals;
 use crate::procfs::task;
-use crate::sys;
+use crate::sys::{self, perf::monotonic_ns};
 use crate::units::Pid;
 
 /// How often the thread looks after things that have no signal of their own.
@@ -295,8 +295,9 @@ fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisT
             ask(meaning & !FORWARD);
         }
         watch.look(shared);
-        while let Some((_, mut sent)) = forwarded.pop_front_if(|(since, _)| since.elapsed() >= FORWARD_AFTER) {
-            let is_for_both = watch.sent.as_mut().and_then(|watched| watched.is_for_both(sent));
+        while let Some((since, mut sent)) = forwarded.pop_front_if(|(since, _)| since.elapsed() >= FORWARD_AFTER) {
+            let received_at = monotonic_ns().saturating_sub(since.elapsed().as_nanos() as u64);
+            let is_for_both = watch.sent.as_mut().and_then(|watched| watched.is_for_both(sent, received_at));
             if is_for_both != Some(true) {
                 sent.is_ours_alone = is_for_both == Some(false);
                 shared.add_signal(sent);
