@@ -348,7 +348,7 @@ fn ends_us(signal: i32) -> bool {
 }
 
 /// Whether a signal is for job control to stop the job, by a terminal's leave.
-fn stops_job(signal: i32) -> bool {
+pub fn stops_job(signal: i32) -> bool {
     matches!(Signal::try_from(signal), Ok(Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU))
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{self, Signal};
 
-use super::control::{Control, Requests, Sent};
+use super::control::{Control, Requests, Sent, stops_job};
 use crate::procfs::task;
 use crate::sys;
 use crate::sys::lookout::{self, Lookout};
@@ -28,7 +28,7 @@ pub fn pass_on(requests: &Requests, to: &[Pid]) {
 }
 
 /// How long the terminal's wish to stop the job is remembered, until the program has done so.
-const SUSPEND_WITHIN: Duration = Duration::from_millis(500);
+const SUSPEND_WITHIN: Duration = Duration::from_secs(5);
 
 /// The wish of the terminal that the job stop, until the program has done so, or does not.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,6 +42,12 @@ impl Suspension {
         if requests.suspend {
             self.until = Some(Instant::now() + SUSPEND_WITHIN);
         }
+    }
+
+    /// Whether a signal is to be passed on: one that stops the job only as long as it has not stopped. Whoever continues it takes
+    /// such signals back, also that which we have not looked at yet.
+    pub fn admits(&self, sent: &Sent) -> bool {
+        self.until.is_some() || !stops_job(sent.signal)
     }
 
     /// Whether to stop now: the program has stopped. Only once.
@@ -70,9 +76,10 @@ impl Aftermath<'_> {
 
     /// Does what was asked from outside.
     pub fn answer(&mut self) {
-        let requests = self.control.take();
-        pass_on(&requests, &[self.main]);
+        let mut requests = self.control.take();
         self.suspension.hear(&requests);
+        requests.signals.retain(|sent| self.suspension.admits(sent));
+        pass_on(&requests, &[self.main]);
         let main = self.main;
         if self.suspension.is_due(|| task::status(main.into()).is_ok_and(|status| status.state == 'T')) {
             stop_with(main);
@@ -86,4 +93,21 @@ pub fn stop_with(main: Pid) {
     // Where there is none, it has to be continued as a job.
     let _lookout = Lookout::over(main);
     let _ = signal::raise(Signal::SIGSTOP);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Once the job has stopped, a signal that stops it is out of date, and others are not.
+    #[test]
+    fn what_stops_the_job_is_passed_on_until_it_has_stopped() {
+        let sent = |signal: Signal| Sent { signal: signal as i32, sender: None, value: None, is_ours_alone: false };
+        let mut suspension = Suspension::default();
+        suspension.hear(&Requests { suspend: true, ..Requests::default() });
+        assert!(!suspension.is_due(|| false));
+        assert!(suspension.admits(&sent(Signal::SIGTSTP)) && suspension.admits(&sent(Signal::SIGTERM)));
+        assert!(suspension.is_due(|| true) && !suspension.is_due(|| true));
+        assert!(!suspension.admits(&sent(Signal::SIGTSTP)) && suspension.admits(&sent(Signal::SIGTERM)));
+    }
 }

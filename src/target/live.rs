@@ -50,13 +50,14 @@ impl<S: Source> Live<S> {
         // When the program has ended, its number may be somebody else's, and the signals are for those that it has left.
         let mut is_over = requests.stop;
         let lives = self.source.main_exit().is_none();
+        self.suspension.hear(&requests);
+        requests.signals.retain(|sent| self.suspension.admits(sent));
         requests.signals.retain(|sent| sent.is_ours_alone || !(lives && self.source.has_delivered(*sent)));
         if !requests.signals.is_empty() {
             let to = if lives { vec![self.source.main_pid()] } else { self.source.others() };
             is_over |= to.is_empty();
             pass_on(&requests, &to);
         }
-        self.suspension.hear(&requests);
         self.suspend_with_main();
         if is_over {
             self.source.close();

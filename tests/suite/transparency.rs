@@ -178,7 +178,7 @@ fn signals_of_others_arrive_once() {
     }
 }
 
-/// Waits until vmtrace sees what is sent.
+/// Waits until vmtrace sees what is sent: its thread for signals has opened events, and waits for signals again.
 #[track_caller]
 fn await_watch(vmtrace: i32) {
     let is_event = |link: PathBuf| link.to_string_lossy().contains("perf_event");
@@ -186,6 +186,12 @@ fn await_watch(vmtrace: i32) {
         let mut open = std::fs::read_dir(format!("/proc/{vmtrace}/fd")).expect("it lives").flatten();
         open.any(|file| std::fs::read_link(file.path()).is_ok_and(is_event))
     });
+    let of_task = |tid: i32, file: &str| std::fs::read_to_string(format!("/proc/{vmtrace}/task/{tid}/{file}"));
+    let is_control = |tid: &i32| of_task(*tid, "comm").is_ok_and(|name| name.trim() == "control");
+    let control = proc::threads(vmtrace).into_iter().find(is_control).expect("there is such a thread");
+    // rt_sigtimedwait
+    let waits = || of_task(control, "syscall").is_ok_and(|call| call.starts_with("128 "));
+    wait_for("it waits for signals", waits);
 }
 
 /// What is sent to the program, and then to vmtrace alone by the same process, are two.
