@@ -160,6 +160,9 @@ pub fn signal_set(signals: impl IntoIterator<Item = i32>) -> SigSet {
     }
 }
 
+/// SIGRTMIN of the kernel: from here on each signal is queued (signal(7)).
+pub const REAL_TIME: i32 = 32;
+
 /// kill(2), by number: nix knows no real-time signals.
 pub fn kill(pid: Pid, signal: i32) -> Result<(), Errno> {
     // SAFETY: integers only.

@@ -158,6 +158,7 @@ fn follow_launched<S: Launched>(
     let mut target = Live::new(source);
     let mut control = Control::new(Manners::Launched);
     control.start(timers(args, Watch::wants_status(true)))?;
+    control.watch_signals(target.source.main_pid(), target.source.take_sent());
     let followed = follow(&mut target, &control, options, output, recording)?;
     if let Some(errno) = target.source.not_executed() {
         let program = args.program[0].to_string_lossy();
@@ -168,7 +169,7 @@ fn follow_launched<S: Launched>(
         control.stand_down();
     }
     let report = followed.report()?;
-    let status = match target.source.wait_for_main(&control)? {
+    let status = match target.wait_for_main(&control)? {
         Exit::Code(code) => u8::try_from(code).unwrap_or(FAILED),
         Exit::Signal(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(127)),
     };

@@ -69,9 +69,9 @@ pub struct Aftermath<'a> {
 }
 
 impl Aftermath<'_> {
-    /// Of the process `main`, with what is asked by `control`.
-    pub fn of(main: Pid, control: &Control) -> Aftermath<'_> {
-        Aftermath { control, main, suspension: Suspension::default() }
+    /// Of the process `main`, with what is asked by `control`, and the wish that was heard while it was traced.
+    pub fn of(main: Pid, control: &Control, suspension: Suspension) -> Aftermath<'_> {
+        Aftermath { control, main, suspension }
     }
 
     /// Does what was asked from outside.

@@ -2,7 +2,6 @@
 //! business.
 
 pub mod control;
-pub mod delivered;
 pub mod job;
 pub mod perf;
 pub mod ptrace;
@@ -23,6 +22,8 @@ use crate::procfs::memory::HeldMemory;
 use crate::report::Engine;
 use crate::units::{Addr, Pid, Range, Tid, Time};
 use control::{Control, Sent};
+use job::Suspension;
+use perf::sent::SentSignals;
 
 /// What a source has to tell next.
 #[derive(Debug)]
@@ -69,11 +70,15 @@ pub trait Launched: Source {
     /// Why the child has ended without running its program; to be asked when no task is left.
     fn not_executed(&self) -> Option<Errno>;
 
-    /// Waits for the end of the launched process, which may have been left to itself before.
+    /// Who watches what the launched process and we are sent, where that was wanted from the first moment on. Once.
+    fn take_sent(&mut self) -> Option<SentSignals>;
+
+    /// Waits for the end of the launched process, which may have been left to itself before, and stops with it when the terminal
+    /// wants that, or has wanted it of late.
     ///
     /// # Errors
     /// When somebody else has taken its status.
-    fn wait_for_main(&mut self, control: &Control) -> Result<Exit, Errno>;
+    fn wait_for_main(&mut self, control: &Control, suspension: Suspension) -> Result<Exit, Errno>;
 }
 
 /// Follows live processes.

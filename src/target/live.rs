@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use crate::abi::clone;
 use crate::diagnose::finding::Finding;
 
-use crate::event::{CloneArgs, Event, Limits, StackRegion, Vma};
+use crate::event::{CloneArgs, Event, Exit, Limits, StackRegion, Vma};
 use crate::model::mapping::Imprint;
 use crate::model::{Calls, Model, SpaceId};
 use crate::procfs;
@@ -19,7 +19,7 @@ use crate::report::draft::Places;
 use crate::report::{Engine, Memory};
 use crate::source::control::Control;
 use crate::source::job::{Suspension, pass_on};
-use crate::source::{Next, Source};
+use crate::source::{Launched, Next, Source};
 use crate::symbols::capture::{CallStacks, Task};
 use crate::sys;
 use crate::threadlib::{Libraries, Unavailable, are_settled};
@@ -70,6 +70,16 @@ impl<S: Source> Live<S> {
         if self.suspension.is_due(|| self.source.main_is_stopped()) {
             self.source.stop_too();
         }
+    }
+}
+
+impl<S: Launched> Live<S> {
+    /// Waits for the end of the launched process, which may have been left to itself before.
+    ///
+    /// # Errors
+    /// When somebody else has taken its status.
+    pub fn wait_for_main(&mut self, control: &Control) -> Result<Exit, Errno> {
+        self.source.wait_for_main(control, self.suspension)
     }
 }
 

@@ -233,6 +233,24 @@ fn a_job_that_is_stopped_for_long() {
     }
 }
 
+/// A job that is stopped at the moment at which its program is left.
+#[test]
+fn a_job_that_is_stopped_when_it_is_left() {
+    for _ in 0..20 {
+        let mut followed = vmtrace(["--for=1ms", "-o", "/dev/null", "--", testprog("from_within"), "count", "10"]);
+        let followed = Process::start(&mut followed);
+        followed.await_output("ready");
+        let target = *proc::children(followed.pid()).last().expect("the program runs");
+        let group = -followed.pid();
+        send(group, Signal::SIGTSTP);
+        wait_for("both are stopped", || stands(target) && proc::state(followed.pid()) == Some('T'));
+        send(group, Signal::SIGCONT);
+        wait_for("it goes on", || !stands(target));
+        send(target, Signal::SIGUSR1);
+        followed.end().expect_code(0);
+    }
+}
+
 /// The status of a program that ends at the moment at which it is left, or with that of another thread than its first.
 #[test]
 fn status_of_a_program_that_outlives_its_first_thread() {

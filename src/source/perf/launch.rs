@@ -16,7 +16,7 @@ use super::tether::Tether;
 use crate::event::Exit;
 use crate::source::Launched;
 use crate::source::control::Control;
-use crate::source::job::Aftermath;
+use crate::source::job::{Aftermath, Suspension};
 use crate::source::ptrace::launch::{LaunchError, arguments};
 use crate::sys::{self, Child, ChildReport, Status, Wait};
 use crate::units::Pid;
@@ -110,6 +110,10 @@ fn is_of_class_32(mut file: File) -> bool {
 }
 
 impl Launched for Perf {
+    fn take_sent(&mut self) -> Option<SentSignals> {
+        self.launch.as_mut().and_then(|launch| launch.sent.take())
+    }
+
     fn not_executed(&self) -> Option<Errno> {
         let launch = self.launch.as_ref().filter(|launch| !launch.runs)?;
         std::iter::from_fn(|| launch.child.report()).find_map(|report| match report {
@@ -118,12 +122,12 @@ impl Launched for Perf {
         })
     }
 
-    fn wait_for_main(&mut self, control: &Control) -> Result<Exit, Errno> {
+    fn wait_for_main(&mut self, control: &Control, suspension: Suspension) -> Result<Exit, Errno> {
         let main = self.main;
         if let Some(launch) = &mut self.launch {
             launch.tether.untie();
         }
-        let mut aftermath = Aftermath::of(main, control);
+        let mut aftermath = Aftermath::of(main, control, suspension);
         loop {
             aftermath.answer();
             match sys::peek_status(Wait::Block) {

@@ -370,9 +370,6 @@ impl Source for Perf {
     }
 
     fn next(&mut self, control: &Control) -> Result<Next, Errno> {
-        if let Some(sent) = self.launch.as_mut().and_then(|launch| launch.sent.take()) {
-            control.watch_signals(self.main, Some(sent));
-        }
         loop {
             if let Some((event, with)) = self.stream.pop() {
                 if self.is_before_program(&event) {

@@ -8,13 +8,11 @@ use super::points;
 use super::record::What;
 use super::rings::{PerfError, Rings};
 use crate::source::control::Sent;
+use crate::sys;
 use crate::units::Pid;
 
 /// One call sends to all members of a group, without being interrupted: within so many nanoseconds.
 const AT_ONCE: u64 = 5_000_000;
-
-/// SIGRTMIN of the kernel.
-const REAL_TIME: i32 = 32;
 
 /// So many are remembered, of each of the two.
 const MOST: usize = 1024;
@@ -55,7 +53,7 @@ impl Sendings {
 
     /// That which came as this signal, taken at this time.
     fn take_received(&mut self, sent: Sent, received_at: u64) -> Option<Sending> {
-        if sent.signal >= REAL_TIME {
+        if sent.signal >= sys::REAL_TIME {
             return self.take(|sending| sending.is(sent));
         }
         // One of a kind waits at a time, and what was sent before was taken before, or discarded by SIGCONT.

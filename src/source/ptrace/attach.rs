@@ -375,9 +375,7 @@ impl Ptrace {
         self.gates.clear();
         self.stragglers = left;
     }
-}
 
-impl Ptrace {
     /// Keeps the status of the process that was launched or named, which wait tells once.
     fn see_end_of_main(&mut self, tid: Tid, status: Status) {
         if tid == self.main.pid.into() {

@@ -12,7 +12,7 @@ use super::{Phase, Ptrace, filter, take};
 use crate::event::Exit;
 use crate::procfs::task;
 use crate::source::control::Control;
-use crate::source::job::Aftermath;
+use crate::source::job::{Aftermath, Suspension};
 use crate::source::perf::sent::SentSignals;
 use crate::source::{Follow, Launched};
 use crate::sys::{self, Child, ChildReport, Status, Wait};
@@ -126,12 +126,16 @@ impl Ptrace {
 }
 
 impl Launched for Ptrace {
-    fn wait_for_main(&mut self, control: &Control) -> Result<Exit, Errno> {
+    fn take_sent(&mut self) -> Option<SentSignals> {
+        self.main.sent.take()
+    }
+
+    fn wait_for_main(&mut self, control: &Control, suspension: Suspension) -> Result<Exit, Errno> {
         let main = self.main.pid;
         if let Some(exit) = self.main.exit {
             return Ok(exit);
         }
-        let mut aftermath = Aftermath::of(main, control);
+        let mut aftermath = Aftermath::of(main, control, suspension);
         loop {
             aftermath.answer();
             match sys::peek_status(Wait::Block) {

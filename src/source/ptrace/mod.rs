@@ -30,7 +30,6 @@ use nix::errno::Errno;
 use nix::libc::user_regs_struct as Registers;
 
 use super::control::{Control, Sent};
-use super::delivered::Delivered;
 use super::perf::sent::SentSignals;
 use super::{Follow, Next, Source};
 use crate::diagnose::finding::Note;
@@ -42,6 +41,7 @@ use decode::{Abi, Followed};
 use gate::{Gate, Left};
 use overhead::Overhead;
 use placement::Placement;
+use signals::Delivered;
 use stop::Stop;
 use untraced::Withheld;
 use without_us::Woken;
@@ -96,8 +96,6 @@ struct Main {
     pid: Pid,
     /// It was launched: its status will be ours.
     is_child: bool,
-    /// And nobody knows yet.
-    is_new_child: bool,
     exit: Option<Exit>,
     /// Job control has stopped it.
     group_stopped: bool,
@@ -111,15 +109,13 @@ struct Main {
 
 impl Main {
     fn of(pid: Pid, is_child: bool) -> Main {
-        let delivered = Delivered::default();
         Main {
             pid,
             is_child,
-            is_new_child: is_child,
             exit: None,
             group_stopped: false,
             stop_is_news: false,
-            delivered,
+            delivered: Delivered::default(),
             sent: None,
         }
     }
@@ -412,9 +408,6 @@ impl Source for Ptrace {
     }
 
     fn next(&mut self, control: &Control) -> Result<Next, Errno> {
-        if std::mem::take(&mut self.main.is_new_child) {
-            control.watch_signals(self.main.pid, self.main.sent.take());
-        }
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Next::Event(event));
