@@ -34,6 +34,7 @@ static void forget(pthread_t (*place)(void *(*)(void *), void *), void *(*job)(v
         place(job, (void *)&tid);
         await(tid != 0);
         await_task_end(tid);
+        settle();
     }
 }
 
