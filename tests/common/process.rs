@@ -108,7 +108,7 @@ impl Process {
 
     /// Sends it a signal.
     pub fn send(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid()), signal).unwrap_or_else(|errno| panic!("{signal} to {}: {errno}", self.name));
+        send(self.pid(), signal);
     }
 
     /// Writes to its stdin.
@@ -203,4 +203,10 @@ fn collect(mut from: impl Read, bytes: &Mutex<Vec<u8>>) {
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         bytes.lock().expect("no reader panics").extend_from_slice(&buffer[..count]);
     }
+}
+
+/// Sends a signal to a process, or to a process group by its negative number.
+#[track_caller]
+pub fn send(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).unwrap_or_else(|errno| panic!("{signal} to {pid}: {errno}"));
 }
