@@ -9,7 +9,9 @@ pub mod handle;
 pub mod lookout;
 pub mod perf;
 mod ptrace;
+pub mod witness;
 
+use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
@@ -117,6 +119,16 @@ pub fn read_memory_up_to(tid: Tid, addr: Addr, buffer: &mut [u8]) -> Result<usiz
     }
     let local = &mut [std::io::IoSliceMut::new(buffer)];
     process_vm_readv(nix::unistd::Pid::from_raw(tid.0), local, &remote)
+}
+
+/// A file in memory, which is for data alone: memfd_create(2). Since Linux 6.3 that can be said, and may have to be
+/// (vm.memfd_noexec).
+pub fn memory_file(name: &str) -> Result<File, Errno> {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    /// MFD_NOEXEC_SEAL
+    const DATA: MFdFlags = MFdFlags::from_bits_retain(8);
+    let create = |flags| memfd_create(name, MFdFlags::MFD_CLOEXEC | flags);
+    create(DATA).or_else(|_| create(MFdFlags::empty())).map(File::from)
 }
 
 /// A signal that was waited for.

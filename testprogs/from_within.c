@@ -1,5 +1,5 @@
 /* What a program may do to itself, and is to see no difference of: from_within
-     group|count|take SIGNAL | wait | ignored | init | reap | segment | outlive | leave.
+     group|count|take SIGNAL | wait | ignored | init | reap | segment | outlive | leave | tally.
      count    tells how often a signal has come, and what with it
      take     the same of one that it waits for, without a handler
      group    sends a signal to its process group, and tells how often it has come
@@ -10,6 +10,7 @@
      segment  has a segment of System V mapped, until it is killed
      outlive  ends with the status of a thread, some time after its first one
      leave    leaves a child behind, in a session of its own, that tells of SIGTERM
+     tally    tells how many real-time signals have come so far, and of each number when its input has ended
    Must be found: nothing. */
 #include "testprog.h"
 
@@ -247,6 +248,34 @@ static void leave_a_child(void)
     puts("child: SIGTERM");
 }
 
+static void tally_signals(void)
+{
+    enum { LAST = 64 };
+    int tally[LAST + 1] = {0};
+    sigset_t signals;
+    sigemptyset(&signals);
+    for (int signal = SIGRTMIN; signal <= LAST; signal++)
+        sigaddset(&signals, signal);
+    check(sigprocmask(SIG_BLOCK, &signals, NULL));
+    puts("ready");
+    fflush(stdout);
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    const struct timespec patience = {.tv_nsec = 300000000};
+    for (int all = 0, is_over = 0; ; is_over = poll(&input, 1, 0) == 1) {
+        int signal = sigtimedwait(&signals, NULL, &patience);
+        if (signal > 0) {
+            tally[signal]++;
+            printf("%d so far\n", ++all);
+            fflush(stdout);
+        } else if (is_over) {
+            break;
+        }
+    }
+    for (int signal = SIGRTMIN; signal <= LAST; signal++)
+        if (tally[signal] > 0)
+            printf("signal %d: %d times\n", signal, tally[signal]);
+}
+
 int main(int argc, char **argv)
 {
     const char *what = argc > 1 ? argv[1] : "";
@@ -270,6 +299,8 @@ int main(int argc, char **argv)
         end_by_another();
     else if (strcmp(what, "leave") == 0)
         leave_a_child();
+    else if (strcmp(what, "tally") == 0)
+        tally_signals();
     else
         return 2;
     return 0;

@@ -25,6 +25,7 @@ static const struct thing {
     {"process_vm_readv", SYS_process_vm_readv, -1, 0, ENOSYS}, /* CONFIG_CROSS_MEMORY_ATTACH */
     {"userfaultfd", SYS_userfaultfd, -1, 0, ENOSYS},       /* CONFIG_USERFAULTFD */
     {"openat2", SYS_openat2, -1, 0, ENOSYS},               /* Linux 5.6 */
+    {"execveat", SYS_execveat, -1, 0, EACCES},             /* a policy that forbids it */
     {"ptrace", SYS_ptrace, -1, 0, EPERM},                  /* a container whose filter forbids it */
 };
 

@@ -11,7 +11,7 @@ use vmtrace::model::Model;
 use vmtrace::source::control::{Control, Manners};
 use vmtrace::source::ptrace::Ptrace;
 use vmtrace::source::ptrace::launch::Leash;
-use vmtrace::source::{Follow, Source};
+use vmtrace::source::{Follow, Launched, Source};
 use vmtrace::sys;
 use vmtrace::target::live::Live;
 use vmtrace::target::{Target, Told};
@@ -40,7 +40,9 @@ fn main() {
 
 fn two_stops_and_no_allocation_for_each_call() {
     let program = [std::env::current_exe().expect("this program").into_os_string(), TARGET.into()];
-    let source = Ptrace::launch(&program, Leash::Filter, Follow::Memory, &SigSet::empty()).expect("it can be launched");
+    let mut source =
+        Ptrace::launch(&program, Leash::Filter, Follow::Memory, &SigSet::empty()).expect("it can be launched");
+    source.go().expect("it waits for that");
     let (mut target, control, mut model) = (Live::new(source), Control::new(Manners::Launched), Model::new());
     follow(&mut target, &control, &mut model, WARM_UP);
     let (stops, reads, allocations) = (target.source.stops(), sys::reads(), Region::new(ALLOCATOR));

@@ -86,7 +86,7 @@ fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
     let mut control = Control::new(Manners::Attached);
     let recording = args.record.as_deref().map(create).transpose()?;
     let options = options(args, Mode::Attach, task::command_line(pid), Stream::Out)?;
-    control.start(timers(args, Watch::wants_status(false)))?;
+    control.start(timers(args, Watch::wants_status(false)), None)?;
     let followed = match by_perf(args, pid)? {
         Some(source) => follow(&mut Live::new(source), &control, options, output, recording)?,
         None => {
@@ -157,8 +157,8 @@ fn follow_launched<S: Launched>(
 ) -> Result<u8, anyhow::Error> {
     let mut target = Live::new(source);
     let mut control = Control::new(Manners::Launched);
-    control.start(timers(args, Watch::wants_status(true)))?;
-    control.watch_signals(target.source.main_pid(), target.source.take_sent());
+    control.start(timers(args, Watch::wants_status(true)), Some(&args.program))?;
+    target.source.go()?;
     let followed = follow(&mut target, &control, options, output, recording)?;
     if let Some(errno) = target.source.not_executed() {
         let program = args.program[0].to_string_lossy();

@@ -32,7 +32,7 @@ pub fn run(args: &ReplayArgs) -> Result<u8, anyhow::Error> {
     block_signals()?;
     let mut control = Control::new(Manners::Attached);
     let status_every = Watch::wants_status(false).then_some(STATUS_EVERY);
-    control.start(Timers { status_every, ..Timers::default() })?;
+    control.start(Timers { status_every, ..Timers::default() }, None)?;
     recording(args, file, &control, output).map_err(|error| anyhow::anyhow!("cannot replay {name}: {error}"))
 }
 

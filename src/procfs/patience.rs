@@ -12,10 +12,10 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
 
+use crate::sys;
 use crate::units::Tid;
 
 /// How long a file system is waited for; the target may stand still meanwhile.
@@ -129,7 +129,7 @@ fn copy(file: &File) -> io::Result<File> {
     if metadata.len() > LARGEST {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
-    let copy = File::from(memfd_create("vmtrace-file", MFdFlags::MFD_CLOEXEC)?);
+    let copy = sys::memory_file("vmtrace-file")?;
     io::copy(&mut io::Read::take(file, LARGEST), &mut &copy)?;
     if let Ok(modified) = metadata.modified() {
         copy.set_modified(modified)?;

@@ -246,14 +246,6 @@ pub fn is_init_of_namespace(tid: Tid) -> bool {
     numbers.len() > 1 && numbers.last() == Some(&&b"1"[..])
 }
 
-/// Whether a signal has been sent to a process and no thread of its has taken it yet.
-pub fn is_pending(pid: Pid, signal: i32) -> bool {
-    let Ok(text) = super::read(pid.into(), "status") else { return false };
-    let pending = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"ShdPnd:"));
-    let pending = pending.and_then(|set| u64::from_str_radix(std::str::from_utf8(set).ok()?.trim(), 16).ok());
-    pending.is_some_and(|set| set >> (signal - 1) & 1 != 0)
-}
-
 /// What personality(2) has set. Needs the right to trace.
 pub fn personality(tid: Tid) -> Option<u32> {
     let text = super::read(tid, "personality").ok()?;

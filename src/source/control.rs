@@ -4,29 +4,25 @@
 //! and sends the waiting thread a signal until the flag has been read: a signal that comes a moment before the wait
 //! begins would be lost otherwise. The event path pays one atomic load.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::ffi::OsString;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 
-use super::perf::sent::SentSignals;
 use crate::procfs::task;
-use crate::sys::{self, perf::monotonic_ns};
+use crate::sys::witness::Witness;
+use crate::sys::{self, Received};
 use crate::units::Pid;
 
 /// How often the thread looks after things that have no signal of their own.
 const TICK: Duration = Duration::from_millis(20);
 
-/// A signal may have been sent to all of the process group, and then the program gets it itself meanwhile, which its source may
-/// see.
+/// Who sends to one process after the other, as pkill(1), needs a moment for all of them.
 const FORWARD_AFTER: Duration = Duration::from_millis(20);
-
-/// When it is watched what a launched program is sent, unless it was from the first moment on.
-const WATCH_AFTER: Duration = Duration::from_millis(200);
 
 /// So many signals are taken before something is done.
 const MOST_AT_ONCE: usize = 256;
@@ -63,7 +59,7 @@ pub struct Sent {
     pub sender: Option<Pid>,
     /// What came with it, where it was queued.
     pub value: Option<usize>,
-    /// Whether it is known that the program has not been sent it itself.
+    /// Whether it is known that it was not for the whole process group.
     pub is_ours_alone: bool,
 }
 
@@ -97,10 +93,6 @@ struct Shared {
     signals: Mutex<Vec<Sent>>,
     /// Whether the source holds tasks, and wants to be woken for it at every tick.
     holding: AtomicBool,
-    /// The launched program, where it is to be watched what that is sent; 0 where not.
-    main: AtomicI32,
-    /// Who watches it from the first moment on.
-    watched: Mutex<Option<SentSignals>>,
     /// Whether timers run.
     armed: AtomicBool,
     /// Whether nobody is followed any more, nor waited for.
@@ -168,20 +160,29 @@ impl Control {
         Control { shared: Arc::default(), thread: None, manners }
     }
 
-    /// Starts to collect, for the calling thread, which must be the one that waits.
-    pub fn start(&mut self, timers: Timers) -> std::io::Result<()> {
+    /// Starts to collect, for the calling thread, which must be the one that waits. Where `launched` is the command of a program
+    /// that is about to run, what the process group is sent from here on is told from what we alone are sent.
+    pub fn start(&mut self, timers: Timers, launched: Option<&[OsString]>) -> std::io::Result<()> {
         sys::interrupt_calls_on(WAKE)?;
         let shared = Arc::clone(&self.shared);
         let (manners, waiter) = (self.manners, sys::ThisThread::current());
+        let launched = launched.map(<[OsString]>::to_vec);
+        let (ready, is_ready) = mpsc::sync_channel(1);
         let mut blocked = SigSet::empty();
         blocked.add(WAKE);
         // The new thread must not take the wake-ups itself.
         pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None)?;
-        let spawned = std::thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || collect(&shared, manners, timers, waiter));
+        let spawned = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+            // It is this thread's child, so that the one that waits need not know of it. Without it, what is for the whole
+            // group reaches the program twice.
+            let witness = launched.and_then(|command| Witness::start(&command).ok());
+            let _ = ready.send(());
+            collect(&shared, manners, timers, waiter, witness);
+        });
         pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&blocked), None)?;
         self.thread = Some(spawned?);
+        // An error would mean that it has ended, which is told when it is joined.
+        let _ = is_ready.recv();
         Ok(())
     }
 
@@ -213,13 +214,6 @@ impl Control {
         self.shared.over.store(true, Ordering::Release);
     }
 
-    /// Passes on only what this process has not been sent itself, as far as that can be seen: by `sent`, or by somebody else who
-    /// comes a little later, for to come and to go costs more than many programs last.
-    pub fn watch_signals(&self, main: Pid, sent: Option<SentSignals>) {
-        *locked(&self.shared.watched) = sent;
-        self.shared.main.store(main.0, Ordering::Release);
-    }
-
     /// Asks to be woken soon, and again, as long as tasks are held.
     pub fn watch_held(&self, holding: bool) {
         self.shared.holding.store(holding, Ordering::Relaxed);
@@ -236,81 +230,99 @@ impl Drop for Control {
     }
 }
 
-/// What the launched program is sent.
-#[derive(Default)]
-struct WatchOfSignals {
-    sent: Option<SentSignals>,
-    is_late: bool,
-    began: Option<Instant>,
+/// A signal of which it is not known yet whether it was sent to us alone.
+type Undecided = (Instant, Received);
+
+/// Takes those out that are to be passed on, or need not be: `heard` is what the process group was sent, all up to this moment
+/// included.
+fn take_ours_alone(undecided: &mut Vec<Undecided>, mut heard: Vec<Received>) -> Vec<Received> {
+    undecided.retain(|(_, received)| {
+        let Some(index) = heard.iter().position(|heard| heard == received) else { return true };
+        // Of the others one waits at a time: we may have got two as one, or one by one what somebody else got as one.
+        if received.signal >= sys::REAL_TIME {
+            heard.swap_remove(index);
+        }
+        false
+    });
+    undecided.extract_if(.., |one| is_due(one)).map(|(_, received)| received).collect()
 }
 
-impl WatchOfSignals {
-    /// Begins when it is time to, and reads.
-    fn look(&mut self, shared: &Shared) {
-        if let Some(sent) = locked(&shared.watched).take() {
-            self.sent = Some(sent);
-        }
-        let main = Pid(shared.main.load(Ordering::Acquire));
-        if main.0 != 0 && !self.is_late {
-            let began = *self.began.get_or_insert_with(Instant::now);
-            self.is_late = began.elapsed() >= WATCH_AFTER;
-            if self.is_late && self.sent.is_none() {
-                // Where perf events are not permitted, the source alone can tell.
-                self.sent = SentSignals::to(main).ok();
-            }
-        }
-        if let Some(sent) = &mut self.sent {
-            sent.read();
-        }
+/// The thread that collects.
+struct Collector<'a> {
+    shared: &'a Shared,
+    manners: Manners,
+    set: SigSet,
+    /// Who tells what the process group is sent; none where nobody can.
+    witness: Option<Witness>,
+    undecided: Vec<Undecided>,
+}
+
+impl Collector<'_> {
+    fn ask(&self, flags: u32) {
+        self.shared.flags.fetch_or(flags, Ordering::AcqRel);
     }
-}
 
-fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisThread) {
-    let set = collected();
-    let mut start = None;
-    let mut next_report = timers.report_every;
-    let mut next_status = timers.status_every;
-    let mut stop_after = timers.stop_after;
-    let mut forwarded: VecDeque<(Instant, Sent)> = VecDeque::new();
-    let mut watch = WatchOfSignals::default();
-    let ask = |flag: u32| shared.flags.fetch_or(flag, Ordering::AcqRel);
-    while !shared.done.load(Ordering::Acquire) {
-        let mut patience = TICK;
+    /// Takes the signals that have come, and waits so long for the first.
+    fn receive(&mut self, mut patience: Duration) {
         for _ in 0..MOST_AT_ONCE {
-            let Some(received) = sys::wait_signal(&set, patience) else { break };
+            let Some(received) = sys::wait_signal(&self.set, patience) else { break };
             patience = Duration::ZERO;
-            if shared.over.load(Ordering::Acquire) && WRITING.load(Ordering::Acquire) && ends_us(received.signal) {
+            if self.shared.over.load(Ordering::Acquire) && WRITING.load(Ordering::Acquire) && ends_us(received.signal) {
                 sys::end_by(received.signal);
             }
             if received.signal == Signal::SIGCONT as i32 {
                 // As the kernel does with those that have not been taken.
-                forwarded.retain(|(_, sent)| !stops_job(sent.signal));
-                locked(&shared.signals).retain(|sent| !stops_job(sent.signal));
+                self.undecided.retain(|(_, received)| !stops_job(received.signal));
+                locked(&self.shared.signals).retain(|sent| !stops_job(sent.signal));
             }
-            let meaning = meaning(received, manners);
+            let meaning = meaning(received, self.manners);
             if meaning & FORWARD != 0 {
-                let sys::Received { signal, sender, value } = received;
-                forwarded.push_back((Instant::now(), Sent { signal, sender, value, is_ours_alone: false }));
+                self.undecided.push((Instant::now(), received));
             }
-            ask(meaning & !FORWARD);
+            self.ask(meaning & !FORWARD);
         }
-        watch.look(shared);
-        while let Some((since, mut sent)) = forwarded.pop_front_if(|(since, _)| since.elapsed() >= FORWARD_AFTER) {
-            let received_at = monotonic_ns().saturating_sub(since.elapsed().as_nanos() as u64);
-            let is_for_both = watch.sent.as_mut().and_then(|watched| watched.is_for_both(sent, received_at));
-            if is_for_both != Some(true) {
-                sent.is_ours_alone = is_for_both == Some(false);
-                shared.add_signal(sent);
-                ask(FORWARD);
-            }
+    }
+
+    /// Hands on what was sent to us alone.
+    fn decide(&mut self) {
+        if !self.undecided.iter().any(is_due) {
+            return;
         }
+        let heard = self.witness.as_mut().map(Witness::hear);
+        if heard == Some(None) {
+            self.witness = None;
+        }
+        let heard = heard.flatten();
+        // What was sent to us at the same time as what the witness has told is among the undecided ones then.
+        self.receive(Duration::ZERO);
+        let is_ours_alone = heard.is_some();
+        for Received { signal, sender, value } in take_ours_alone(&mut self.undecided, heard.unwrap_or_default()) {
+            self.shared.add_signal(Sent { signal, sender, value, is_ours_alone });
+            self.ask(FORWARD);
+        }
+    }
+}
+
+fn is_due((since, _): &Undecided) -> bool {
+    since.elapsed() >= FORWARD_AFTER
+}
+
+fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisThread, witness: Option<Witness>) {
+    let mut start = None;
+    let mut next_report = timers.report_every;
+    let mut next_status = timers.status_every;
+    let mut stop_after = timers.stop_after;
+    let mut collector = Collector { shared, manners, set: collected(), witness, undecided: Vec::new() };
+    while !shared.done.load(Ordering::Acquire) {
+        collector.receive(TICK);
+        collector.decide();
         if start.is_none() && shared.armed.load(Ordering::Acquire) {
             start = Some(Instant::now());
         }
         let elapsed = start.map_or(Duration::ZERO, |start| start.elapsed());
         if stop_after.is_some_and(|after| elapsed >= after) {
             stop_after = None;
-            ask(STOP);
+            collector.ask(STOP);
         }
         for (due, every, flag) in
             [(&mut next_report, timers.report_every, REPORT), (&mut next_status, timers.status_every, STATUS)]
@@ -319,11 +331,11 @@ fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisT
                 && elapsed >= at
             {
                 *due = Some((at + every).max(elapsed));
-                ask(flag);
+                collector.ask(flag);
             }
         }
         if shared.holding.load(Ordering::Relaxed) {
-            ask(HELD);
+            collector.ask(HELD);
         }
         if shared.flags.load(Ordering::Acquire) != 0 {
             waiter.send(WAKE);
@@ -353,7 +365,7 @@ pub fn stops_job(signal: i32) -> bool {
 }
 
 /// What it asks for: flags.
-fn meaning(received: sys::Received, manners: Manners) -> u32 {
+fn meaning(received: Received, manners: Manners) -> u32 {
     use Signal::{SIGCONT, SIGHUP, SIGUSR1};
     let signal = Signal::try_from(received.signal);
     let stops_job = stops_job(received.signal);
@@ -391,4 +403,41 @@ fn is_descendant(sender: Pid) -> bool {
 
 fn leads_session() -> bool {
     nix::unistd::getsid(None) == Ok(nix::unistd::getpid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERM: i32 = 15;
+    const RT: i32 = 40;
+
+    fn received(signal: i32, sender: i32) -> Received {
+        Received { signal, sender: Some(Pid(sender)), value: None }
+    }
+
+    fn left(undecided: &[(bool, Received)], heard: &[Received]) -> (Vec<Received>, usize) {
+        let now = Instant::now();
+        let at = |is_due: bool| if is_due { now - FORWARD_AFTER } else { now + Duration::from_secs(3600) };
+        let mut undecided = undecided.iter().map(|(is_due, received)| (at(*is_due), *received)).collect();
+        (take_ours_alone(&mut undecided, heard.to_vec()), undecided.len())
+    }
+
+    /// What the group was sent is nobody's to pass on, however new it is; the rest is, after a while.
+    #[test]
+    fn what_the_group_was_sent_is_not_ours_alone() {
+        let (term, other, rt) = (received(TERM, 7), received(TERM, 8), received(RT, 7));
+        assert_eq!(left(&[(true, term), (true, other), (false, rt)], &[term]), (vec![other], 1));
+        assert_eq!(left(&[(false, term), (false, rt)], &[term, rt]), (vec![], 0));
+        assert_eq!(left(&[(true, Received { value: Some(1), ..rt })], &[rt]).0.len(), 1, "another value");
+    }
+
+    /// Ordinary signals may come as one here and one by one there; each real-time signal counts.
+    #[test]
+    fn real_time_signals_are_counted() {
+        let (term, rt) = (received(TERM, 7), received(RT, 7));
+        assert_eq!(left(&[(true, term), (true, term)], &[term]), (vec![], 0));
+        assert_eq!(left(&[(true, term)], &[term, term]), (vec![], 0));
+        assert_eq!(left(&[(true, rt), (true, rt)], &[rt]), (vec![rt], 0));
+    }
 }

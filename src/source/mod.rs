@@ -21,9 +21,9 @@ use crate::procfs;
 use crate::procfs::memory::HeldMemory;
 use crate::report::Engine;
 use crate::units::{Addr, Pid, Range, Tid, Time};
-use control::{Control, Sent};
+use control::Control;
 use job::Suspension;
-use perf::sent::SentSignals;
+use ptrace::launch::LaunchError;
 
 /// What a source has to tell next.
 #[derive(Debug)]
@@ -67,11 +67,14 @@ pub enum Stand<'a> {
 
 /// A source that has launched the program that it follows.
 pub trait Launched: Source {
+    /// Lets the launched process run its program. Signals are to be collected by then.
+    ///
+    /// # Errors
+    /// When it is gone.
+    fn go(&mut self) -> Result<(), LaunchError>;
+
     /// Why the child has ended without running its program; to be asked when no task is left.
     fn not_executed(&self) -> Option<Errno>;
-
-    /// Who watches what the launched process and we are sent, where that was wanted from the first moment on. Once.
-    fn take_sent(&mut self) -> Option<SentSignals>;
 
     /// Waits for the end of the launched process, which may have been left to itself before, and stops with it when the terminal
     /// wants that, or has wanted it of late.
@@ -100,12 +103,6 @@ pub trait Source {
 
     /// How it ended.
     fn main_exit(&self) -> Option<Exit>;
-
-    /// Whether the launched process, which lives, has got a signal itself that was sent to us too, to all of its process group.
-    /// False where the source cannot see that.
-    fn has_delivered(&mut self, _sent: Sent) -> bool {
-        false
-    }
 
     /// Processes that it has left behind, and whose numbers are theirs until this source says otherwise.
     fn others(&self) -> Vec<Pid> {

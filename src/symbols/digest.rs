@@ -1,21 +1,18 @@
 //! Any bytes as an ELF file that a target has mapped, for fuzzing.
 
-use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-
-use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::module::{Contents, Module, Modules};
 use super::names::Names;
 use super::places::Place;
 use super::unwind;
+use crate::sys;
 use crate::threadlib::elf::MappedSymbols;
 
 /// Looks up names, unwind tables, functions and the thread library's symbols in a file that holds `bytes`.
 pub fn digest(bytes: &[u8]) {
-    let Ok(file) = memfd_create("vmtrace-fuzz", MFdFlags::MFD_CLOEXEC) else { return };
-    let mut file = File::from(file);
+    let Ok(mut file) = sys::memory_file("vmtrace-fuzz") else { return };
     if file.write_all(bytes).is_err() {
         return;
     }

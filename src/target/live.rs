@@ -52,7 +52,6 @@ impl<S: Source> Live<S> {
         let lives = self.source.main_exit().is_none();
         self.suspension.hear(&requests);
         requests.signals.retain(|sent| self.suspension.admits(sent));
-        requests.signals.retain(|sent| sent.is_ours_alone || !(lives && self.source.has_delivered(*sent)));
         if !requests.signals.is_empty() {
             let to = if lives { vec![self.source.main_pid()] } else { self.source.others() };
             is_over |= to.is_empty();

@@ -3,6 +3,7 @@
 pub mod proc;
 pub mod process;
 pub mod schema;
+pub mod sides;
 pub mod terminal;
 pub mod testprogs;
 pub mod vmtrace;

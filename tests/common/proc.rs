@@ -105,3 +105,10 @@ fn all() -> Vec<i32> {
     let entries = fs::read_dir("/proc").expect("/proc is mounted");
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
+
+/// The program that vmtrace has launched: the first child of its first thread.
+#[track_caller]
+pub fn launched_by(vmtrace: i32) -> i32 {
+    let children = fs::read_to_string(format!("/proc/{vmtrace}/task/{vmtrace}/children")).expect("vmtrace lives");
+    children.split_whitespace().next().and_then(|child| child.parse().ok()).expect("the program runs")
+}

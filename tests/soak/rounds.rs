@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::common::process::{Ended, Process, command, run};
 use crate::common::testprogs::{start, testprog};
 use crate::common::vmtrace::{Report, launch, reports, vmtrace};
-use crate::common::{proc, wait_for};
+use crate::common::{proc, sides, wait_for};
 use crate::tally::{Random, Tally};
 
 type Round = fn(&mut Random, &mut Tally);
@@ -25,6 +25,7 @@ pub const KINDS: &[(&str, Round)] = &[
     ("in the middle of a life", middle_of_life),
     ("random calls", random_calls),
     ("a recording is cut off", recording_cut),
+    ("signals from all sides", signals_from_all_sides),
 ];
 
 /// Programs that check themselves what they get, until their input ends.
@@ -237,6 +238,15 @@ fn launch_killed(random: &mut Random, tally: &mut Tally) {
             tally.add("vmtrace killed while launching, and the program with it", 1);
         }
     }
+}
+
+/// Signals to a launched program, to vmtrace, and to the group of both: the program gets each once.
+fn signals_from_all_sides(random: &mut Random, tally: &mut Tally) {
+    const WAYS: &[&[&str]] = &[&["--engine=ptrace"], &["--engine=perf"], &["--for=1ms"], &["--follow=threads"]];
+    const AT_ONCE: usize = 200;
+    let options = random.one_of(WAYS);
+    sides::expect_each_once(options, AT_ONCE, &mut |limit| random.below(limit));
+    tally.add("signals to a program, to vmtrace or to both, each of which arrived once", AT_ONCE as u64);
 }
 
 /// vmtrace comes at any moment of a program's life, and follows it to its end: all that it has left is found.

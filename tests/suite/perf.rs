@@ -234,7 +234,7 @@ fn losses_are_counted_and_healed() {
     const SMALLEST_RING: usize = 32 << 10;
     let target = start("attach_loop", &["0", "8", "30"]);
     let mut control = Control::new(Manners::Attached);
-    control.start(Timers::default()).expect("a thread can be had");
+    control.start(Timers::default(), None).expect("a thread can be had");
     let pid = Pid(target.pid());
     let mut source = Perf::attach(pid, Some(SMALLEST_RING)).expect("perf events are permitted to root");
     let (mut model, mut healed, mut closed) = (Model::new(), 0, false);

@@ -5,16 +5,26 @@
 
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::common::process::{Process, command, run};
+use crate::common::process::{Process, command, run, send};
 use crate::common::testprogs::{start, testprog};
 use crate::common::vmtrace::{Report, VMTRACE, reports};
 use crate::common::{proc, wait_for};
 
 /// What an old kernel, or one that was built without it, may lack.
-const THINGS: &[&str] =
-    &["syscall_info", "procmap_query", "pagemap_scan", "perf", "kcmp", "process_vm_readv", "userfaultfd", "openat2"];
+const THINGS: &[&str] = &[
+    "syscall_info",
+    "procmap_query",
+    "pagemap_scan",
+    "perf",
+    "kcmp",
+    "process_vm_readv",
+    "userfaultfd",
+    "openat2",
+    "execveat",
+];
 
 /// vmtrace without a thing; with all of them where none is named.
 fn vmtrace_without(thing: Option<&str>, arguments: &[&str]) -> Command {
@@ -51,6 +61,40 @@ fn launching() {
         report.expect_verified(thing, "");
         assert_eq!(findings(&report), whole, "without {thing}");
     }
+}
+
+/// A command in a PID namespace in which files in memory cannot be executed, nor made without saying that they are not to be.
+fn without_programs_in_memory(arguments: &[&str]) -> Command {
+    let script = "echo 2 > /proc/sys/vm/memfd_noexec && exec \"$@\"";
+    let words = ["--pid", "--fork", "--mount-proc", "sh", "-c", script, "sh", VMTRACE];
+    command("unshare", words.into_iter().chain(arguments.iter().copied()))
+}
+
+/// Where no program can be executed that lies in memory, nobody tells what the process group is sent: what vmtrace is sent is
+/// passed on all the same.
+#[test]
+fn signals_without_a_witness() {
+    let arguments = ["-o", "/dev/null", "--", testprog("from_within"), "count", "12"];
+    let ways = [(vmtrace_without(Some("execveat"), &arguments), false), (without_programs_in_memory(&arguments), true)];
+    for (mut command, in_namespace) in ways {
+        let followed = Process::start(&mut command);
+        followed.await_output("ready");
+        let vmtrace = if in_namespace { proc::launched_by(followed.pid()) } else { followed.pid() };
+        send(vmtrace, Signal::SIGUSR2);
+        let told = followed.end().expect_code(0).output();
+        assert!(told.ends_with("signal 12: 1 times\n"), "{command:?}: {told}");
+    }
+}
+
+/// Findings have their names, also where files in memory have to be data.
+#[test]
+fn names_without_programs_in_memory() {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+    let path = file.path().to_str().expect("a path of text");
+    let arguments = ["--format=json", "-o", path, "--", testprog("raw_clone_together")];
+    run(&mut without_programs_in_memory(&arguments)).expect_code(0);
+    let text = std::fs::read_to_string(file.path()).expect("the report is a text file");
+    assert_eq!(findings(&reports(&text)[0]), findings(&launched(None, &[])));
 }
 
 /// The same by thread lifecycles alone, which needs less.

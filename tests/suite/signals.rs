@@ -1,6 +1,5 @@
 //! A launched program gets every signal once, whoever sends it to whom, and stops and goes on with its job.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::transparency::{WAYS, expect_same};
@@ -8,7 +7,7 @@ use crate::common::process::{Process, command, run, send};
 use crate::common::terminal::Terminal;
 use crate::common::testprogs::testprog;
 use crate::common::vmtrace::{VMTRACE, vmtrace};
-use crate::common::{need, proc, wait_for};
+use crate::common::{need, proc, sides, wait_for};
 use nix::sys::signal::Signal;
 
 /// What a program sends to its process group, where vmtrace is too, it gets once, whatever signal it is, and vmtrace lives on.
@@ -21,17 +20,16 @@ fn signals_to_the_own_group_arrive_once() {
 }
 
 /// What somebody else sends to vmtrace the program gets, and what is sent to the group, as shells end jobs, it gets once: also when
-/// `--for` is over.
+/// `--for` is over, and when it takes its signals without being stopped for them.
 #[test]
 fn signals_of_others_arrive_once() {
     let (during, after) = ("--every=1h", "--for=1ms");
-    let handled = ["2", "12", "15", "40"];
-    let by_ptrace = handled.into_iter().flat_map(|signal| [(during, "count", signal), (after, "count", signal)]);
-    let taken = [(during, "take", "15"), (during, "take", "40")];
-    let by_ptrace = by_ptrace.chain(taken).map(|case| ("--engine=ptrace", case));
-    let by_perf = [(during, "count", "2"), (after, "take", "40")].map(|case| ("--engine=perf", case));
+    let ways = [(during, "count"), (during, "take"), (after, "count"), (after, "take")];
+    let of_way = |way| ["2", "12", "15", "40"].map(|signal| (way, signal));
+    let by_ptrace = ways.into_iter().flat_map(of_way).map(|case| ("--engine=ptrace", case));
+    let by_perf = [(ways[0], "2"), (ways[1], "40"), (ways[3], "15")].map(|case| ("--engine=perf", case));
     let cases = by_ptrace.chain(by_perf).flat_map(|case| [(case, false), (case, true)]);
-    for ((engine, (until, how, signal)), to_group) in cases {
+    for ((engine, ((until, how), signal)), to_group) in cases {
         let case = format!("{engine} {until}, {how} signal {signal}, to the group: {to_group}");
         let folder = tempfile::tempdir().expect("a folder can be made");
         let report = folder.path().join("report");
@@ -40,8 +38,6 @@ fn signals_of_others_arrive_once() {
         followed.await_output("ready");
         if until == after {
             wait_for("the report is there", || report.exists());
-        } else if how == "take" {
-            await_watch(followed.pid());
         }
         let to = if to_group { -followed.pid() } else { followed.pid() };
         run(&mut command("bash", ["-c", &format!("kill -{signal} -- {to}")])).expect_code(0);
@@ -50,20 +46,46 @@ fn signals_of_others_arrive_once() {
     }
 }
 
-/// Waits until vmtrace sees what is sent: its thread for signals has opened events, and waits for signals again.
-#[track_caller]
-fn await_watch(vmtrace: i32) {
-    let is_event = |link: PathBuf| link.to_string_lossy().contains("perf_event");
-    wait_for("the sending of signals is watched", || {
-        let mut open = std::fs::read_dir(format!("/proc/{vmtrace}/fd")).expect("it lives").flatten();
-        open.any(|file| std::fs::read_link(file.path()).is_ok_and(is_event))
-    });
-    let of_task = |tid: i32, file: &str| std::fs::read_to_string(format!("/proc/{vmtrace}/task/{tid}/{file}"));
-    let is_control = |tid: &i32| of_task(*tid, "comm").is_ok_and(|name| name.trim() == "control");
-    let control = proc::threads(vmtrace).into_iter().find(is_control).expect("there is such a thread");
-    // rt_sigtimedwait
-    let waits = || of_task(control, "syscall").is_ok_and(|call| call.starts_with("128 "));
-    wait_for("it waits for signals", waits);
+/// However they are mixed, each arrives once: those to the program, to vmtrace, and to both.
+#[test]
+fn signals_from_all_sides_arrive_once() {
+    let mut state = 2026u64;
+    let mut below = |limit| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % limit
+    };
+    for options in [&["--engine=ptrace"][..], &["--for=1ms"], &["--engine=perf"], &["--follow=threads"]] {
+        sides::expect_each_once(options, 150, &mut below);
+    }
+}
+
+/// Who goes by names finds vmtrace alone, or the program too, which gets the signal once either way.
+#[test]
+fn signals_by_name_arrive_once() {
+    for tool in ["pkill", "pidof"] {
+        need(tool);
+    }
+    // Names that nobody else has.
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder can be made"));
+    let [own, program] = [0, 1].map(|index| folders[index].path().join("by-name"));
+    std::fs::copy(VMTRACE, &own).expect("it can be copied");
+    std::fs::copy(testprog("from_within"), &program).expect("it can be copied");
+    let [own, program] = [&own, &program].map(|path| path.to_str().expect("it is text"));
+    let by_name: [fn(&str, &str); 3] = [
+        |own, _| drop(run(&mut command("pkill", ["-12", "-f", own])).expect_code(0)),
+        |_, program| drop(run(&mut command("pkill", ["-12", "-f", program])).expect_code(0)),
+        |own, _| {
+            let pids = run(&mut command("pidof", [own])).expect_code(0).output();
+            run(&mut command("bash", ["-c", &format!("kill -12 {pids}")])).expect_code(0);
+        },
+    ];
+    for (number, send) in by_name.into_iter().enumerate() {
+        let followed = Process::start(&mut command(own, ["-o", "/dev/null", "--", program, "count", "12"]));
+        followed.await_output("ready");
+        send(own, program);
+        let told = followed.end().expect_code(0).output();
+        assert!(told.ends_with("signal 12: 1 times\n"), "{number}: {told}");
+    }
 }
 
 /// What is sent to the program, and then to vmtrace alone by the same process, are two.
@@ -72,8 +94,7 @@ fn signals_that_are_sent_one_by_one_are_not_one() {
     let mut followed = vmtrace(["-o", "/dev/null", "--", testprog("from_within"), "take", "40"]);
     let followed = Process::start(&mut followed);
     followed.await_output("ready");
-    await_watch(followed.pid());
-    let target = *proc::children(followed.pid()).last().expect("the program runs");
+    let target = proc::launched_by(followed.pid());
     let script = format!("kill -40 {target}; sleep 0.05; kill -40 {}", followed.pid());
     run(&mut command("bash", ["-c", &script])).expect_code(0);
     let told = followed.end().expect_code(0).output();
@@ -86,7 +107,7 @@ fn stop_job(options: &[&str], stop: Signal, stands_for: Duration) {
     let program = ["-o", "/dev/null", "--", testprog("from_within"), "count", "10"];
     let followed = Process::start(vmtrace(options).args(program));
     followed.await_output("ready");
-    let target = *proc::children(followed.pid()).last().expect("the program runs");
+    let target = proc::launched_by(followed.pid());
     let group = -followed.pid();
     send(group, stop);
     wait_for("both are stopped", || stands(target) && proc::state(followed.pid()) == Some('T'));
@@ -132,7 +153,7 @@ fn a_stop_that_is_sent_to_vmtrace_alone() {
         let mut followed = vmtrace([engine, "-o", "/dev/null", "--", testprog("from_within"), "count", "10"]);
         let followed = Process::start(&mut followed);
         followed.await_output("ready");
-        let target = *proc::children(followed.pid()).last().expect("the program runs");
+        let target = proc::launched_by(followed.pid());
         followed.send(Signal::SIGTSTP);
         wait_for("both are stopped", || stands(target) && proc::state(followed.pid()) == Some('T'));
         followed.send(Signal::SIGCONT);
@@ -161,7 +182,8 @@ fn signals_for_those_left_behind() {
     followed.await_output("left");
     wait_for("the program has ended", || {
         let children = proc::children(followed.pid());
-        children.iter().all(|child| proc::program(*child).is_none())
+        let programs: Vec<_> = children.into_iter().filter_map(proc::program).collect();
+        programs.iter().all(|program| program.to_string_lossy().contains("signal-witness"))
     });
     followed.send(Signal::SIGTERM);
     let ended = followed.end().expect_code(3);
@@ -276,7 +298,7 @@ fn a_session_of_its_own() {
     let words = [WAYS[1], &["setsid", "--wait", testprog("tell_signals"), "4"]].concat();
     let mut terminal = Terminal::start(words[0], &words[1..]);
     terminal.await_text("ready");
-    let child = proc::children(terminal.leader.pid()).pop().expect("vmtrace has a child");
+    let child = proc::launched_by(terminal.leader.pid());
     assert!(proc::session(child).contains(&child), "it leads a session");
     terminal.type_in("\x03");
     terminal.leader.send(Signal::SIGHUP);
@@ -305,7 +327,8 @@ fn job_control() {
         // Other tests run it too, in sessions of their own.
         let ours = proc::session(shell.leader.pid());
         let pids: Vec<i32> = proc::with_argument(program).into_iter().filter(|pid| ours.contains(pid)).collect();
-        let target = *pids.last().expect("the program runs");
+        let is_target = |pid: &i32| proc::arguments(*pid).first().is_some_and(|first| first == program);
+        let target = pids.iter().copied().find(is_target).expect("the program runs");
         for times in 1..=2 {
             shell.type_in("\x1a");
             shell.await_times("Stopped", times);
@@ -348,7 +371,7 @@ fn job_control() {
 fn stop_and_continue() {
     let followed = Process::start(&mut vmtrace(["-o", "/dev/null", "--", testprog("crowd"), "3", "2"]));
     followed.await_output("ready");
-    let target = proc::children(followed.pid()).pop().expect("vmtrace has a child");
+    let target = proc::launched_by(followed.pid());
     let target = nix::unistd::Pid::from_raw(target);
     for _ in 0..5 {
         nix::sys::signal::kill(target, Signal::SIGSTOP).expect("it is ours");

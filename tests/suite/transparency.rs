@@ -170,7 +170,7 @@ fn nothing_is_kept_of_whom_nobody_follows() {
     };
     wait_for("the report is there", || report.exists());
     assert!(is_there());
-    let target = *proc::children(following.pid()).first().expect("the program runs");
+    let target = proc::launched_by(following.pid());
     send(target, Signal::SIGTERM);
     // Its memory is given back after its program cannot be named any more.
     wait_for("the program has ended", || matches!(proc::state(target), None | Some('Z')));
@@ -192,7 +192,7 @@ fn limits_are_the_programs() {
 fn a_launched_program_does_not_outlive_a_killed_vmtrace() {
     let followed = Process::start(&mut vmtrace(["-o", "/dev/null", "--", testprog("crowd"), "3", "2"]));
     followed.await_output("ready");
-    let target = proc::children(followed.pid()).pop().expect("vmtrace has a child");
+    let target = proc::launched_by(followed.pid());
     followed.send(Signal::SIGKILL);
     assert_eq!(followed.end().code(), 137);
     wait_for("the program is gone", || proc::state(target).is_none_or(|state| state == 'Z'));
@@ -204,7 +204,7 @@ fn a_program_that_is_left_to_itself_lives_on() {
     let mut followed = vmtrace(["--format=json", "--for=200ms", "--", testprog("count_signals")]);
     let followed = Process::start(&mut followed);
     followed.await_output("ready");
-    let target = proc::children(followed.pid()).pop().expect("vmtrace has a child");
+    let target = proc::launched_by(followed.pid());
     wait_for("the report comes", || crate::common::vmtrace::reports(&followed.errors()).len() == 1);
     wait_for("the program is left alone", || proc::is_free(target));
     let report = crate::common::vmtrace::reports(&followed.errors()).remove(0);

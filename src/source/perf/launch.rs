@@ -11,7 +11,6 @@ use nix::sys::signal::SigSet;
 use super::Perf;
 use super::attach::FollowError;
 use super::rings::Rings;
-use super::sent::SentSignals;
 use super::tether::Tether;
 use crate::event::Exit;
 use crate::source::Launched;
@@ -30,8 +29,6 @@ pub(super) struct Launch {
     pub(super) runs: bool,
     /// It is stopped by job control, and that has been told.
     pub(super) stop_told: bool,
-    /// What it is sent, until somebody else watches that.
-    pub(super) sent: Option<SentSignals>,
 }
 
 impl Launch {
@@ -43,7 +40,7 @@ impl Launch {
 }
 
 impl Perf {
-    /// Launches `command`, with rings of at most `ring_bytes`.
+    /// Launches `command`, with rings of at most `ring_bytes`. It runs from [`Launched::go`] on.
     ///
     /// `mask` is the signal mask that it is to start with. No other thread may exist yet.
     ///
@@ -71,10 +68,7 @@ impl Perf {
         source.stream.add(pid.into(), pid, space);
         source.change_mappers();
         let tether = Tether::tie(pid);
-        // Without it, what is sent to the whole process group comes twice.
-        let sent = SentSignals::to(pid).ok();
-        child.go().map_err(LaunchError::Fork)?;
-        source.launch = Some(Launch { child, tether, runs: false, stop_told: false, sent });
+        source.launch = Some(Launch { child, tether, runs: false, stop_told: false });
         Ok(source)
     }
 
@@ -110,8 +104,8 @@ fn is_of_class_32(mut file: File) -> bool {
 }
 
 impl Launched for Perf {
-    fn take_sent(&mut self) -> Option<SentSignals> {
-        self.launch.as_mut().and_then(|launch| launch.sent.take())
+    fn go(&mut self) -> Result<(), LaunchError> {
+        self.launch.as_ref().map_or(Ok(()), |launch| launch.child.go().map_err(LaunchError::Fork))
     }
 
     fn not_executed(&self) -> Option<Errno> {

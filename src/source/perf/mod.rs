@@ -15,7 +15,6 @@ mod opaque;
 pub mod points;
 pub mod record;
 pub mod rings;
-pub mod sent;
 pub mod sorter;
 mod stream;
 mod tether;

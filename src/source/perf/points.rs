@@ -2,7 +2,6 @@
 
 use super::record::{ALL_REGISTERS, ARGUMENTS, RESULT};
 use crate::source::ptrace::decode::{Followed, X86_64};
-use crate::units::Pid;
 
 /// What a tracepoint tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,8 +14,6 @@ pub enum Point {
     Signal,
     /// execve has put a new image in place.
     Executed,
-    /// A process sends a signal.
-    Sent,
 }
 
 /// How a tracepoint is opened.
@@ -62,22 +59,6 @@ pub fn execve() -> Wanted {
         raw: true,
         filter: None,
         wakes: true,
-    }
-}
-
-/// The signals that processes send to one of these processes as a whole, by kill(2) or sigqueue(3): one to a process group is told
-/// once for each of its members.
-pub fn sent_to(processes: [Pid; 2]) -> Wanted {
-    let [one, other] = processes;
-    Wanted {
-        tracepoint: "signal/signal_generate".to_owned(),
-        point: Point::Sent,
-        registers: 0,
-        stack_bytes: 0,
-        raw: true,
-        // SI_USER, SI_QUEUE.
-        filter: Some(format!("(pid == {one} || pid == {other}) && group == 1 && (code == 0 || code == -1)")),
-        wakes: false,
     }
 }
 

@@ -57,15 +57,6 @@ pub enum What {
     CallWithStack(Point, Box<Snapshot>),
     /// A signal with its default action is delivered.
     Signal(i32),
-    /// The task sends a signal.
-    Sent {
-        /// Its number.
-        signal: i32,
-        /// To which process.
-        to: Pid,
-        /// Whether it was on its way already, so that it comes once for both.
-        merged: bool,
-    },
     /// The task has made another one, which has not run yet.
     Fork {
         /// The new task.
@@ -163,13 +154,13 @@ pub fn decode(bytes: &[u8], layouts: &Layouts) -> Option<Record> {
 /// Any bytes as what lies in a ring, for fuzzing: records, one behind the other, of events of all layouts.
 pub fn digest(bytes: &[u8]) {
     let wanted = super::points::wanted();
-    let others = [super::points::mmap_with_stack(String::new()), super::points::sent_to([Pid(1), Pid(2)])];
+    let mmap = super::points::mmap_with_stack(String::new());
     let layout = |wanted: &super::points::Wanted| {
         let parts = [(wanted.registers != 0, REGS_USER), (wanted.stack_bytes != 0, STACK_USER), (wanted.raw, RAW)];
         let sample_type = parts.iter().filter(|(has, _)| *has).fold(COMMON, |all, (_, part)| all | part);
         Layout { point: Some(wanted.point), sample_type, registers: wanted.registers }
     };
-    let layouts: Layouts = (0..).zip(wanted.iter().chain(&others).map(layout)).collect();
+    let layouts: Layouts = (0..).zip(wanted.iter().chain([&mmap]).map(layout)).collect();
     let mut sorter = super::sorter::Sorter::default();
     let mut rest = bytes;
     for round in 0.. {
@@ -204,10 +195,6 @@ fn sample(body: &mut Fields<'_>, layouts: &Layouts) -> Option<Record> {
     let field = |from: usize| Some(i32::from_ne_bytes(raw?.get(from..from + 4)?.try_into().ok()?));
     let what = if point == Point::Signal {
         What::Signal(field(8)?)
-    } else if point == Point::Sent {
-        /// TRACE_SIGNAL_ALREADY_PENDING
-        const ALREADY_PENDING: i32 = 2;
-        What::Sent { signal: field(8)?, to: Pid(field(36)?), merged: field(44)? == ALREADY_PENDING }
     } else if point == Point::Executed {
         /// PERF_SAMPLE_REGS_ABI_32
         const ABI_32: u64 = 1;

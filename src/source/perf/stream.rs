@@ -338,7 +338,7 @@ impl Stream {
             }
             What::Fork { child, child_pid } => self.born(at, tid, child, child_pid),
             What::Exited => self.exited(at, tid),
-            What::Executed { .. } | What::Sent { .. } | What::Lost(_) => {}
+            What::Executed { .. } | What::Lost(_) => {}
         }
     }
 
@@ -346,7 +346,7 @@ impl Stream {
         match point {
             Point::Enter(followed) => self.enter(at, tid, followed, registers, snapshot),
             Point::Exit(followed) => self.exit(at, tid, followed, registers),
-            Point::Signal | Point::Executed | Point::Sent => {}
+            Point::Signal | Point::Executed => {}
         }
     }
 

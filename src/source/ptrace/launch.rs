@@ -13,7 +13,6 @@ use crate::event::Exit;
 use crate::procfs::task;
 use crate::source::control::Control;
 use crate::source::job::{Aftermath, Suspension};
-use crate::source::perf::sent::SentSignals;
 use crate::source::{Follow, Launched};
 use crate::sys::{self, Child, ChildReport, Status, Wait};
 use crate::units::Pid;
@@ -102,7 +101,7 @@ pub(in crate::source) fn arguments(command: &[OsString]) -> Result<Vec<CString>,
 }
 
 impl Ptrace {
-    /// Launches `command`, and follows it from its first instruction on.
+    /// Launches `command`, and follows it from its first instruction on. It runs from [`Launched::go`] on.
     ///
     /// `mask` is the signal mask that it is to start with. No other thread may exist yet.
     pub fn launch(command: &[OsString], leash: Leash, follow: Follow, mask: &SigSet) -> Result<Ptrace, LaunchError> {
@@ -113,21 +112,19 @@ impl Ptrace {
         let options = if wanted.is_some() { sys::FILTER_OPTIONS } else { sys::TRACE_OPTIONS };
         let pid = child.pid;
         sys::seize(pid.into(), options).map_err(|errno| LaunchError::refused(pid, errno))?;
-        // When it has been left alone, no stop tells what it has been sent. Where perf events are not permitted, what is sent to the
-        // whole process group comes twice then.
-        let sent = (leash == Leash::None).then(|| SentSignals::to(pid).ok()).flatten();
-        child.go().map_err(LaunchError::Fork)?;
         let launching = Launching { child, wanted: wanted.is_some() };
         let mut source = Ptrace::new(pid, true, follow, Phase::Launching(launching));
         source.add_child(pid.into(), pid, None);
-        source.main.sent = sent;
         Ok(source)
     }
 }
 
 impl Launched for Ptrace {
-    fn take_sent(&mut self) -> Option<SentSignals> {
-        self.main.sent.take()
+    fn go(&mut self) -> Result<(), LaunchError> {
+        match &self.phase {
+            Phase::Launching(launching) => launching.child.go().map_err(LaunchError::Fork),
+            _ => Ok(()),
+        }
     }
 
     fn wait_for_main(&mut self, control: &Control, suspension: Suspension) -> Result<Exit, Errno> {

@@ -16,7 +16,6 @@ mod order;
 pub mod overhead;
 mod placement;
 pub mod refusal;
-mod signals;
 mod statuses;
 pub mod stop;
 mod tasks;
@@ -29,8 +28,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc::user_regs_struct as Registers;
 
-use super::control::{Control, Sent};
-use super::perf::sent::SentSignals;
+use super::control::Control;
 use super::{Follow, Next, Source};
 use crate::diagnose::finding::Note;
 use crate::event::{Call, Event, EventKind, Exit};
@@ -41,7 +39,6 @@ use decode::{Abi, Followed};
 use gate::{Gate, Left};
 use overhead::Overhead;
 use placement::Placement;
-use signals::Delivered;
 use stop::Stop;
 use untraced::Withheld;
 use without_us::Woken;
@@ -101,23 +98,11 @@ struct Main {
     group_stopped: bool,
     /// It has been stopped since this was last told.
     stop_is_news: bool,
-    /// What processes have sent it of late.
-    delivered: Delivered,
-    /// The same by perf events, until somebody else watches that.
-    sent: Option<SentSignals>,
 }
 
 impl Main {
     fn of(pid: Pid, is_child: bool) -> Main {
-        Main {
-            pid,
-            is_child,
-            exit: None,
-            group_stopped: false,
-            stop_is_news: false,
-            delivered: Delivered::default(),
-            sent: None,
-        }
+        Main { pid, is_child, exit: None, group_stopped: false, stop_is_news: false }
     }
 }
 
@@ -301,7 +286,6 @@ impl Ptrace {
         match stop {
             Stop::Signal(signal) if without_us::is_kept_from(tid, signal) => self.restart(tid, 0),
             Stop::Signal(signal) => {
-                self.see_delivered(tid, signal);
                 without_us::resume(tid, Woken::BySignal(signal));
                 self.restart(tid, signal);
             }
@@ -447,10 +431,6 @@ impl Source for Ptrace {
 
     fn main_exit(&self) -> Option<Exit> {
         self.main.exit
-    }
-
-    fn has_delivered(&mut self, sent: Sent) -> bool {
-        self.main_has_got(sent)
     }
 
     fn others(&self) -> Vec<Pid> {

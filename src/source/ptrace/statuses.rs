@@ -11,7 +11,7 @@ use crate::units::Tid;
 const MOST_IN_A_ROW: u32 = 32;
 
 /// So many statuses are collected before they are dispatched.
-pub(super) const MOST_READY: usize = 256;
+const MOST_READY: usize = 256;
 
 impl Ptrace {
     /// The next status to be dispatched; none when it is out of date, or has been dealt with already.
@@ -73,7 +73,7 @@ impl Ptrace {
         }
     }
 
-    pub(super) fn is_signal_for(&self, tid: Tid, status: Status) -> bool {
+    fn is_signal_for(&self, tid: Tid, status: Status) -> bool {
         let Status::Stopped(status) = status else { return false };
         matches!(Stop::from_status(status), Stop::Signal(_)) && self.tracees.contains_key(&tid)
     }

@@ -12,12 +12,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use object::ReadCache;
 use object::elf::{ELFCOMPRESS_ZLIB, ET_DYN, ET_EXEC, SHT_NOBITS};
 
 use super::survey::Sections;
 use crate::symbols::elf::{Headers, Section};
+use crate::sys;
 
 /// A file of which more is needed is not copied where nobody but root and ourselves can change it, in bytes: the kernel can
 /// drop pages of a file, but not of a copy.
@@ -104,7 +104,7 @@ fn is_needed(section: &Section) -> bool {
 }
 
 fn copy(file: &File, headers: &Headers, budget: &mut u64) -> io::Result<File> {
-    let copy = File::from(memfd_create("vmtrace-symbols", MFdFlags::MFD_CLOEXEC)?);
+    let copy = sys::memory_file("vmtrace-symbols")?;
     copy.set_len(file.metadata()?.len())?;
     let keep: Vec<bool> = (headers.sections.iter().enumerate())
         .map(|(number, section)| {
