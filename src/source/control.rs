@@ -27,6 +27,9 @@ const FORWARD_AFTER: Duration = Duration::from_millis(20);
 /// So many signals are taken before something is done.
 const MOST_AT_ONCE: usize = 256;
 
+/// More do not wait to be taken, as a rule (RLIMIT_SIGPENDING).
+const MOST_WAITING: usize = 1 << 16;
+
 /// Ends a blocked wait. SIGURG is ignored by default, so that a stray one harms nobody.
 const WAKE: Signal = Signal::SIGURG;
 
@@ -262,9 +265,9 @@ impl Collector<'_> {
         self.shared.flags.fetch_or(flags, Ordering::AcqRel);
     }
 
-    /// Takes the signals that have come, and waits so long for the first.
-    fn receive(&mut self, mut patience: Duration) {
-        for _ in 0..MOST_AT_ONCE {
+    /// Takes the signals that have come, up to so many, and waits so long for the first.
+    fn receive(&mut self, mut patience: Duration, most: usize) {
+        for _ in 0..most {
             let Some(received) = sys::wait_signal(&self.set, patience) else { break };
             patience = Duration::ZERO;
             if self.shared.over.load(Ordering::Acquire) && WRITING.load(Ordering::Acquire) && ends_us(received.signal) {
@@ -293,8 +296,8 @@ impl Collector<'_> {
             self.witness = None;
         }
         let heard = heard.flatten();
-        // What was sent to us at the same time as what the witness has told is among the undecided ones then.
-        self.receive(Duration::ZERO);
+        // All that was sent to us at the same time as what the witness has told is among the undecided ones then.
+        self.receive(Duration::ZERO, MOST_WAITING);
         let is_ours_alone = heard.is_some();
         for Received { signal, sender, value } in take_ours_alone(&mut self.undecided, heard.unwrap_or_default()) {
             self.shared.add_signal(Sent { signal, sender, value, is_ours_alone });
@@ -314,7 +317,7 @@ fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisT
     let mut stop_after = timers.stop_after;
     let mut collector = Collector { shared, manners, set: collected(), witness, undecided: Vec::new() };
     while !shared.done.load(Ordering::Acquire) {
-        collector.receive(TICK);
+        collector.receive(TICK, MOST_AT_ONCE);
         collector.decide();
         if start.is_none() && shared.armed.load(Ordering::Acquire) {
             start = Some(Instant::now());

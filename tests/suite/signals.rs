@@ -59,6 +59,22 @@ fn signals_from_all_sides_arrive_once() {
     }
 }
 
+/// A thousand that come at once, to the group or to vmtrace alone, arrive once each.
+#[test]
+fn signals_that_come_at_once_arrive_once() {
+    let mut turn = 0;
+    // To the group, four times of five.
+    let mut below = |limit| {
+        turn += 1;
+        match limit {
+            2 => 1,
+            _ if turn % 3 != 1 => 1,
+            _ => 2 - u64::from(turn % 15 == 1),
+        }
+    };
+    sides::expect_each_once(&["--for=1ms"], 1000, &mut below);
+}
+
 /// Who goes by names finds vmtrace alone, or the program too, which gets the signal once either way.
 #[test]
 fn signals_by_name_arrive_once() {
