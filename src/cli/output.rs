@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::sys::stat::{FileStat, SFlag, fstat};
 
 use super::{Colour, Format, ReportArgs};
 use crate::report::text::Style;
@@ -54,7 +55,7 @@ impl Output {
         Ok(Output { format: args.format, colour: args.color, name: args.output.clone(), place: place? })
     }
 
-    /// Writes a report. A reader that has gone away is no error.
+    /// Writes a report. A reader that has gone away is no error, be it a terminal's.
     ///
     /// # Errors
     /// The file could not be written; the report has then gone to standard error instead, for it may be all there is.
@@ -65,7 +66,7 @@ impl Output {
             Place::Open(file) => self.render(report, &mut &**file),
         };
         match result {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) if self.has_no_reader(&error) => Ok(()),
             Err(error) => {
                 let place = self.name.as_deref().map_or("the output".into(), Path::to_string_lossy);
                 // If this fails as well there is nowhere left to write to.
@@ -74,6 +75,22 @@ impl Output {
             }
             Ok(()) => Ok(()),
         }
+    }
+
+    /// Whether an error of writing means that nobody reads any more. Of a disk EIO means that it has failed.
+    fn has_no_reader(&self, error: &io::Error) -> bool {
+        let is_device = |status: Result<FileStat, Errno>| {
+            status.is_ok_and(|status| SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR)
+        };
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        errno == Some(Errno::EPIPE)
+            || errno == Some(Errno::EIO)
+                && match &self.place {
+                    Place::File(_) => false,
+                    Place::Open(file) => is_device(fstat(file)),
+                    Place::Stream(Stream::Out) => is_device(fstat(io::stdout())),
+                    Place::Stream(Stream::Err) => is_device(fstat(io::stderr())),
+                }
     }
 
     fn write_stream(&self, stream: Stream, report: &Report) -> io::Result<()> {

@@ -132,11 +132,15 @@ impl Process {
         });
     }
 
-    /// Whether it has ended. It is not reaped, so that its number stays its own.
-    pub fn has_ended(&self) -> bool {
+    /// How it has ended, if it has. It is not reaped, so that its number stays its own.
+    pub fn status(&self) -> WaitStatus {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        let status = waitid(Id::Pid(Pid::from_raw(self.pid())), flags).expect("it is our child");
-        status != WaitStatus::StillAlive
+        waitid(Id::Pid(Pid::from_raw(self.pid())), flags).expect("it is our child")
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.status() != WaitStatus::StillAlive
     }
 
     /// Ends its input and waits until it has ended, and nobody holds its outputs any more.

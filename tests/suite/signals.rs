@@ -9,6 +9,7 @@ use crate::common::testprogs::testprog;
 use crate::common::vmtrace::{VMTRACE, vmtrace};
 use crate::common::{need, proc, sides, wait_for};
 use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
 
 /// What a program sends to its process group, where vmtrace is too, it gets once, whatever signal it is, and vmtrace lives on.
 #[test]
@@ -305,6 +306,24 @@ fn hangup_arrives_once() {
         terminal.leader.send(Signal::SIGTERM);
         terminal.await_end();
         assert_eq!(told(), "hup\nterm\n", "{way:?}");
+    }
+}
+
+/// A terminal that has gone away, with the reports that were to be read there, leaves the program's status as it is.
+#[test]
+fn reports_to_a_terminal_that_has_gone_away() {
+    for options in [&[][..], &["--every=50ms"]] {
+        // Which writes nothing from then on.
+        let program = ["--", "bash", "-c", "echo ready; exec sleep 600"];
+        let mut terminal = Terminal::start(VMTRACE, &[options, &program].concat());
+        terminal.await_text("ready");
+        terminal.hang_up();
+        terminal.await_end();
+        assert!(
+            matches!(terminal.leader.status(), WaitStatus::Exited(_, 129)),
+            "{options:?}: {:?}",
+            terminal.leader.status()
+        );
     }
 }
 
