@@ -16,6 +16,7 @@ use anyhow::Context;
 use self::process::{Interrupt, Scratch, Stopped};
 use self::runner::{Outcome, Runner};
 use super::manifest::{By, Case, Manifest, Mode, Way};
+use super::no_thread;
 use crate::report::layout::{COLUMNS, printable, width, wrap};
 use crate::report::words::duration;
 
@@ -99,16 +100,22 @@ fn run_all(
     table.head(out)?;
     let (next, (sender, results)) = (AtomicUsize::new(0), mpsc::channel());
     let outcomes = thread::scope(|scope| {
-        for _ in 0..jobs.get().min(runs.len()) {
+        for worker in 0..jobs.get().min(runs.len()) {
             let (sender, next) = (sender.clone(), &next);
-            scope.spawn(move || {
+            let work = move || {
                 while let Some((number, (case, way))) = numbered(runs, next.fetch_add(1, Ordering::Relaxed)) {
                     // Nobody listens any more after an error.
                     if sender.send((number, runner.run(case, *way))).is_err() {
                         break;
                     }
                 }
-            });
+            };
+            match thread::Builder::new().spawn_scoped(scope, work) {
+                Err(error) if worker == 0 => return Err(no_thread(error)),
+                // Fewer do it too.
+                Err(_) => break,
+                Ok(_) => {}
+            }
         }
         drop(sender);
         let outcomes = table.rows(&results, out);

@@ -11,7 +11,9 @@ use nix::sys::signal::Signal;
 use super::events;
 use super::output::{Destination, Output, Stream};
 use super::watch::{STATUS_EVERY, Watch};
-use super::{EngineChoice, FAILED, FollowArgs, FollowChoice, NOT_EXECUTABLE, NOT_FOUND, ReportArgs, complain};
+use super::{
+    EngineChoice, FAILED, FollowArgs, FollowChoice, NOT_EXECUTABLE, NOT_FOUND, ReportArgs, complain, no_thread,
+};
 use crate::event::Exit;
 use crate::follow::{Follower, Observer, Options};
 use crate::procfs::task;
@@ -86,7 +88,7 @@ fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
     let mut control = Control::new(Manners::Attached);
     let recording = args.record.as_deref().map(create).transpose()?;
     let options = options(args, Mode::Attach, task::command_line(pid), Stream::Out)?;
-    control.start(timers(args, Watch::wants_status(false)), None)?;
+    control.start(timers(args, Watch::wants_status(false)), None).map_err(no_thread)?;
     let followed = match by_perf(args, pid)? {
         Some(source) => follow(&mut Live::new(source), &control, options, output, recording)?,
         None => {
@@ -157,7 +159,7 @@ fn follow_launched<S: Launched>(
 ) -> Result<u8, anyhow::Error> {
     let mut target = Live::new(source);
     let mut control = Control::new(Manners::Launched);
-    control.start(timers(args, Watch::wants_status(true)), Some(&args.program))?;
+    control.start(timers(args, Watch::wants_status(true)), Some(&args.program)).map_err(no_thread)?;
     target.source.go()?;
     let followed = follow(&mut target, &control, options, output, recording)?;
     if let Some(errno) = target.source.not_executed() {

@@ -286,6 +286,15 @@ pub fn refuse(error: &clap::Error) -> ! {
     error.exit()
 }
 
+/// Why there can be no thread of our own.
+fn no_thread(error: io::Error) -> anyhow::Error {
+    let why = "so many as may be run already; raise kernel.pid_max, ulimit -u or the container's pids.max, or end some";
+    anyhow::anyhow!(
+        "cannot start a thread: {}: {why}",
+        nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)).desc()
+    )
+}
+
 /// A share in percent.
 fn percent(text: &str) -> Result<f64, String> {
     match text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>() {

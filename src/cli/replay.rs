@@ -8,7 +8,7 @@ use jiff::Zoned;
 
 use super::output::{Output, Stream};
 use super::watch::{STATUS_EVERY, Watch};
-use super::{FAILED, ReplayArgs, events};
+use super::{FAILED, ReplayArgs, events, no_thread};
 use crate::follow::{Follower, Observer, Options};
 use crate::report::draft::Draft;
 use crate::report::{Clock, Mode};
@@ -32,7 +32,7 @@ pub fn run(args: &ReplayArgs) -> Result<u8, anyhow::Error> {
     block_signals()?;
     let mut control = Control::new(Manners::Attached);
     let status_every = Watch::wants_status(false).then_some(STATUS_EVERY);
-    control.start(Timers { status_every, ..Timers::default() }, None)?;
+    control.start(Timers { status_every, ..Timers::default() }, None).map_err(no_thread)?;
     recording(args, file, &control, output).map_err(|error| anyhow::anyhow!("cannot replay {name}: {error}"))
 }
 

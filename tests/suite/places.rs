@@ -169,6 +169,38 @@ fn attaching_without_perf_events() {
     target.end().expect_code(0);
 }
 
+/// Beside a process that has made all threads that may be, vmtrace does with those that it gets, or says what it lacks.
+#[test]
+fn no_room_for_threads() {
+    const SCRIPT: &str = "
+        echo 310 >/proc/sys/kernel/pid_max && mkfifo \"$1/in\" \"$1/out\" || exit 99
+        \"$2\" \"$3\" <\"$1/in\" >\"$1/out\" & target=$!
+        exec 8>\"$1/in\"
+        read -r line <\"$1/out\"
+        exec \"$4\" \"$5\" --for=100ms -o \"$1/report\" -p $target";
+    for engine in ["--engine=ptrace", "--engine=perf", "--follow=threads"] {
+        let attached = |spare: &str| {
+            let folder = tempfile::tempdir().expect("a folder can be made");
+            let path = folder.path().to_str().expect("a path of text");
+            let words = ["--pid", "--fork", "--mount-proc", "bash", "-c", SCRIPT, "bash", path];
+            let mut command = command("unshare", words);
+            let ended = run(command.args([testprog("no_room"), spare, VMTRACE, engine]));
+            let errors = ended.errors();
+            assert!(!errors.contains("panicked"), "{engine}, room for {spare}: {errors}");
+            if ended.code() == 125 {
+                assert!(
+                    errors.starts_with("vmtrace: cannot start a thread: ") && errors.lines().count() == 1,
+                    "{errors}"
+                );
+            } else {
+                assert_eq!((ended.code(), folder.path().join("report").exists()), (0, true), "{errors}");
+            }
+            ended.code()
+        };
+        assert_eq!(["0", "1", "2", "3", "8"].map(attached), [125, 0, 0, 0, 0], "{engine}");
+    }
+}
+
 /// In a container whose filter forbids ptrace, it is said which capability that takes.
 #[test]
 fn a_container_without_ptrace() {

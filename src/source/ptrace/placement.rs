@@ -193,13 +193,14 @@ impl Drop for Placement {
 }
 
 impl Guard {
-    /// None where the way back from SCHED_IDLE is barred: without CAP_SYS_NICE or RLIMIT_NICE it is one way (sched(7)).
+    /// None where the way back from SCHED_IDLE is barred: without CAP_SYS_NICE or RLIMIT_NICE it is one way (sched(7)). Nor where
+    /// there can be no further thread, as beside a process that has made all that may be.
     fn new() -> Option<Guard> {
         let home = sched_getaffinity(ThreadId::from_raw(0)).ok()?;
         let there_and_back = || {
             sys::set_policy(sys::own_tid(), Policy::Idle).and_then(|()| sys::set_policy(sys::own_tid(), Policy::Normal))
         };
-        std::thread::spawn(there_and_back).join().ok()?.ok()?;
+        std::thread::Builder::new().spawn(there_and_back).ok()?.join().ok()?.ok()?;
         let shared = Arc::new(Shared {
             tracer: sys::own_tid(),
             home,
