@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use indexmap::IndexSet;
+use nix::unistd::{SysconfVar, sysconf};
 
 use crate::sys;
 use crate::units::{Addr, Pid, Tid};
@@ -139,6 +140,19 @@ pub fn wait_status(tid: Tid) -> Option<i32> {
 pub fn start_ticks(tid: Tid) -> Option<u64> {
     let text = super::read(tid, "stat").ok()?;
     stat_field(&text, 22)?.parse().ok()
+}
+
+/// Whether the process of this number was made after a time, in nanoseconds of CLOCK_MONOTONIC. Ticks are coarse: false may be
+/// wrong by one.
+pub fn was_made_after(pid: Pid, time: u64) -> bool {
+    use nix::time::{ClockId, clock_gettime};
+    let nanoseconds = |clock| clock_gettime(clock).map_or(0, |time| Duration::from(time).as_nanos());
+    // Both clocks run alike but while the machine sleeps, so that this is not less than it was then.
+    let ahead = nanoseconds(ClockId::CLOCK_BOOTTIME).saturating_sub(nanoseconds(ClockId::CLOCK_MONOTONIC));
+    let tick =
+        sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|hertz| 1_000_000_000u128.checked_div(hertz as u128));
+    let made = start_ticks(pid.into()).zip(tick).map(|(ticks, tick)| u128::from(ticks) * tick);
+    made.is_some_and(|made| made > u128::from(time) + ahead)
 }
 
 /// The processor that a task runs on, or ran on last: field 39 of proc_pid_stat(5).
@@ -300,6 +314,21 @@ mod tests {
         let expected = TaskStatus { pid: Pid(100), parent: Pid(7), uid: 1001, tracer: Some(Pid(55)), state: 't' };
         assert_eq!(parse_status(text), Some(expected));
         assert_eq!(parse_status(b"Tgid:\t100\n"), None);
+    }
+
+    /// A number that is used anew is told from the one that it was.
+    #[test]
+    fn made_after() {
+        let own = Pid(std::process::id() as i32);
+        let then = sys::perf::monotonic_ns();
+        // Longer than a tick.
+        std::thread::sleep(Duration::from_millis(50));
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let later = Pid(child.id() as i32);
+        assert!(was_made_after(later, then) && !was_made_after(later, sys::perf::monotonic_ns()));
+        assert!(was_made_after(own, 0) && !was_made_after(own, then));
+        child.kill().and_then(|()| child.wait()).unwrap();
+        assert!(!was_made_after(later, then), "nobody has this number");
     }
 
     /// A thread that lives is listed, however many that were there before it end meanwhile. Of plain listings, one in some

@@ -55,11 +55,13 @@ pub(super) struct Census {
 }
 
 impl Census {
-    fn read(pid: Pid) -> Census {
-        let tasks = living(pid);
-        let tid = tasks.iter().min().copied().unwrap_or(pid.into());
+    /// Of the process that had this number at `since`, in nanoseconds of CLOCK_MONOTONIC.
+    pub(super) fn read(pid: Pid, since: u64) -> Census {
+        let tasks = living(pid, since);
+        let image = |tid: &Tid| Image::read(*tid, is_i386(*tid), None);
+        let image = tasks.iter().min().map_or_else(|| Image::unseen(false), image);
         let is_over = !tasks.iter().any(|tid| task::goes_on(*tid)) || tasks.iter().copied().any(task::sleeps_in_execve);
-        Census { pid, tasks, image: Image::read(tid, is_i386(tid), None), is_over }
+        Census { pid, tasks, image, is_over }
     }
 }
 
@@ -167,9 +169,13 @@ impl Perf {
             return;
         }
         self.last_census = now;
-        if self.one_of_each().into_iter().any(|(_, pid)| living(pid).is_empty()) {
+        if self.one_of_each().into_iter().any(|(_, pid)| living(pid, self.known_since(pid)).is_empty()) {
             self.to_heal = true;
         }
+    }
+
+    fn known_since(&self, pid: Pid) -> u64 {
+        self.stream.known_since(pid).unwrap_or(u64::MAX)
     }
 
     /// A task of each process.
@@ -184,7 +190,7 @@ impl Perf {
             return;
         }
         let read_from = monotonic_ns();
-        let census = census_of.map(Census::read);
+        let census = census_of.map(|pid| Census::read(pid, self.known_since(pid)));
         let reading = self.read(space, tid, pid);
         let read_until = monotonic_ns();
         self.last_look = read_until;
@@ -441,8 +447,12 @@ impl Perf {
     }
 }
 
-/// The tasks of a process that have not ended.
-fn living(pid: Pid) -> HashSet<Tid> {
+/// The tasks of a process that have not ended; none where its number is that of one that was made after `since`, in nanoseconds of
+/// CLOCK_MONOTONIC.
+fn living(pid: Pid, since: u64) -> HashSet<Tid> {
+    if task::was_made_after(pid, since) {
+        return HashSet::new();
+    }
     let lives = |tid: &Tid| task::status(*tid).is_ok_and(|status| !matches!(status.state, 'Z' | 'X'));
     task::threads(pid).unwrap_or_default().into_iter().filter(lives).collect()
 }

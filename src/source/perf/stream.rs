@@ -18,6 +18,7 @@ use crate::event::{Birth, Call, CloneArgs, Event, EventKind, Exec, Exit, ExitSco
 use crate::procfs;
 use crate::source::ptrace::decode::{self, Abi, Arguments, Followed};
 use crate::source::reconcile::Reconciler;
+use crate::sys::perf::monotonic_ns;
 use crate::units::{Addr, Pid, Tid, Time};
 
 /// Names an address space here; never reused.
@@ -77,6 +78,8 @@ enum Inside {
 #[derive(Debug, Default)]
 struct Group {
     tasks: u32,
+    /// When it was told of first, in nanoseconds of CLOCK_MONOTONIC.
+    since: u64,
     /// The thread that is in execve.
     executing: Option<Tid>,
     /// Of exit_group.
@@ -139,7 +142,8 @@ impl Stream {
     /// Follows a task from its beginning on.
     pub fn add(&mut self, tid: Tid, pid: Pid, space: SpaceNo) {
         self.remove(tid);
-        self.groups.entry(pid).or_default().tasks += 1;
+        let new = || Group { since: monotonic_ns(), ..Group::default() };
+        self.groups.entry(pid).or_insert_with(new).tasks += 1;
         self.users.entry(space).or_insert((0, pid)).0 += 1;
         self.changed = true;
         self.tasks.insert(tid, Task { pid, space, inside: None, ended: false, missed: false });
@@ -289,6 +293,11 @@ impl Stream {
     /// Whether a process is followed.
     pub fn knows(&self, pid: Pid) -> bool {
         self.groups.contains_key(&pid)
+    }
+
+    /// When a process was told of first, in nanoseconds of CLOCK_MONOTONIC: what has its number and was made later is another one.
+    pub fn known_since(&self, pid: Pid) -> Option<u64> {
+        self.groups.get(&pid).map(|group| group.since)
     }
 
     /// Records were lost before `at`: what tasks were in, they may be out of.

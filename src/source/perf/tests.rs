@@ -241,6 +241,16 @@ fn maps_are_read_through_the_process_whose_they_are() {
     assert_eq!((looks, pictures), (vec![main; 2], vec![main]));
 }
 
+/// When records were lost, a number may be that of another process by now: nothing of that is told.
+#[test]
+fn a_census_is_not_that_of_a_later_process() {
+    let own = Pid(nix::unistd::getpid().as_raw());
+    let ours = look::Census::read(own, monotonic_ns());
+    assert!(ours.tasks.contains(&own.into()) && !ours.image.new.maps.is_empty() && !ours.is_over);
+    let others = look::Census::read(own, 1);
+    assert!(others.tasks.is_empty() && others.image.new.maps.is_empty() && others.is_over);
+}
+
 /// What is told when records were lost: of a process in this address space, and a thread that it has no more.
 fn healed(perf: &mut Perf, pid: Pid, space: SpaceNo) -> Vec<EventKind> {
     perf.stream.add(pid.into(), pid, space);
