@@ -84,7 +84,7 @@ pub(super) fn check_proc() -> Result<(), anyhow::Error> {
 
 fn attach(args: &FollowArgs, pid: Pid) -> Result<u8, anyhow::Error> {
     let output = Output::open(&args.report, Stream::Out)?;
-    block_signals()?;
+    block_signals(Manners::Attached)?;
     let mut control = Control::new(Manners::Attached);
     let recording = args.record.as_deref().map(create).transpose()?;
     let options = options(args, Mode::Attach, task::command_line(pid), Stream::Out)?;
@@ -133,7 +133,7 @@ fn by_perf(args: &FollowArgs, pid: Pid) -> Result<Option<Perf>, FollowError> {
 /// Launches the program that `args` name; `stream` is where the report goes unless they say otherwise.
 pub(super) fn launch(args: &FollowArgs, stream: Stream) -> Result<u8, anyhow::Error> {
     let output = Output::open(&args.report, stream)?;
-    let mask = block_signals()?;
+    let mask = block_signals(Manners::Launched)?;
     let command: Vec<String> = args.program.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let recording = args.record.as_deref().map(create).transpose()?;
     let options = options(args, Mode::Launch, command, stream)?;

@@ -29,7 +29,7 @@ pub fn run(args: &ReplayArgs) -> Result<u8, anyhow::Error> {
         Opened::Recording(file, name) => (file, name),
         Opened::Log(log) => return strace_log(args, *log, output),
     };
-    block_signals()?;
+    block_signals(Manners::Attached)?;
     let mut control = Control::new(Manners::Attached);
     let status_every = Watch::wants_status(false).then_some(STATUS_EVERY);
     control.start(Timers { status_every, ..Timers::default() }, None).map_err(no_thread)?;

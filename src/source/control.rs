@@ -4,6 +4,7 @@
 //! and sends the waiting thread a signal until the flag has been read: a signal that comes a moment before the wait
 //! begins would be lost otherwise. The event path pays one atomic load.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -14,6 +15,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 
 use crate::procfs::task;
+use crate::sys::lookout;
 use crate::sys::witness::Witness;
 use crate::sys::{self, Received};
 use crate::units::Pid;
@@ -26,6 +28,9 @@ const FORWARD_AFTER: Duration = Duration::from_millis(20);
 
 /// So many signals are taken before something is done.
 const MOST_AT_ONCE: usize = 256;
+
+/// So many at once are much for the witness to tell: its pipe holds some thousand.
+const MUCH: usize = 256;
 
 /// More do not wait to be taken, as a rule (RLIMIT_SIGPENDING).
 const MOST_WAITING: usize = 1 << 16;
@@ -128,33 +133,38 @@ pub struct Control {
 /// Blocks the signals that [`Control`] is going to collect, and returns the mask as it was, for a launched program.
 ///
 /// To be called before any thread exists.
-pub fn block_signals() -> Result<SigSet, Errno> {
+pub fn block_signals(manners: Manners) -> Result<SigSet, Errno> {
     let mut before = SigSet::empty();
-    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&collected()), Some(&mut before))?;
+    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&collected(manners)), Some(&mut before))?;
     Ok(before)
 }
 
-/// Those that we act on, and all others that would end us, and with us what is followed: a program may send any to its process
-/// group, where we are too.
-fn collected() -> SigSet {
+/// Launched, all that may be the program's. A fault of our own ends us also where its signal is blocked (kernel/signal.c,
+/// force_sig_info_to_task). Attached, those that we act on, and all others that would end us: whoever wants to outlive the
+/// session, or something else, says so by ignoring it, as nohup(1) has it.
+fn collected(manners: Manners) -> SigSet {
     use Signal::{SIGCONT, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1};
     const LAST: i32 = 64;
     let ours = [SIGCONT, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1].map(|signal| signal as i32);
-    // Whoever wants to outlive the session, or something else, says so: nohup(1).
-    let deadly = (1..=LAST).filter(|signal| !is_left_alone(*signal) && !sys::is_ignored(*signal));
-    sys::signal_set(ours.into_iter().chain(deadly))
+    let others = (1..=LAST).filter(|signal| match manners {
+        Manners::Launched => !is_out_of_reach(*signal),
+        Manners::Attached => !is_out_of_reach(*signal) && !is_left_alone(*signal) && !sys::is_ignored(*signal),
+    });
+    sys::signal_set(ours.into_iter().chain(others))
 }
 
-/// Whether a signal ends nobody by default, cannot be held off, tells of a fault of our own, or is dealt with elsewhere
-/// (WAKE, SIGPIPE, and those of resource limits).
+/// Whether a signal cannot be held off, or comes all the time: for each stop of a task, and to wake us.
+fn is_out_of_reach(signal: i32) -> bool {
+    use Signal::{SIGCHLD, SIGKILL, SIGSTOP};
+    Signal::try_from(signal).is_ok_and(|signal| [SIGCHLD, SIGKILL, SIGSTOP, WAKE].contains(&signal))
+}
+
+/// Whether a signal ends nobody by default, tells of a fault of our own, or is dealt with elsewhere (SIGPIPE, and those of
+/// resource limits).
 fn is_left_alone(signal: i32) -> bool {
-    use Signal::{
-        SIGABRT, SIGBUS, SIGCHLD, SIGCONT, SIGFPE, SIGILL, SIGKILL, SIGPIPE, SIGSEGV, SIGSTOP, SIGSYS, SIGTRAP,
-        SIGWINCH, SIGXCPU, SIGXFSZ,
-    };
-    let others = [SIGCHLD, SIGCONT, SIGKILL, SIGPIPE, SIGSTOP, SIGWINCH, SIGXCPU, SIGXFSZ, WAKE];
-    let faults = [SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP];
-    Signal::try_from(signal).is_ok_and(|signal| others.contains(&signal) || faults.contains(&signal))
+    use Signal::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGSEGV, SIGSYS, SIGTRAP, SIGWINCH, SIGXCPU, SIGXFSZ};
+    let all = [SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGSEGV, SIGSYS, SIGTRAP, SIGWINCH, SIGXCPU, SIGXFSZ];
+    Signal::try_from(signal).is_ok_and(|signal| all.contains(&signal))
 }
 
 impl Control {
@@ -233,21 +243,19 @@ impl Drop for Control {
     }
 }
 
-/// A signal of which it is not known yet whether it was sent to us alone.
-type Undecided = (Instant, Received);
+/// A signal that we have got, or of which the witness has told, and when.
+type At = (Instant, Received);
 
-/// Takes those out that are to be passed on, or need not be: `heard` is what the process group was sent, all up to this moment
-/// included.
-fn take_ours_alone(undecided: &mut Vec<Undecided>, mut heard: Vec<Received>) -> Vec<Received> {
+/// Takes those out that the process group was sent, which `heard` tells: the program has got them itself.
+fn take_the_groups(undecided: &mut Vec<At>, heard: &mut VecDeque<At>) {
     undecided.retain(|(_, received)| {
-        let Some(index) = heard.iter().position(|heard| heard == received) else { return true };
+        let Some(index) = heard.iter().position(|(_, heard)| heard == received) else { return true };
         // Of the others one waits at a time: we may have got two as one, or one by one what somebody else got as one.
         if received.signal >= sys::REAL_TIME {
-            heard.swap_remove(index);
+            heard.remove(index);
         }
         false
     });
-    undecided.extract_if(.., |one| is_due(one)).map(|(_, received)| received).collect()
 }
 
 /// The thread that collects.
@@ -257,7 +265,10 @@ struct Collector<'a> {
     set: SigSet,
     /// Who tells what the process group is sent; none where nobody can.
     witness: Option<Witness>,
-    undecided: Vec<Undecided>,
+    /// What it has told of late.
+    heard: VecDeque<At>,
+    /// What may have been sent to us alone.
+    undecided: Vec<At>,
 }
 
 impl Collector<'_> {
@@ -275,7 +286,9 @@ impl Collector<'_> {
             }
             if received.signal == Signal::SIGCONT as i32 {
                 // As the kernel does with those that have not been taken.
+                self.hear(false);
                 self.undecided.retain(|(_, received)| !stops_job(received.signal));
+                self.heard.retain(|(_, heard)| !stops_job(heard.signal));
                 locked(&self.shared.signals).retain(|sent| !stops_job(sent.signal));
             }
             let meaning = meaning(received, self.manners);
@@ -286,28 +299,47 @@ impl Collector<'_> {
         }
     }
 
-    /// Hands on what was sent to us alone.
-    fn decide(&mut self) {
-        if !self.undecided.iter().any(is_due) {
-            return;
-        }
-        let heard = self.witness.as_mut().map(Witness::hear);
-        if heard == Some(None) {
-            self.witness = None;
-        }
-        let heard = heard.flatten();
-        // All that was sent to us at the same time as what the witness has told is among the undecided ones then.
-        self.receive(Duration::ZERO, MOST_WAITING);
-        let is_ours_alone = heard.is_some();
-        for Received { signal, sender, value } in take_ours_alone(&mut self.undecided, heard.unwrap_or_default()) {
-            self.shared.add_signal(Sent { signal, sender, value, is_ours_alone });
-            self.ask(FORWARD);
+    /// Listens to the witness: all that was sent before, or what it has told so far.
+    fn hear(&mut self, all: bool) {
+        let Some(witness) = &mut self.witness else { return };
+        match if all { witness.hear() } else { witness.heard() } {
+            Some(heard) => {
+                let now = Instant::now();
+                self.heard.extend(heard.into_iter().map(|heard| (now, heard)));
+            }
+            None => self.witness = None,
         }
     }
-}
 
-fn is_due((since, _): &Undecided) -> bool {
-    since.elapsed() >= FORWARD_AFTER
+    /// Hands on what was sent to us alone.
+    fn decide(&mut self) {
+        let asked_at = Instant::now();
+        let is_due = |(since, _): &mut At| *since + FORWARD_AFTER <= asked_at;
+        let any_due = self.undecided.iter_mut().any(is_due);
+        let heard = self.heard.len();
+        self.hear(any_due);
+        if self.heard.len() - heard >= MUCH && !any_due {
+            // It must not be kept from taking what it is sent: what waits counts against the user's limit (RLIMIT_SIGPENDING).
+            self.hear(true);
+        }
+        if !self.heard.is_empty() {
+            // All that was sent to us at the same time as what the witness has told is among the undecided ones then.
+            self.receive(Duration::ZERO, MOST_WAITING);
+        }
+        take_the_groups(&mut self.undecided, &mut self.heard);
+        self.heard.retain(|(since, _)| *since + FORWARD_AFTER > asked_at);
+        let is_ours_alone = self.witness.is_some();
+        // What has come since the witness was asked is for the next time.
+        let alone: Vec<At> = self.undecided.extract_if(.., is_due).collect();
+        for (_, Received { signal, sender, value }) in alone {
+            // Without a witness: what a process of the program sends to its group it has got itself.
+            let is_none_of_ours = |sender: Pid| if is_ours_alone { !is_own(sender) } else { !is_descendant(sender) };
+            if sender.is_none_or(is_none_of_ours) {
+                self.shared.add_signal(Sent { signal, sender, value, is_ours_alone });
+                self.ask(FORWARD);
+            }
+        }
+    }
 }
 
 fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisThread, witness: Option<Witness>) {
@@ -315,7 +347,8 @@ fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisT
     let mut next_report = timers.report_every;
     let mut next_status = timers.status_every;
     let mut stop_after = timers.stop_after;
-    let mut collector = Collector { shared, manners, set: collected(), witness, undecided: Vec::new() };
+    let mut collector =
+        Collector { shared, manners, set: collected(manners), witness, heard: VecDeque::new(), undecided: Vec::new() };
     while !shared.done.load(Ordering::Acquire) {
         collector.receive(TICK, MOST_AT_ONCE);
         collector.decide();
@@ -359,7 +392,8 @@ pub fn while_writing<T>(write: impl FnOnce() -> T) -> T {
 
 /// Whether a collected signal has no meaning of its own for us.
 fn ends_us(signal: i32) -> bool {
-    !stops_job(signal) && !matches!(Signal::try_from(signal), Ok(Signal::SIGCONT | Signal::SIGUSR1))
+    let is_harmless = matches!(Signal::try_from(signal), Ok(Signal::SIGCONT | Signal::SIGUSR1));
+    !is_harmless && !stops_job(signal) && !is_left_alone(signal)
 }
 
 /// Whether a signal is for job control to stop the job, by a terminal's leave.
@@ -369,7 +403,7 @@ pub fn stops_job(signal: i32) -> bool {
 
 /// What it asks for: flags.
 fn meaning(received: Received, manners: Manners) -> u32 {
-    use Signal::{SIGCONT, SIGHUP, SIGUSR1};
+    use Signal::{SIGALRM, SIGCONT, SIGHUP, SIGUSR1};
     let signal = Signal::try_from(received.signal);
     let stops_job = stops_job(received.signal);
     match manners {
@@ -379,14 +413,20 @@ fn meaning(received: Received, manners: Manners) -> u32 {
         Manners::Attached => STOP,
         Manners::Launched => {
             // What the terminal sends the program has got as well. Only of its going away it tells the session's leader alone
-            // (drivers/tty, __tty_hangup).
-            let is_for_us = match received.sender {
-                Some(sender) => !is_descendant(sender),
-                None => signal == Ok(SIGHUP) && leads_session(),
+            // (drivers/tty, __tty_hangup). A timer may be from before our own execve (alarm(2)).
+            let is_for_us = match (received.sender, signal) {
+                (None, Ok(SIGHUP | SIGCONT)) => leads_session(),
+                (None, signal) => signal == Ok(SIGALRM),
+                (Some(sender), _) => !lookout::is_last(sender),
             };
             (if stops_job { SUSPEND } else { 0 }) | (if is_for_us { FORWARD } else { 0 })
         }
     }
+}
+
+/// Whether a signal is from the program itself, for its parent, whose place we have taken.
+fn is_own(sender: Pid) -> bool {
+    task::status(sender.into()).is_ok_and(|status| status.parent == Pid(std::process::id() as i32))
 }
 
 /// Whether a process was made by us, or by one that was: what it sends to its process group it has got itself.
@@ -419,28 +459,28 @@ mod tests {
         Received { signal, sender: Some(Pid(sender)), value: None }
     }
 
-    fn left(undecided: &[(bool, Received)], heard: &[Received]) -> (Vec<Received>, usize) {
-        let now = Instant::now();
-        let at = |is_due: bool| if is_due { now - FORWARD_AFTER } else { now + Duration::from_secs(3600) };
-        let mut undecided = undecided.iter().map(|(is_due, received)| (at(*is_due), *received)).collect();
-        (take_ours_alone(&mut undecided, heard.to_vec()), undecided.len())
+    fn left(undecided: &[Received], heard: &[Received]) -> Vec<Received> {
+        let at = |one: &Received| (Instant::now(), *one);
+        let (mut undecided, mut heard) = (undecided.iter().map(at).collect(), heard.iter().map(at).collect());
+        take_the_groups(&mut undecided, &mut heard);
+        undecided.into_iter().map(|(_, received)| received).collect()
     }
 
-    /// What the group was sent is nobody's to pass on, however new it is; the rest is, after a while.
+    /// What the group was sent is nobody's to pass on; the rest is.
     #[test]
     fn what_the_group_was_sent_is_not_ours_alone() {
         let (term, other, rt) = (received(TERM, 7), received(TERM, 8), received(RT, 7));
-        assert_eq!(left(&[(true, term), (true, other), (false, rt)], &[term]), (vec![other], 1));
-        assert_eq!(left(&[(false, term), (false, rt)], &[term, rt]), (vec![], 0));
-        assert_eq!(left(&[(true, Received { value: Some(1), ..rt })], &[rt]).0.len(), 1, "another value");
+        assert_eq!(left(&[term, other, rt], &[term]), [other, rt]);
+        assert_eq!(left(&[term, rt], &[rt, term]), []);
+        assert_eq!(left(&[Received { value: Some(1), ..rt }], &[rt]).len(), 1, "another value");
     }
 
     /// Ordinary signals may come as one here and one by one there; each real-time signal counts.
     #[test]
     fn real_time_signals_are_counted() {
         let (term, rt) = (received(TERM, 7), received(RT, 7));
-        assert_eq!(left(&[(true, term), (true, term)], &[term]), (vec![], 0));
-        assert_eq!(left(&[(true, term)], &[term, term]), (vec![], 0));
-        assert_eq!(left(&[(true, rt), (true, rt)], &[rt]), (vec![rt], 0));
+        assert_eq!(left(&[term, term], &[term]), []);
+        assert_eq!(left(&[term], &[term, term]), []);
+        assert_eq!(left(&[rt, rt], &[rt]), [rt]);
     }
 }

@@ -94,6 +94,10 @@ pub fn fork_child(argv: &[CString], filter: Option<&[libc::sock_filter]>, mask: 
     let (reports_read, reports_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let mut pointers: Vec<*const libc::c_char> = argv.iter().map(|arg| arg.as_ptr()).collect();
     pointers.push(std::ptr::null());
+    // Of a child whose end is ignored nobody would tell how it has ended (wait(2)).
+    let ends_are_ignored = super::is_ignored(libc::SIGCHLD);
+    // SAFETY: there is no handler.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     // SAFETY: this process has one thread yet, so that the child may do all that a process may.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => {
@@ -104,6 +108,10 @@ pub fn fork_child(argv: &[CString], filter: Option<&[libc::sock_filter]>, mask: 
             let mut byte = [0u8];
             // The parent's death closes the pipe: nothing is to be run then.
             if nix::unistd::read(&go_read, &mut byte) == Ok(1) {
+                if ends_are_ignored {
+                    // SAFETY: there is no handler.
+                    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+                }
                 run_child(&pointers, filter, mask, &reports_write);
             }
             // SAFETY: ends the process without running the parent's destructors.

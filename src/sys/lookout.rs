@@ -2,6 +2,7 @@
 //! somebody continues waits for its tracer.
 
 use std::ffi::{CStr, CString};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -13,6 +14,14 @@ use crate::units::Pid;
 
 /// How often it looks.
 static EVERY: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// The last of them.
+static LAST: AtomicI32 = AtomicI32::new(0);
+
+/// Whether this is the number of the last lookout, which may have ended: whose SIGCONT is for us.
+pub fn is_last(pid: Pid) -> bool {
+    pid.0 != 0 && LAST.load(Ordering::Acquire) == pid.0
+}
 
 /// A child that continues us when the program goes on, or is gone.
 #[derive(Debug)]
@@ -28,7 +37,10 @@ impl Lookout {
         let parent = getpid();
         // SAFETY: this process has several threads, so that the child does nothing but system calls (signal-safety(7)).
         match unsafe { fork() }? {
-            ForkResult::Parent { child } => Ok(Lookout(child)),
+            ForkResult::Parent { child } => {
+                LAST.store(child.as_raw(), Ordering::Release);
+                Ok(Lookout(child))
+            }
             ForkResult::Child => look_out(&status, parent),
         }
     }

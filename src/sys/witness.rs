@@ -38,6 +38,10 @@ const SIGNALS: RawFd = 0;
 const REPORTS: RawFd = 1;
 const IMAGE: RawFd = 2;
 
+/// Room for what it tells between two looks: what it cannot tell it does not take, and what waits counts against the user's limit
+/// (RLIMIT_SIGPENDING).
+const PIPE_BYTES: i32 = 1 << 20;
+
 const RECORD_BYTES: usize = size_of::<libc::signalfd_siginfo>();
 
 // The program, as an ELF file (elf(5)): writes what it reads of a signalfd, until nobody is there to read it.
@@ -59,6 +63,11 @@ core::arch::global_asm!(
     "mov eax, {prctl}",
     "mov edi, {set_name}",
     "lea rsi, [rip + vmtrace_witness_name]",
+    "syscall",
+    // An execve for which our effective user is not the real one has cleared it.
+    "mov eax, {prctl}",
+    "mov edi, {set_pdeathsig}",
+    "mov esi, {sigkill}",
     "syscall",
     "sub rsp, {record_bytes}",
     "mov rsi, rsp",
@@ -90,6 +99,8 @@ core::arch::global_asm!(
     base = const 0x40_0000,
     prctl = const libc::SYS_prctl,
     set_name = const libc::PR_SET_NAME,
+    set_pdeathsig = const libc::PR_SET_PDEATHSIG,
+    sigkill = const libc::SIGKILL,
     read = const libc::SYS_read,
     write = const libc::SYS_write,
     exit = const libc::SYS_exit,
@@ -129,6 +140,8 @@ impl Witness {
         pointers.push(std::ptr::null());
         let program = program()?;
         let (reports, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        // Without, it has less room.
+        let _ = nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
         // Who writes waits until there is room.
         nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(OFlag::empty()))?;
         let parent = getpid();
@@ -169,6 +182,22 @@ impl Witness {
                 Err(Errno::EAGAIN) => return Some(heard),
                 Err(Errno::EINTR) => {}
                 Err(_) => return None,
+            }
+        }
+    }
+
+    /// What it has told since this was last asked. None when there is no witness any more.
+    pub fn heard(&mut self) -> Option<Vec<Received>> {
+        let own = Pid(getpid().as_raw());
+        let mut heard = Vec::new();
+        loop {
+            match self.next() {
+                // An answer that was not waited for.
+                Ok(Some(told)) if told.sender == Some(own) => {}
+                Ok(Some(told)) => heard.push(told),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Some(heard),
+                Ok(None) | Err(_) => return None,
             }
         }
     }

@@ -76,6 +76,63 @@ fn signals_that_come_at_once_arrive_once() {
     sides::expect_each_once(&["--for=1ms"], 1000, &mut below);
 }
 
+/// A stream to the group, which does not end while it is found out what was for whom.
+#[test]
+fn a_stream_of_signals_arrives_once() {
+    for options in [&["--engine=ptrace"][..], &["--engine=perf"]] {
+        // To the group; a little later the next.
+        let mut below = |limit| if limit == 3 { 2 } else { 0 };
+        sides::expect_each_once(options, 3000, &mut below);
+    }
+}
+
+/// Signals that are no program's to send as a rule, and those that a process of the program sends to vmtrace, which stands for it
+/// where somebody knows the number that the shell was told.
+#[test]
+fn signals_of_every_kind_and_sender_are_passed_on() {
+    for signal in ["6", "4", "8", "11", "13", "24", "25", "28", "31"] {
+        let followed =
+            Process::start(&mut vmtrace(["-o", "/dev/null", "--", testprog("from_within"), "count", signal]));
+        followed.await_output("ready");
+        run(&mut command("bash", ["-c", &format!("kill -{signal} {}", followed.pid())])).expect_code(0);
+        let told = followed.end().expect_code(0).output();
+        assert!(told.ends_with(&format!("signal {signal}: 1 times\n")), "{told}");
+    }
+    let by_child = "trap 'exit 5' TERM; /bin/kill -TERM $PPID & while :; do sleep 0.01; done";
+    run(&mut vmtrace(["-o", "/dev/null", "--", "bash", "-c", by_child])).expect_code(5);
+}
+
+/// A timer that was set before vmtrace was executed, as alarm(2) has it, is the program's.
+#[test]
+fn a_timer_from_before() {
+    need("perl");
+    for way in WAYS {
+        let words = [&["perl", "-e", "alarm 1; exec @ARGV"], way, &["sleep", "60"]].concat();
+        assert_eq!(run(&mut command(words[0], &words[1..])).code(), 128 + 14, "{way:?}");
+    }
+}
+
+/// Whoever continues a stopped program alone continues it once.
+#[test]
+fn a_program_is_continued_once() {
+    const TIMES: usize = 10;
+    for options in [&["--engine=ptrace"][..], &["--engine=perf"], &["--for=1ms"]] {
+        let mut followed = vmtrace(options);
+        let followed = Process::start(followed.args(["-o", "/dev/null", "--", testprog("tell_signals"), "5"]));
+        followed.await_output("ready");
+        let target = proc::launched_by(followed.pid());
+        for times in 1..=TIMES {
+            send(-followed.pid(), Signal::SIGTSTP);
+            wait_for("both are stopped", || stands(target) && proc::state(followed.pid()) == Some('T'));
+            send(target, Signal::SIGCONT);
+            wait_for("it goes on", || followed.output().matches("SIGCONT").count() >= times);
+            wait_for("vmtrace too", || proc::state(followed.pid()) != Some('T'));
+        }
+        send(target, Signal::SIGTERM);
+        assert_eq!(followed.end().expect_code(5).output().matches("SIGCONT").count(), TIMES, "{options:?}");
+    }
+}
+
 /// Who goes by names finds vmtrace alone, or the program too, which gets the signal once either way.
 #[test]
 fn signals_by_name_arrive_once() {

@@ -79,8 +79,9 @@ fn signal_dispositions_and_mask() {
 /// An ignored SIGCHLD, which lets children vanish without a word, does not hide the program's exit status.
 #[test]
 fn exit_status_with_sigchld_ignored() {
-    for way in WAYS {
-        let words = [&["env", "--ignore-signal=CHLD"], way, &["bash", "-c", "exit 3"]].concat();
+    let others = ["--engine=perf", "--for=1ms"].map(|option| [VMTRACE, option, "-o", "/dev/null", "--"]);
+    for way in WAYS.into_iter().chain(others.iter().map(|way| &way[..])) {
+        let words = [&["env", "--ignore-signal=CHLD"], way, &["bash", "-c", "sleep 0.2; exit 3"]].concat();
         run(&mut command(words[0], &words[1..])).expect_code(3);
     }
 }
