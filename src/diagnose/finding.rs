@@ -109,6 +109,9 @@ pub struct Finding {
     pub proof: String,
     /// What to do about it, in a line.
     pub advice: String,
+    /// Whether one of its stacks that was mapped after the end of another's owner would prove it: the program's own, of
+    /// a place that has let go of none.
+    pub awaits_proof: bool,
     /// The regions, oldest first; never empty.
     pub members: Vec<Member>,
 }

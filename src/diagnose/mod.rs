@@ -94,6 +94,7 @@ pub fn diagnose(
     if space.untold_unmaps > 0 {
         for finding in &mut diagnosis.findings {
             finding.confidence = finding.confidence.min(Confidence::Probable);
+            finding.awaits_proof = false;
         }
         diagnosis.notes.push(untold_unmaps(space));
     }

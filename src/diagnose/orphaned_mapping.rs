@@ -54,6 +54,7 @@ pub fn findings(space: &AddressSpace, is_live: &dyn Fn(Tid) -> bool) -> Vec<Find
                 mapped_site: Vec::new(),
                 proof: "mapped by threads that have ended; of this size none was ever unmapped".to_owned(),
                 advice: "unmap it before the thread ends, or make sure that those it is handed to do".to_owned(),
+                awaits_proof: false,
                 members: members.collect(),
             }
         })

@@ -14,6 +14,7 @@
 //! | the program's, and its site reuses stacks | a pool |
 //! | the program's, and its site unmaps stacks, so far those of earlier threads | `unmanaged`, possible |
 //! | the program's, two or more of the site | `unmanaged`, probable |
+//! | the program's, two or more of the same function from several sites, and nobody lets go of that size | `unmanaged`, probable |
 //! | the program's, a single one | `unmanaged`, possible |
 //!
 //! Where mapping calls are not told, the lists decide alone, and of the program's own stacks what their last owners have
@@ -47,6 +48,7 @@ use crate::model::Calls;
 use crate::model::mapping::{Ended, Maker, Mapping, MappingId, Stack};
 use crate::model::sites::{Site, SiteKey};
 use crate::model::space::AddressSpace;
+use crate::model::stacks::CACHE_LOOK;
 use crate::threadlib::{List, ListedThread, ThreadLists};
 use crate::units::{Addr, CodeId, Range, Tid, Time};
 
@@ -66,6 +68,13 @@ struct Idle<'a> {
 }
 
 impl Idle<'_> {
+    /// Whether it is the program's, and nothing speaks for or against it.
+    fn is_undecided(&self, calls: Calls) -> bool {
+        let stack = self.stack;
+        let program_made = stack.maker == Maker::Program || calls == Calls::Untold && self.word == Word::On(List::User);
+        program_made && stack.owners == 1 && stack.passed_over.is_none()
+    }
+
     fn group(&self, reason: Reason) -> Group {
         Group { reason, site: self.stack.site(), function: self.function }
     }
@@ -134,6 +143,7 @@ struct Tally {
 /// Findings and notes about the stacks of one address space.
 pub fn diagnose(space: &AddressSpace, moment: Moment, library: Library<'_>) -> Diagnosis {
     let (idle, mut sites) = survey(space, moment, &Words::new(space, library));
+    let habits = Habits::of(space, &idle);
     let passed_over: u64 = idle
         .iter()
         .filter(|idle| idle.stack.maker == Maker::Glibc && idle.stack.passed_over.is_some())
@@ -152,9 +162,10 @@ pub fn diagnose(space: &AddressSpace, moment: Moment, library: Library<'_>) -> D
         let key = idle.stack.site();
         let site = space.sites.get(key);
         let tally = sites.get(&key).copied().unwrap_or_default();
+        let repeated = tally.undecided > 1 || habits.include(&idle);
         let verdict = match space.calls {
-            Calls::Told => verdict(&idle, site, tally, beyond_cache),
-            Calls::Untold => verdict_without_calls(&idle, site, tally),
+            Calls::Told => verdict(&idle, site, repeated, beyond_cache),
+            Calls::Untold => verdict_without_calls(&idle, site, repeated),
         };
         match verdict {
             Verdict::Leak(reason, confidence) => {
@@ -306,6 +317,7 @@ fn add_forgotten(
                 mapped_site: Vec::new(),
                 proof: proof.to_owned(),
                 advice: JOIN.to_owned(),
+                awaits_proof: false,
                 members,
             });
         }
@@ -316,6 +328,8 @@ pub(super) const LISTED: &str = "never joined: on the thread library's list of u
 const MUSL: &str = "never joined: musl unmaps a stack when its thread is joined, or when a detached one ends";
 pub(super) const JOIN: &str = "call pthread_join or pthread_detach for each of these threads";
 pub(super) const UNMAP: &str = "unmap (or free) the stack after its thread has ended";
+const FRESH: &str =
+    "the program's own: its thread is gone, and the program mapped a fresh one rather than use it again";
 
 /// All idle stacks that count, oldest end first, and what else their sites have made.
 fn survey<'a>(space: &'a AddressSpace, moment: Moment, words: &Words) -> (Vec<Idle<'a>>, HashMap<SiteKey, Tally>) {
@@ -335,19 +349,47 @@ fn survey<'a>(space: &'a AddressSpace, moment: Moment, words: &Words) -> (Vec<Id
             continue;
         }
         let (word, listed) = words.of(id);
-        let program_made =
-            stack.maker == Maker::Program || space.calls == Calls::Untold && word == Word::On(List::User);
-        let is_undecided = program_made && stack.owners == 1 && stack.passed_over.is_none();
-        sites.entry(stack.site()).or_default().undecided += u64::from(is_undecided);
         // What was seen at the birth is right also where other code lies at that address now.
         let function = stack.last.born.and_then(|born| born.function).or(listed);
-        idle.push(Idle { id, mapping, stack, ended, word, function });
+        let one = Idle { id, mapping, stack, ended, word, function };
+        sites.entry(stack.site()).or_default().undecided += u64::from(one.is_undecided(space.calls));
+        idle.push(one);
     }
     idle.sort_by_key(|idle| (idle.ended.at, idle.stack.last.tid));
     (idle, sites)
 }
 
-fn verdict(idle: &Idle, site: Site, tally: Tally, beyond_cache: bool) -> Verdict {
+/// What the program does with its own stacks wherever it creates threads: a function whose threads are created from
+/// several places, or in a loop that the compiler has unrolled, leaves one at each of many sites.
+struct Habits {
+    /// How many undecided stacks there are, by size, of threads of one function.
+    undecided: HashMap<(u64, CodeId), u64>,
+    /// Sizes of which a stack was used again or unmapped after its owner's end.
+    let_go: HashSet<u64>,
+}
+
+impl Habits {
+    fn of(space: &AddressSpace, idle: &[Idle]) -> Habits {
+        let mut undecided = HashMap::new();
+        for one in idle.iter().filter(|one| one.is_undecided(space.calls)) {
+            if let Some(function) = one.function {
+                *undecided.entry((one.stack.region_bytes, function)).or_default() += 1;
+            }
+        }
+        let let_go = space.sites.iter().filter(|(_, site)| site.lets_go() || site.reused > 0);
+        Habits { undecided, let_go: let_go.map(|(key, _)| key.region_bytes).collect() }
+    }
+
+    /// Whether an undecided stack is one of several, and none like it was ever let go of.
+    fn include(&self, idle: &Idle) -> bool {
+        let bytes = idle.stack.region_bytes;
+        let count = idle.function.and_then(|function| self.undecided.get(&(bytes, function)));
+        count.is_some_and(|count| *count > 1) && !self.let_go.contains(&bytes)
+    }
+}
+
+/// `repeated` says whether the program has left several such stacks of its own.
+fn verdict(idle: &Idle, site: Site, repeated: bool, beyond_cache: bool) -> Verdict {
     use Confidence::{Definite, Possible, Probable};
     let stack = idle.stack;
     let passed_over = stack.passed_over.is_some();
@@ -377,7 +419,7 @@ fn verdict(idle: &Idle, site: Site, tally: Tally, beyond_cache: bool) -> Verdict
         Maker::Program if passed_over && !site.may_let_go(idle.ended) => Verdict::Leak(Reason::Unmanaged, Definite),
         Maker::Program if site.reused > 0 => Verdict::Pool,
         Maker::Program if passed_over => Verdict::Leak(Reason::Unmanaged, Possible),
-        Maker::Program if tally.undecided > 1 => Verdict::Leak(Reason::Unmanaged, Probable),
+        Maker::Program if repeated => Verdict::Leak(Reason::Unmanaged, Probable),
         Maker::Program => Verdict::Leak(Reason::Unmanaged, Possible),
     }
 }
@@ -385,7 +427,7 @@ fn verdict(idle: &Idle, site: Site, tally: Tally, beyond_cache: bool) -> Verdict
 /// The same where mapping calls are not told: by the thread library's lists, and of the program's own stacks by their
 /// contents, which are still what their last owner has left (others have been disowned). Who mapped what, and when, is not
 /// known, so that nothing of the program's is definite.
-fn verdict_without_calls(idle: &Idle, site: Site, tally: Tally) -> Verdict {
+fn verdict_without_calls(idle: &Idle, site: Site, repeated: bool) -> Verdict {
     use Confidence::{Definite, Possible, Probable};
     let is_program_made = idle.stack.maker == Maker::Program || idle.word == Word::On(List::User);
     match idle.word {
@@ -394,7 +436,7 @@ fn verdict_without_calls(idle: &Idle, site: Site, tally: Tally) -> Verdict {
         Word::On(List::Cached) => Verdict::Cached,
         _ if !is_program_made => Verdict::Unproven,
         _ if idle.stack.owners > 1 || site.reused > 0 => Verdict::Pool,
-        _ if tally.undecided > 1 && !site.lets_go() => Verdict::Leak(Reason::Unmanaged, Probable),
+        _ if repeated && !site.lets_go() => Verdict::Leak(Reason::Unmanaged, Probable),
         _ => Verdict::Leak(Reason::Unmanaged, Possible),
     }
 }
@@ -476,6 +518,10 @@ fn finding(
     let origin = Origin { created: group.site.call_stack, mapped, function: group.function };
     let (proof, advice) = explain(group.reason, leaks.confidence, &leaks);
     let guard_bytes = leaks.members.first().map_or(0, |idle| idle.stack.guard_bytes);
+    let awaits_proof = group.reason == Reason::Unmanaged
+        && leaks.confidence < Confidence::Definite
+        && leaks.members.iter().all(|idle| idle.is_undecided(Calls::Told))
+        && !space.sites.get(group.site).lets_go();
     let members = leaks.members.iter().filter_map(|idle| member(idle, pieces.get(&idle.id)?)).collect();
     Finding {
         rule: Rule::OrphanedStack,
@@ -493,6 +539,7 @@ fn finding(
         mapped_site: Vec::new(),
         proof,
         advice,
+        awaits_proof,
         members,
     }
 }
@@ -520,10 +567,7 @@ fn explain(reason: Reason, confidence: Confidence, leaks: &Leaks) -> (String, St
             "not joined by the time a fresh stack was mapped, which would have used this one had it been in the cache",
             JOIN,
         ),
-        (_, _, Confidence::Definite) => (
-            "the program's own: its thread is gone, and the program mapped a fresh one rather than use it again",
-            UNMAP,
-        ),
+        (_, _, Confidence::Definite) => (FRESH, UNMAP),
         _ if leaks.members.iter().all(|idle| idle.stack.imprint.is_some()) => (
             "the program's own: its thread is gone, and what it has left in it is still there, so that nothing has \
              used it or unmapped it since",
@@ -532,6 +576,18 @@ fn explain(reason: Reason, confidence: Confidence, leaks: &Leaks) -> (String, St
         _ => ("the program's own: its thread is gone, and nothing has used, unmapped or freed it since", UNMAP),
     };
     (proof.to_owned(), advice.to_owned())
+}
+
+/// What was left at several sites turns out to be of one line of the source: where that has mapped a fresh stack after
+/// another's owner had ended, it is as if it had been one site from the beginning.
+pub fn prove_by_members(finding: &mut Finding) {
+    let latest = finding.members.iter().filter_map(|member| member.mapped_at).max();
+    let Some(latest) = latest.filter(|_| finding.awaits_proof) else { return };
+    let passed_over = |member: &Member| member.exited_at.is_some_and(|ended| latest.since(ended) >= CACHE_LOOK);
+    if finding.members.iter().any(passed_over) {
+        (finding.confidence, finding.awaits_proof) = (Confidence::Definite, false);
+        FRESH.clone_into(&mut finding.proof);
+    }
 }
 
 fn member(idle: &Idle, pieces: &[Range]) -> Option<Member> {

@@ -103,6 +103,7 @@ mod tests {
             mapped_site: vec![],
             proof: String::new(),
             advice: String::new(),
+            awaits_proof: false,
             members: births.iter().map(member).collect(),
         }
     }

@@ -191,6 +191,7 @@ fn finding(
         mapped_site: Vec::new(),
         proof: proof.to_owned(),
         advice: advice.to_owned(),
+        awaits_proof: false,
         members: ranges.iter().copied().map(Member::unseen).collect(),
     }
 }

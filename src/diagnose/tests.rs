@@ -166,6 +166,28 @@ fn the_programs_own() {
     assert_eq!(trace.verdict()[0].recurrence, Some(Recurrence::Occasional));
 }
 
+/// One at each of several places is a habit where the threads run the same function, until one of that size is unmapped.
+#[test]
+fn one_at_each_of_several_places() {
+    let judged = |functions: [Option<CodeId>; 2], unmaps: bool| {
+        let mut trace = Trace::new();
+        for ((tid, site), function) in [(ONE, HERE), (TWO, THERE)].into_iter().zip(functions) {
+            trace.function = function;
+            trace.raw_at(tid, site);
+        }
+        if unmaps {
+            let third = trace.raw_at(THREE, Some(CallStackId(3)));
+            trace.munmap(third);
+        }
+        trace.verdict().iter().map(|finding| (finding.confidence, finding.members.len())).collect::<Vec<_>>()
+    };
+    let both = |confidence| vec![(confidence, 1), (confidence, 1)];
+    assert_eq!(judged([JOB, JOB], false), both(Confidence::Probable));
+    assert_eq!(judged([JOB, OTHER_JOB], false), both(Confidence::Possible));
+    assert_eq!(judged([None, None], false), both(Confidence::Possible));
+    assert_eq!(judged([JOB, JOB], true), both(Confidence::Possible));
+}
+
 /// Two that were mapped before either thread ran: nothing was passed over, but nothing was used again either.
 #[test]
 fn two_of_the_programs_own_at_once() {

@@ -53,9 +53,6 @@ impl Follower<'_> {
             findings.append(&mut judgment.diagnosis.findings);
             notes.append(&mut judgment.diagnosis.notes);
         }
-        findings.sort_by_key(|finding| {
-            (finding.pid != main, std::cmp::Reverse((finding.confidence, finding.virtual_bytes())))
-        });
         let (threads_live, mappings_live) = self.last_counts.unwrap_or_default();
         let standing = self.target.standing();
         let places = self.target.places(&findings);

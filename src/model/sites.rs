@@ -56,6 +56,11 @@ impl Sites {
         self.0.get(&key).copied().unwrap_or_default()
     }
 
+    /// All sites.
+    pub fn iter(&self) -> impl Iterator<Item = (&SiteKey, &Site)> {
+        self.0.iter()
+    }
+
     /// The site's record, to be changed.
     pub fn entry(&mut self, key: SiteKey) -> &mut Site {
         self.0.entry(key).or_default()

@@ -11,7 +11,7 @@ use crate::units::{Addr, PAGE, Range, Tid, Time};
 
 /// A library looks at its cache a moment before it maps: an idle stack counts as passed over only if its owner had
 /// ended this long before the fresh one was mapped.
-const CACHE_LOOK: Duration = Duration::from_millis(10);
+pub const CACHE_LOOK: Duration = Duration::from_millis(10);
 
 /// glibc gives a cached stack to a request of at least a quarter of its size (nptl/allocatestack.c, get_cached_stack).
 const CACHE_FIT: u64 = 4;
@@ -320,7 +320,7 @@ impl AddressSpace {
             let Some(passed) = mappings.get_mut(id).and_then(|mapping| mapping.stack.as_deref_mut()) else {
                 return true;
             };
-            let early = passed.last.ended.is_some_and(|ended| ended.at.0 + CACHE_LOOK <= made.at.0);
+            let early = passed.last.ended.is_some_and(|ended| made.at.since(ended.at) >= CACHE_LOOK);
             // The library's cache serves all of the program; what one place of the program keeps, another does not know.
             let early = early && (maker == Maker::Glibc || passed.site() == site);
             if early {

@@ -1,10 +1,12 @@
 //! Names are put to a report when it is about to be written: away from the target, which may have gone on or ended, for
 //! the debug information of a large program takes a while to read.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 use super::Report;
 use crate::diagnose::finding::{Finding, Frame, Reason, Recurrence, Rule};
+use crate::diagnose::orphaned_stack;
 use crate::source::recording::format::Named;
 use crate::symbols::capture::CallStacks;
 use crate::symbols::module::Modules;
@@ -47,8 +49,13 @@ impl Draft {
         }
         self.report.findings = together(self.report.findings);
         for finding in &mut self.report.findings {
+            orphaned_stack::prove_by_members(finding);
             point_to_source(finding);
         }
+        let main = self.report.target.pid;
+        self.report
+            .findings
+            .sort_by_key(|finding| (finding.pid != main, Reverse((finding.confidence, finding.virtual_bytes()))));
         self.report
     }
 }
@@ -161,6 +168,7 @@ fn add(to: &mut Finding, other: Finding) {
         (Some(_), Some(_)) => Some(Recurrence::Recurrent),
         _ => None,
     };
+    to.awaits_proof &= other.awaits_proof;
     to.created = to.created.zip(other.created).map(|(one, other)| one + other);
     to.resident_bytes = to.resident_bytes.zip(other.resident_bytes).map(|(one, other)| one + other);
     to.members.extend(other.members);
@@ -177,8 +185,12 @@ fn point_to_source(finding: &mut Finding) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::sample;
     use super::*;
+    use crate::diagnose::finding::Confidence;
+    use crate::units::Time;
 
     fn finding(line: u32, offset: u64) -> Finding {
         let mut finding = sample::documented().findings.remove(0);
@@ -196,6 +208,30 @@ mod tests {
         let found = together(vec![finding(88, 1), finding(90, 2), finding(88, 3)]);
         let seen: Vec<_> = found.iter().map(|one| (one.members.len(), one.created, one.recurrence)).collect();
         assert_eq!(seen, [(2, Some(2), Some(Recurrence::Recurrent)), (1, Some(1), Some(Recurrence::OneTime))]);
+    }
+
+    /// One line that has mapped a fresh stack after the end of another's owner does not use them again, whichever of its
+    /// places did; unless one of these lets go of them.
+    #[test]
+    fn a_line_proves_what_its_places_do_not() {
+        let left = |number: u64, awaits_proof| {
+            let mut finding = finding(88, number);
+            let at = |seconds| Some(Time(Duration::from_secs(seconds)));
+            (finding.confidence, finding.awaits_proof) = (Confidence::Probable, awaits_proof);
+            finding.members[0].mapped_at = at(10 * number);
+            finding.members[0].exited_at = at(10 * number + 5);
+            finding
+        };
+        let judged = |findings| {
+            let mut found = together(findings);
+            found.iter_mut().for_each(orphaned_stack::prove_by_members);
+            found.iter().map(|finding| (finding.confidence, finding.members.len())).collect::<Vec<_>>()
+        };
+        assert_eq!(judged(vec![left(1, true)]), [(Confidence::Probable, 1)]);
+        assert_eq!(judged(vec![left(1, true), left(2, true)]), [(Confidence::Definite, 2)]);
+        assert_eq!(judged(vec![left(1, true), left(2, false)]), [(Confidence::Probable, 2)]);
+        let together = vec![left(1, true), left(1, true)];
+        assert_eq!(judged(together), [(Confidence::Probable, 2)], "mapped before any had ended");
     }
 
     /// Without a line nothing says that two places are the same.

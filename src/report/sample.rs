@@ -87,6 +87,7 @@ pub(super) fn finding(members: Vec<Member>) -> Finding {
         mapped_site: vec![],
         proof: "never joined: on the thread library's list of used stacks, its task is gone".to_owned(),
         advice: "call pthread_join or pthread_detach for the thread created at app.c:88".to_owned(),
+        awaits_proof: false,
         members,
     }
 }

@@ -331,6 +331,7 @@ fn demo() {
     let found = reports(&ended.output()).pop().expect("a report");
     assert_eq!(found.findings().len(), 1, "{}", found.0);
     assert_eq!((found.number("/findings/0/regions"), found.number("/findings/0/region_bytes")), (8, 40_960));
+    assert_eq!(found.findings()[0]["confidence"], "definite");
     found.expect_verified("demo", &ended.errors());
     run(&mut vmtrace(["demo", "--error-exitcode=3"])).expect_code(3);
 }
