@@ -19,7 +19,7 @@ use crate::follow::{Follower, Observer, Options};
 use crate::procfs::task;
 use crate::report::draft::Draft;
 use crate::report::{Clock, Mode, Report};
-use crate::source::control::{Control, Manners, Timers, block_signals};
+use crate::source::control::{Control, Manners, Program, Timers, block_signals};
 use crate::source::perf::Perf;
 use crate::source::perf::attach::FollowError;
 use crate::source::ptrace::Ptrace;
@@ -159,7 +159,8 @@ fn follow_launched<S: Launched>(
 ) -> Result<u8, anyhow::Error> {
     let mut target = Live::new(source);
     let mut control = Control::new(Manners::Launched);
-    control.start(timers(args, Watch::wants_status(true)), Some(&args.program)).map_err(no_thread)?;
+    let program = Program { pid: target.source.main_pid(), command: &args.program };
+    control.start(timers(args, Watch::wants_status(true)), Some(program)).map_err(no_thread)?;
     target.source.go()?;
     let followed = follow(&mut target, &control, options, output, recording)?;
     if let Some(errno) = target.source.not_executed() {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 
+use super::group::ProgramGroup;
 use crate::procfs::task;
 use crate::sys::lookout;
 use crate::sys::witness::Witness;
@@ -69,6 +70,17 @@ pub struct Sent {
     pub value: Option<usize>,
     /// Whether it is known that it was not for the whole process group.
     pub is_ours_alone: bool,
+    /// Whether it is for the program's process group, which is not ours any more.
+    pub is_for_group: bool,
+}
+
+/// A program that is about to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Program<'a> {
+    /// Its process.
+    pub pid: Pid,
+    /// Its name and arguments.
+    pub command: &'a [OsString],
 }
 
 /// What has been asked since it was last looked at.
@@ -82,6 +94,8 @@ pub struct Requests {
     pub status: bool,
     /// The terminal wants the job stopped.
     pub suspend: bool,
+    /// The program seems to be stopped, and the shell does not know yet.
+    pub seems_stopped: bool,
     /// Signals that are to be passed on to the launched program.
     pub signals: Vec<Sent>,
     /// The source has something held that should not be held for long.
@@ -94,6 +108,7 @@ const STATUS: u32 = 4;
 const SUSPEND: u32 = 8;
 const FORWARD: u32 = 16;
 const HELD: u32 = 32;
+const STANDS: u32 = 64;
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -173,13 +188,13 @@ impl Control {
         Control { shared: Arc::default(), thread: None, manners }
     }
 
-    /// Starts to collect, for the calling thread, which must be the one that waits. Where `launched` is the command of a program
-    /// that is about to run, what the process group is sent from here on is told from what we alone are sent.
-    pub fn start(&mut self, timers: Timers, launched: Option<&[OsString]>) -> std::io::Result<()> {
+    /// Starts to collect, for the calling thread, which must be the one that waits. Where a program is `launched`, what the process
+    /// group is sent from here on is told from what we alone are sent.
+    pub fn start(&mut self, timers: Timers, launched: Option<Program<'_>>) -> std::io::Result<()> {
         sys::interrupt_calls_on(WAKE)?;
         let shared = Arc::clone(&self.shared);
         let (manners, waiter) = (self.manners, sys::ThisThread::current());
-        let launched = launched.map(<[OsString]>::to_vec);
+        let launched = launched.map(|program| (ProgramGroup::of(program.pid), program.command.to_vec()));
         let (ready, is_ready) = mpsc::sync_channel(1);
         let mut blocked = SigSet::empty();
         blocked.add(WAKE);
@@ -188,9 +203,10 @@ impl Control {
         let spawned = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
             // It is this thread's child, so that the one that waits need not know of it. Without it, what is for the whole
             // group reaches the program twice.
-            let witness = launched.and_then(|command| Witness::start(&command).ok());
+            let (program, witness) = launched.map(|(group, command)| (group, Witness::start(&command).ok())).unzip();
             let _ = ready.send(());
-            collect(&shared, manners, timers, waiter, witness);
+            let collector = Collector::new(&shared, manners, program, witness.flatten());
+            collect(collector, timers, waiter);
         });
         pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&blocked), None)?;
         self.thread = Some(spawned?);
@@ -217,6 +233,7 @@ impl Control {
             report: flags & REPORT != 0,
             status: flags & STATUS != 0,
             suspend: flags & SUSPEND != 0,
+            seems_stopped: flags & STANDS != 0,
             look_after_held: flags & HELD != 0,
             signals: if flags & FORWARD != 0 { self.shared.take_signals() } else { Vec::new() },
         }
@@ -243,19 +260,29 @@ impl Drop for Control {
     }
 }
 
-/// A signal that we have got, or of which the witness has told, and when.
+/// What the witness has told, and when.
 type At = (Instant, Received);
 
-/// Takes those out that the process group was sent, which `heard` tells: the program has got them itself.
-fn take_the_groups(undecided: &mut Vec<At>, heard: &mut VecDeque<At>) {
-    undecided.retain(|(_, received)| {
-        let Some(index) = heard.iter().position(|(_, heard)| heard == received) else { return true };
+/// A signal that we have got, and of which is not known yet whom else it was sent to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Undecided {
+    since: Instant,
+    received: Received,
+    /// Whether the program led a process group of its own: then it has not got what our group was sent.
+    is_elsewhere: bool,
+}
+
+/// Takes those out that the process group was sent, which `heard` tells.
+fn take_the_groups(undecided: &mut Vec<Undecided>, heard: &mut VecDeque<At>) -> Vec<Undecided> {
+    let is_the_groups = |one: &mut Undecided| {
+        let Some(index) = heard.iter().position(|(_, heard)| *heard == one.received) else { return false };
         // Of the others one waits at a time: we may have got two as one, or one by one what somebody else got as one.
-        if received.signal >= sys::REAL_TIME {
+        if one.received.signal >= sys::REAL_TIME {
             heard.remove(index);
         }
-        false
-    });
+        true
+    };
+    undecided.extract_if(.., is_the_groups).collect()
 }
 
 /// The thread that collects.
@@ -263,17 +290,34 @@ struct Collector<'a> {
     shared: &'a Shared,
     manners: Manners,
     set: SigSet,
+    program: Option<ProgramGroup>,
     /// Who tells what the process group is sent; none where nobody can.
     witness: Option<Witness>,
     /// What it has told of late.
     heard: VecDeque<At>,
-    /// What may have been sent to us alone.
-    undecided: Vec<At>,
+    undecided: Vec<Undecided>,
 }
 
-impl Collector<'_> {
+impl<'a> Collector<'a> {
+    fn new(
+        shared: &'a Shared,
+        manners: Manners,
+        program: Option<ProgramGroup>,
+        witness: Option<Witness>,
+    ) -> Collector<'a> {
+        let set = collected(manners);
+        Collector { shared, manners, set, program, witness, heard: VecDeque::new(), undecided: Vec::new() }
+    }
+
     fn ask(&self, flags: u32) {
         self.shared.flags.fetch_or(flags, Ordering::AcqRel);
+    }
+
+    fn pass_on(&self, received: Received, is_for_group: bool) {
+        let Received { signal, sender, value } = received;
+        let is_ours_alone = self.witness.is_some() && !is_for_group;
+        self.shared.add_signal(Sent { signal, sender, value, is_ours_alone, is_for_group });
+        self.ask(FORWARD);
     }
 
     /// Takes the signals that have come, up to so many, and waits so long for the first.
@@ -287,13 +331,14 @@ impl Collector<'_> {
             if received.signal == Signal::SIGCONT as i32 {
                 // As the kernel does with those that have not been taken.
                 self.hear(false);
-                self.undecided.retain(|(_, received)| !stops_job(received.signal));
+                self.undecided.retain(|one| !stops_job(one.received.signal));
                 self.heard.retain(|(_, heard)| !stops_job(heard.signal));
                 locked(&self.shared.signals).retain(|sent| !stops_job(sent.signal));
             }
+            let is_elsewhere = self.program.as_ref().is_some_and(ProgramGroup::is_elsewhere);
             let meaning = meaning(received, self.manners);
-            if meaning & FORWARD != 0 {
-                self.undecided.push((Instant::now(), received));
+            if (meaning & FORWARD != 0 || is_elsewhere) && !is_of_lookout(received) {
+                self.undecided.push(Undecided { since: Instant::now(), received, is_elsewhere });
             }
             self.ask(meaning & !FORWARD);
         }
@@ -311,10 +356,10 @@ impl Collector<'_> {
         }
     }
 
-    /// Hands on what was sent to us alone.
+    /// Hands on what was sent to us alone, and what was sent to our process group when the program had left that.
     fn decide(&mut self) {
         let asked_at = Instant::now();
-        let is_due = |(since, _): &mut At| *since + FORWARD_AFTER <= asked_at;
+        let is_due = |one: &mut Undecided| one.since + FORWARD_AFTER <= asked_at;
         let any_due = self.undecided.iter_mut().any(is_due);
         let heard = self.heard.len();
         self.hear(any_due);
@@ -326,31 +371,53 @@ impl Collector<'_> {
             // All that was sent to us at the same time as what the witness has told is among the undecided ones then.
             self.receive(Duration::ZERO, MOST_WAITING);
         }
-        take_the_groups(&mut self.undecided, &mut self.heard);
-        self.heard.retain(|(since, _)| *since + FORWARD_AFTER > asked_at);
-        let is_ours_alone = self.witness.is_some();
-        // What has come since the witness was asked is for the next time.
-        let alone: Vec<At> = self.undecided.extract_if(.., is_due).collect();
-        for (_, Received { signal, sender, value }) in alone {
-            // Without a witness: what a process of the program sends to its group it has got itself.
-            let is_none_of_ours = |sender: Pid| if is_ours_alone { !is_own(sender) } else { !is_descendant(sender) };
-            if sender.is_none_or(is_none_of_ours) {
-                self.shared.add_signal(Sent { signal, sender, value, is_ours_alone });
-                self.ask(FORWARD);
+        for one in take_the_groups(&mut self.undecided, &mut self.heard) {
+            // Otherwise the program has got it itself.
+            if one.is_elsewhere {
+                self.pass_on(one.received, true);
             }
+        }
+        self.heard.retain(|(since, _)| *since + FORWARD_AFTER > asked_at);
+        // What has come since the witness was asked is for the next time.
+        let alone: Vec<Undecided> = self.undecided.extract_if(.., is_due).collect();
+        for Undecided { received, is_elsewhere, .. } in alone {
+            if self.is_for_program(received, is_elsewhere) {
+                self.pass_on(received, false);
+            }
+        }
+    }
+
+    /// Whether a signal that the witness has not told of is for the program.
+    fn is_for_program(&self, received: Received, is_elsewhere: bool) -> bool {
+        match received.sender {
+            _ if meaning(received, self.manners) & FORWARD == 0 => false,
+            None => true,
+            // Without a witness: what a process of the program sends to its group it has got itself.
+            Some(sender) if self.witness.is_some() || is_elsewhere => !is_own(sender),
+            Some(sender) => !is_descendant(sender),
+        }
+    }
+
+    /// Looks after the program's process group.
+    fn look_after_program(&mut self) {
+        let Some(program) = &mut self.program else { return };
+        program.share_terminal();
+        if program.seems_stopped() {
+            self.ask(STANDS);
         }
     }
 }
 
-fn collect(shared: &Shared, manners: Manners, timers: Timers, waiter: sys::ThisThread, witness: Option<Witness>) {
+fn collect(mut collector: Collector<'_>, timers: Timers, waiter: sys::ThisThread) {
+    let shared = collector.shared;
     let mut start = None;
     let mut next_report = timers.report_every;
     let mut next_status = timers.status_every;
     let mut stop_after = timers.stop_after;
-    let mut collector =
-        Collector { shared, manners, set: collected(manners), witness, heard: VecDeque::new(), undecided: Vec::new() };
     while !shared.done.load(Ordering::Acquire) {
         collector.receive(TICK, MOST_AT_ONCE);
+        // Before it is told to go on.
+        collector.look_after_program();
         collector.decide();
         if start.is_none() && shared.armed.load(Ordering::Acquire) {
             start = Some(Instant::now());
@@ -417,11 +484,16 @@ fn meaning(received: Received, manners: Manners) -> u32 {
             let is_for_us = match (received.sender, signal) {
                 (None, Ok(SIGHUP | SIGCONT)) => leads_session(),
                 (None, signal) => signal == Ok(SIGALRM),
-                (Some(sender), _) => !lookout::is_last(sender),
+                (Some(_), _) => !is_of_lookout(received),
             };
             (if stops_job { SUSPEND } else { 0 }) | (if is_for_us { FORWARD } else { 0 })
         }
     }
+}
+
+/// Whether a signal is from who has watched over the program while we were stopped.
+fn is_of_lookout(received: Received) -> bool {
+    received.sender.is_some_and(lookout::is_last)
 }
 
 /// Whether a signal is from the program itself, for its parent, whose place we have taken.
@@ -460,10 +532,14 @@ mod tests {
     }
 
     fn left(undecided: &[Received], heard: &[Received]) -> Vec<Received> {
-        let at = |one: &Received| (Instant::now(), *one);
-        let (mut undecided, mut heard) = (undecided.iter().map(at).collect(), heard.iter().map(at).collect());
-        take_the_groups(&mut undecided, &mut heard);
-        undecided.into_iter().map(|(_, received)| received).collect()
+        let since = Instant::now();
+        let one = |received: &Received| Undecided { since, received: *received, is_elsewhere: false };
+        let mut heard = heard.iter().map(|one| (since, *one)).collect();
+        let mut undecided: Vec<Undecided> = undecided.iter().map(one).collect();
+        let all = undecided.len();
+        let taken = take_the_groups(&mut undecided, &mut heard);
+        assert_eq!(taken.len() + undecided.len(), all);
+        undecided.into_iter().map(|one| one.received).collect()
     }
 
     /// What the group was sent is nobody's to pass on; the rest is.

@@ -12,19 +12,20 @@ use crate::units::Pid;
 
 /// Passes on the signals that were sent to us and are the program's, to processes that live or have not been waited for.
 pub fn pass_on(requests: &Requests, to: &[Pid]) {
-    // Who is not known to have been left out has gone on by itself.
-    let is_needed =
-        |sent: &Sent, pid: Pid| sent.signal != Signal::SIGCONT as i32 || sent.is_ours_alone || lookout::stands(pid);
     for (sent, pid) in requests.signals.iter().flat_map(|sent| to.iter().map(move |pid| (sent, *pid))) {
-        if !is_needed(sent, pid) {
-            continue;
-        }
         // It may have ended this moment; then there is nobody to pass the signal on to.
         let _ = match sent.value {
+            _ if !is_needed(sent, pid) => Ok(()),
+            _ if sent.is_for_group => sys::kill(Pid(-pid.0), sent.signal),
             Some(value) => sys::queue_signal(pid, sent.signal, value),
             None => sys::kill(pid, sent.signal),
         };
     }
+}
+
+/// Whether who is not known to have been left out has not gone on by itself.
+fn is_needed(sent: &Sent, pid: Pid) -> bool {
+    sent.signal != Signal::SIGCONT as i32 || sent.is_ours_alone || sent.is_for_group || lookout::stands(pid)
 }
 
 /// How long the terminal's wish to stop the job is remembered, until the program has done so.
@@ -50,11 +51,13 @@ impl Suspension {
         self.until.is_some() || !stops_job(sent.signal)
     }
 
-    /// Whether to stop now: the program has stopped. Only once.
-    pub fn is_due(&mut self, has_stopped: impl FnOnce() -> bool) -> bool {
-        let Some(until) = self.until else { return false };
+    /// Whether to stop now: the program has stopped, by the terminal's wish, or somebody else's. Only once.
+    pub fn is_due(&mut self, seems_stopped: bool, has_stopped: impl FnOnce() -> bool) -> bool {
+        if self.until.is_none() && !seems_stopped {
+            return false;
+        }
         let is_due = has_stopped();
-        if is_due || Instant::now() > until {
+        if is_due || self.until.is_some_and(|until| Instant::now() > until) {
             self.until = None;
         }
         is_due
@@ -81,7 +84,8 @@ impl Aftermath<'_> {
         requests.signals.retain(|sent| self.suspension.admits(sent));
         pass_on(&requests, &[self.main]);
         let main = self.main;
-        if self.suspension.is_due(|| task::status(main.into()).is_ok_and(|status| status.state == 'T')) {
+        let seems_stopped = requests.seems_stopped;
+        if self.suspension.is_due(seems_stopped, || task::status(main.into()).is_ok_and(|status| status.state == 'T')) {
             stop_with(main);
         }
     }
@@ -102,12 +106,26 @@ mod tests {
     /// Once the job has stopped, a signal that stops it is out of date, and others are not.
     #[test]
     fn what_stops_the_job_is_passed_on_until_it_has_stopped() {
-        let sent = |signal: Signal| Sent { signal: signal as i32, sender: None, value: None, is_ours_alone: false };
+        let sent = |signal: Signal| Sent {
+            signal: signal as i32,
+            sender: None,
+            value: None,
+            is_ours_alone: false,
+            is_for_group: false,
+        };
         let mut suspension = Suspension::default();
         suspension.hear(&Requests { suspend: true, ..Requests::default() });
-        assert!(!suspension.is_due(|| false));
+        assert!(!suspension.is_due(false, || false));
         assert!(suspension.admits(&sent(Signal::SIGTSTP)) && suspension.admits(&sent(Signal::SIGTERM)));
-        assert!(suspension.is_due(|| true) && !suspension.is_due(|| true));
+        assert!(suspension.is_due(false, || true) && !suspension.is_due(false, || true));
         assert!(!suspension.admits(&sent(Signal::SIGTSTP)) && suspension.admits(&sent(Signal::SIGTERM)));
+    }
+
+    /// A program that somebody else has stopped takes us with it, if it has really been stopped.
+    #[test]
+    fn a_program_that_is_stopped_by_others() {
+        let mut suspension = Suspension::default();
+        assert!(!suspension.is_due(true, || false) && suspension.is_due(true, || true));
+        assert!(!suspension.is_due(false, || true));
     }
 }

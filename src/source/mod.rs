@@ -2,6 +2,7 @@
 //! business.
 
 pub mod control;
+mod group;
 pub mod job;
 pub mod perf;
 pub mod ptrace;

@@ -53,20 +53,21 @@ impl<S: Source> Live<S> {
         self.suspension.hear(&requests);
         requests.signals.retain(|sent| self.suspension.admits(sent));
         if !requests.signals.is_empty() {
+            requests.signals.iter_mut().for_each(|sent| sent.is_for_group &= lives);
             let to = if lives { vec![self.source.main_pid()] } else { self.source.others() };
             is_over |= to.is_empty();
             pass_on(&requests, &to);
         }
-        self.suspend_with_main();
+        self.suspend_with_main(requests.seems_stopped);
         if is_over {
             self.source.close();
         }
         Told::Asked { at: self.source.now(), report: requests.report, status: requests.status }
     }
 
-    /// Stops with the program when the terminal stops the job, so that the shell sees it stopped.
-    fn suspend_with_main(&mut self) {
-        if self.suspension.is_due(|| self.source.main_is_stopped()) {
+    /// Stops with the program when that was stopped, so that the shell sees the job stopped.
+    fn suspend_with_main(&mut self, seems_stopped: bool) {
+        if self.suspension.is_due(seems_stopped, || self.source.main_is_stopped()) {
             self.source.stop_too();
         }
     }
@@ -84,7 +85,7 @@ impl<S: Launched> Live<S> {
 
 impl<S: Source> Target for Live<S> {
     fn next(&mut self, control: &Control) -> io::Result<Told> {
-        self.suspend_with_main();
+        self.suspend_with_main(false);
         Ok(match self.source.next(control)? {
             Next::Event(event) => Told::Event(event),
             Next::Woken => self.answer(control),

@@ -404,15 +404,8 @@ fn a_session_of_its_own() {
 /// ^Z at a shell stops the job, vmtrace and program alike, `fg` lets it go on, `bg` as well, and its status arrives.
 #[test]
 fn job_control() {
-    need("bash");
-    // By perf events other threads of vmtrace have to stop as well.
-    let by_perf: &[&str] = &[VMTRACE, "--engine=perf", "-o", "/dev/null", "--"];
-    // That is over soon, and vmtrace waits for the program's end.
-    let for_a_while: &[&str] = &[VMTRACE, "--for=100ms", "-o", "/dev/null", "--"];
-    for way in [WAYS[0], WAYS[1], by_perf, for_a_while] {
-        let mut shell = Terminal::start("bash", &["--norc", "--noprofile", "-i"]);
-        shell.type_in("PS1='prompt''> '; bind 'set enable-bracketed-paste off'\n");
-        shell.await_text("prompt> ");
+    for way in ALL_WAYS {
+        let mut shell = shell();
         let program = testprog("tell_signals");
         shell.type_in(&format!("{} {program} 5; echo \"status=$?\"\n", way.join(" ")));
         shell.await_text("ready");
@@ -453,6 +446,120 @@ fn job_control() {
         shell.type_in("echo \"last=$?\"\n");
         shell.await_text("last=5");
         assert_eq!(shell.screen().matches("SIGINT").count(), 1, "{way:?}: {}", shell.screen());
+        shell.type_in("exit\n");
+        shell.await_end();
+    }
+}
+
+/// An interactive shell.
+fn shell() -> Terminal {
+    need("bash");
+    let mut shell = Terminal::start("bash", &["--norc", "--noprofile", "-i"]);
+    shell.type_in("PS1='prompt''> '; bind 'set enable-bracketed-paste off'\n");
+    shell.await_text("prompt> ");
+    shell
+}
+
+/// Natively, and under vmtrace by both engines and after it has left.
+const ALL_WAYS: [&[&str]; 4] = [
+    WAYS[0],
+    WAYS[1],
+    &[VMTRACE, "--engine=perf", "-o", "/dev/null", "--"],
+    &[VMTRACE, "--for=100ms", "-o", "/dev/null", "--"],
+];
+
+/// A program that makes itself the leader of a process group is still the shell's job: keys, `kill %1`, `fg` and `bg` reach it, once.
+#[test]
+fn job_control_of_a_leader() {
+    need("perl");
+    for way in ALL_WAYS {
+        let mut shell = shell();
+        let program = testprog("tell_signals");
+        shell.type_in(&format!("{} perl -e 'setpgrp; exec @ARGV' {program} 5\n", way.join(" ")));
+        shell.await_text("ready");
+        let ours = proc::session(shell.leader.pid());
+        let is_target = |pid: &i32| proc::arguments(*pid).first().is_some_and(|first| first == program);
+        let target = ours.into_iter().find(is_target).expect("the program runs");
+        wait_for("it has the terminal", || proc::is_in_foreground(target));
+        for times in 1..=2 {
+            shell.type_in("\x03");
+            shell.await_times("SIGINT", times);
+            shell.type_in("\x1a");
+            shell.await_times("Stopped", times);
+            wait_for("it is stopped", || stands(target));
+            shell.type_in("fg\n");
+            shell.await_times("SIGCONT", times);
+            wait_for("it is in the foreground", || proc::is_in_foreground(target));
+        }
+        shell.type_in("\x1a");
+        shell.await_times("Stopped", 3);
+        shell.type_in("bg\n");
+        shell.await_times("SIGCONT", 3);
+        assert!(!proc::is_in_foreground(target));
+        shell.type_in("kill -USR2 %1\n");
+        shell.await_text("SIGUSR2");
+        shell.type_in("kill %1\n");
+        shell.await_text("SIGTERM");
+        shell.type_in("wait %1; echo \"last=$?\"\n");
+        shell.await_text("last=5");
+        let screen = shell.screen();
+        let told = ["SIGINT", "SIGCONT", "SIGUSR2", "SIGTERM"].map(|name| screen.matches(name).count());
+        assert_eq!(told, [2, 3, 1, 1], "{way:?}: {screen}");
+        shell.type_in("exit\n");
+        shell.await_end();
+    }
+}
+
+/// And it may read from the terminal.
+#[test]
+fn a_leader_has_the_terminal() {
+    need("perl");
+    let reads = "$| = 1; setpgrp; print qq(read: $_) while <STDIN>; print qq(over\\n)";
+    for way in [WAYS[0], WAYS[1]] {
+        let mut shell = shell();
+        shell.type_in(&format!("{} perl -e '{reads}'\n", way.join(" ")));
+        for line in ["one", "other"] {
+            shell.type_in(&format!("{line}\n"));
+            shell.await_text(&format!("read: {line}"));
+        }
+        shell.type_in("\x04");
+        shell.await_text("\nover");
+        shell.type_in("exit\n");
+        shell.await_end();
+        assert!(!shell.screen().contains("Stopped"), "{way:?}: {}", shell.screen());
+    }
+}
+
+/// But not at the expense of those that the shell has put into one pipeline with it.
+#[test]
+fn a_leader_in_a_pipeline() {
+    need("perl");
+    let reads = "$| = 1; open(T, qq(/dev/tty)); print qq(asked: ), scalar <T>; 1 while <STDIN>";
+    for way in [WAYS[0], WAYS[1]] {
+        let mut shell = shell();
+        let way = way.join(" ");
+        shell.type_in(&format!("{way} perl -e 'setpgrp; print qq(line\\n); sleep 1' | perl -e '{reads}'\n"));
+        // By when the terminal would have been given away.
+        std::thread::sleep(Duration::from_millis(500));
+        shell.type_in("answer\n");
+        shell.await_text("asked: answer");
+        shell.type_in("exit\n");
+        shell.await_end();
+        assert!(!shell.screen().contains("Stopped"), "{way}: {}", shell.screen());
+    }
+}
+
+/// The shell is told when a program is stopped that nobody else of its job is stopped with.
+#[test]
+fn a_stop_of_the_program_alone_stops_the_job() {
+    for (way, signal) in ALL_WAYS.into_iter().flat_map(|way| [(way, "STOP"), (way, "TSTP")]) {
+        let mut shell = shell();
+        shell.type_in(&format!("{} bash -c 'kill -{signal} $$; echo goes\" \"on; exit 6'\n", way.join(" ")));
+        shell.await_text("Stopped");
+        shell.type_in("fg\n");
+        shell.await_text("goes on");
+        shell.type_in("echo \"last=$?\"\n");
+        shell.await_text("last=6");
         shell.type_in("exit\n");
         shell.await_end();
     }

@@ -29,6 +29,7 @@ use nix::errno::Errno;
 use nix::libc::user_regs_struct as Registers;
 
 use super::control::Control;
+use super::group::ProgramGroup;
 use super::{Follow, Next, Source};
 use crate::diagnose::finding::Note;
 use crate::event::{Call, Event, EventKind, Exit};
@@ -93,6 +94,8 @@ struct Main {
     pid: Pid,
     /// It was launched: its status will be ours.
     is_child: bool,
+    /// Its process group, where it was launched.
+    group: Option<ProgramGroup>,
     exit: Option<Exit>,
     /// Job control has stopped it.
     group_stopped: bool,
@@ -102,7 +105,8 @@ struct Main {
 
 impl Main {
     fn of(pid: Pid, is_child: bool) -> Main {
-        Main { pid, is_child, exit: None, group_stopped: false, stop_is_news: false }
+        let group = is_child.then(|| ProgramGroup::of(pid));
+        Main { pid, is_child, group, exit: None, group_stopped: false, stop_is_news: false }
     }
 }
 
@@ -285,6 +289,9 @@ impl Ptrace {
         }
         match stop {
             Stop::Signal(signal) if without_us::is_kept_from(tid, signal) => self.restart(tid, 0),
+            Stop::Signal(signal) if without_us::is_of_terminal(tid, signal, self.main.group.as_mut()) => {
+                self.restart(tid, 0);
+            }
             Stop::Signal(signal) => {
                 without_us::resume(tid, Woken::BySignal(signal));
                 self.restart(tid, signal);

@@ -11,6 +11,7 @@ use syscalls::{x86, x86_64};
 use super::decode::{self, Abi};
 use super::gone;
 use crate::procfs::task;
+use crate::source::group::ProgramGroup;
 use crate::sys;
 use crate::units::Tid;
 
@@ -74,6 +75,12 @@ pub(super) fn is_kept_from(tid: Tid, signal: i32) -> bool {
     signal == libc::SIGSTOP
         && task::is_init_of_namespace(tid)
         && gone(sys::signal_sender(tid)).flatten().is_some_and(|sender| sender != 0)
+}
+
+/// Whether a stop for a use of the terminal on its way would not have been sent: without us the program's group had it already.
+pub(super) fn is_of_terminal(tid: Tid, signal: i32, group: Option<&mut ProgramGroup>) -> bool {
+    let asks = [libc::SIGTTIN, libc::SIGTTOU].contains(&signal);
+    asks && gone(sys::signal_sender(tid)) == Some(None) && group.is_some_and(|group| group.has_terminal(tid))
 }
 
 /// How long a call waits, if it is one of these.
