@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use nix::errno::Errno;
 
 use crate::diagnose::finding::Confidence;
 use crate::report::layout::{COLUMNS, printable};
@@ -289,10 +290,8 @@ pub fn refuse(error: &clap::Error) -> ! {
 /// Why there can be no thread of our own.
 fn no_thread(error: io::Error) -> anyhow::Error {
     let why = "so many as may be run already; raise kernel.pid_max, ulimit -u or the container's pids.max, or end some";
-    anyhow::anyhow!(
-        "cannot start a thread: {}: {why}",
-        nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)).desc()
-    )
+    let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+    anyhow::anyhow!("cannot start a thread: {}: {why}", errno.desc())
 }
 
 /// A share in percent.

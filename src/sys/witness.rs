@@ -165,38 +165,31 @@ impl Witness {
             let _ = super::kill(self.pid, libc::SIGCONT);
         }
         self.asked += 1;
-        let own = Pid(getpid().as_raw());
-        let deadline = Instant::now() + ANSWERS_WITHIN;
         let is_asked = super::queue_signal(self.pid, ASK, self.asked).is_ok();
-        let mut heard = Vec::new();
-        loop {
-            match self.next() {
-                Ok(Some(told)) if told.sender == Some(own) => {
-                    if told.signal == ASK && told.value == Some(self.asked) {
-                        return Some(heard);
-                    }
-                }
-                Ok(Some(told)) => heard.push(told),
-                Ok(None) => return None,
-                Err(Errno::EAGAIN) if is_asked && Instant::now() < deadline => self.wait(),
-                Err(Errno::EAGAIN) => return Some(heard),
-                Err(Errno::EINTR) => {}
-                Err(_) => return None,
-            }
-        }
+        self.listen(is_asked.then(|| Instant::now() + ANSWERS_WITHIN))
     }
 
     /// What it has told since this was last asked. None when there is no witness any more.
     pub fn heard(&mut self) -> Option<Vec<Received>> {
+        self.listen(None)
+    }
+
+    /// What it tells up to its answer, for which this waits until then; without, what it has told.
+    fn listen(&self, answered_by: Option<Instant>) -> Option<Vec<Received>> {
         let own = Pid(getpid().as_raw());
         let mut heard = Vec::new();
         loop {
             match self.next() {
-                // An answer that was not waited for.
-                Ok(Some(told)) if told.sender == Some(own) => {}
+                Ok(Some(told)) if told.sender == Some(own) => {
+                    // It may be an answer that came too late.
+                    if answered_by.is_some() && told.signal == ASK && told.value == Some(self.asked) {
+                        return Some(heard);
+                    }
+                }
                 Ok(Some(told)) => heard.push(told),
-                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) if answered_by.is_some_and(|by| Instant::now() < by) => self.wait(),
                 Err(Errno::EAGAIN) => return Some(heard),
+                Err(Errno::EINTR) => {}
                 Ok(None) | Err(_) => return None,
             }
         }

@@ -114,48 +114,20 @@ fn what_sources_show() {
 /// A wrong manifest is told in one line, with the place and with what would be right.
 #[test]
 fn errors_name_the_line_and_the_way_out() {
-    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrum = 'a'\n"), @r"
-    cases.toml:3: unknown field `rum`, expected one of `name`, `build`, `command`, `run`, `timeout`, `expect`, `expected`, `findings`, `notes`, `modes`, `exit`, `options`, `verify`, `by`
-    ");
-    insta::assert_snapshot!(error("[[kase]]\nname = 'a'\nrun = 'a'\n"), @r"
-    cases.toml:1: unknown field `kase`, expected one of `by`, `case`, `cases`, `test`, `tests`
-    ");
-    insta::assert_snapshot!(error("[[case]]\nname = 'a'\n"), @r"
-    cases.toml:1: missing field `run`
-    ");
-    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 7\n"), @r"
-    cases.toml:3: invalid type: integer `7`, expected a command line or a list of arguments
-    ");
-    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\nverify = 0\n"), @r"
-    cases.toml:4: invalid value: integer `0`, expected true, false, or at every how many changes
-    ");
-    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = ' '\n"), @r"
-    cases.toml:1: a: run is empty; it must say what to execute
-    ");
-    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\ntimeout = '2 days'\n"), @r"
-    cases.toml:4: '2 days' is no duration: write 500ms, 30s, 2m or 1h
-    ");
-    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\ntimeout = 0\n"), @r#"
-    cases.toml:4: invalid value: integer `0`, expected a duration such as "500ms", "20s", "2m" or "1h", or a number of seconds
-    "#);
-    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\nmodes = ['detach']\n"), @r"
-    cases.toml:4: unknown variant `detach`, expected `launch` or `attach`
-    ");
-    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\nexit = 1.5\n"), @r#"
-    cases.toml:4: expected an exit status such as 0, or a signal's name such as "SIGTERM"
-    "#);
-    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\nexpect = { regions = 1 }\n"), @r"
-    cases.toml:4: invalid type: map, expected a sequence
-    ");
-    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\n\n[[case]]\nname = 'a'\nrun = 'a'\n"), @r"
-    cases.toml:5: a second case is named a; names must differ
-    ");
-    insta::assert_snapshot!(error("[[case]]\nname = 'a\n"), @r"
-    cases.toml:2: invalid literal string, expected `'`
-    ");
-    insta::assert_snapshot!(error("# nothing yet\n"), @r"
-    cases.toml: no [[case]] in it
-    ");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrum = 'a'\n"), @"cases.toml:3: unknown field `rum`, expected one of `name`, `build`, `command`, `run`, `timeout`, `expect`, `expected`, `findings`, `notes`, `modes`, `exit`, `options`, `verify`, `by`");
+    insta::assert_snapshot!(error("[[kase]]\nname = 'a'\nrun = 'a'\n"), @"cases.toml:1: unknown field `kase`, expected one of `by`, `case`, `cases`, `test`, `tests`");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\n"), @"cases.toml:1: missing field `run`");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 7\n"), @"cases.toml:3: invalid type: integer `7`, expected a command line or a list of arguments");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\nverify = 0\n"), @"cases.toml:4: invalid value: integer `0`, expected true, false, or at every how many changes");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = ' '\n"), @"cases.toml:1: a: run is empty; it must say what to execute");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\ntimeout = '2 days'\n"), @"cases.toml:4: '2 days' is no duration: write 500ms, 30s, 2m or 1h");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\ntimeout = 0\n"), @r#"cases.toml:4: invalid value: integer `0`, expected a duration such as "500ms", "20s", "2m" or "1h", or a number of seconds"#);
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\nmodes = ['detach']\n"), @"cases.toml:4: unknown variant `detach`, expected `launch` or `attach`");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\nexit = 1.5\n"), @r#"cases.toml:4: expected an exit status such as 0, or a signal's name such as "SIGTERM""#);
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\nexpect = { regions = 1 }\n"), @"cases.toml:4: invalid type: map, expected a sequence");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a'\nrun = 'a'\n\n[[case]]\nname = 'a'\nrun = 'a'\n"), @"cases.toml:5: a second case is named a; names must differ");
+    insta::assert_snapshot!(error("[[case]]\nname = 'a\n"), @"cases.toml:2: invalid literal string, expected `'`");
+    insta::assert_snapshot!(error("# nothing yet\n"), @"cases.toml: no [[case]] in it");
 }
 
 /// Names select cases; one that does not exist is an error, for a typing mistake must not pass as success.

@@ -357,7 +357,7 @@ fn every_event_is_one_line() {
         EventKind::Limits(Box::new(Limits { vmas: Some(Usage { used: 65530, limit: 65530 }), ..Limits::default() })),
     ];
     let lines: Vec<String> = kinds.map(|kind| event(&Event { at, tid: Tid(7), call_stack: None, kind }, &clock)).into();
-    insta::assert_snapshot!(lines.join("\n"), @r"
+    insta::assert_snapshot!(lines.join("\n"), @"
     23:01:02.000137 7  munmap(0x1000, 1) = 0
     23:01:02.000137 7  exit(0) = ?
     23:01:02.000137 7  exit_group(-1) = ?

@@ -19,7 +19,7 @@ fn text(report: &Report) -> String {
 /// The documented case reads as the documentation shows it.
 #[test]
 fn the_documented_case() {
-    insta::assert_snapshot!(text(&documented()), @r"
+    insta::assert_snapshot!(text(&documented()), @"
     vmtrace: app_server (pid 31108), followed for 15 min 2 s with ptrace: 24 threads, 12,391 events,
              model verified 41 times
 
@@ -46,7 +46,7 @@ fn no_finding_at_the_end() {
     report.at_end = true;
     report.target.exit = Some(Exit::Code(0));
     report.counts.threads_live = 1;
-    insta::assert_snapshot!(text(&report), @r"
+    insta::assert_snapshot!(text(&report), @"
     vmtrace: app_server (pid 31108), followed for 15 min 2 s with ptrace until it exited with 0:
              24 threads, 12,391 events, model verified 41 times
 
@@ -69,7 +69,7 @@ fn no_finding_so_far() {
         Note { pid: Some(Pid(4711)), ..note(NoteKind::MallocArenas, "malloc keeps 47 arenas of 64 MiB") },
         note(NoteKind::LimitHit, text_of),
     ];
-    insta::assert_snapshot!(text(&report), @r"
+    insta::assert_snapshot!(text(&report), @"
     vmtrace: app_server (pid 31108), followed for 15 min 2 s with ptrace: 24 threads, 12,391 events
 
     No leak found so far: none of the 15 threads that ended left address space that is lost.
@@ -91,18 +91,10 @@ fn verdicts_keep_to_what_was_seen() {
         let notes = vec![note(kind, "…")];
         verdict(&Report { notes, counts: Counts { lost, ..clean().counts }, ..clean() })
     };
-    insta::assert_snapshot!(verdict_with(NoteKind::StackCache, 0), @r"
-    No leak found so far: none of the 15 threads that ended left address space that is lost.
-    ");
-    insta::assert_snapshot!(verdict_with(NoteKind::UnprovenStacks, 0), @r"
-    No leak is proven so far, but 4 stacks of threads that ended could not be judged: see the note.
-    ");
-    insta::assert_snapshot!(verdict_with(NoteKind::Incomplete, 0), @r"
-    No leak found so far, as far as could be seen: none of the 15 threads that ended left address space that is lost.
-    ");
-    insta::assert_snapshot!(verdict_with(NoteKind::StackPool, 3), @r"
-    No leak found so far, as far as could be seen: none of the 15 threads that ended left address space that is lost.
-    ");
+    insta::assert_snapshot!(verdict_with(NoteKind::StackCache, 0), @"No leak found so far: none of the 15 threads that ended left address space that is lost.");
+    insta::assert_snapshot!(verdict_with(NoteKind::UnprovenStacks, 0), @"No leak is proven so far, but 4 stacks of threads that ended could not be judged: see the note.");
+    insta::assert_snapshot!(verdict_with(NoteKind::Incomplete, 0), @"No leak found so far, as far as could be seen: none of the 15 threads that ended left address space that is lost.");
+    insta::assert_snapshot!(verdict_with(NoteKind::StackPool, 3), @"No leak found so far, as far as could be seen: none of the 15 threads that ended left address space that is lost.");
 }
 
 /// Where no thread has ended, nothing could leak, and saying less would promise too much; but what has ended before an
@@ -114,7 +106,7 @@ fn no_thread_has_ended() {
     report.counts = Counts { threads_seen: 1, threads_live: 1, events: 1, ..report.counts };
     report.verify = Some(Verify { checks: 1, ..Verify::default() });
     report.memory = Memory::default();
-    insta::assert_snapshot!(text(&report), @r"
+    insta::assert_snapshot!(text(&report), @"
     vmtrace: app_server (pid 31108), followed for 15 min 2 s with ptrace: 1 thread, 1 event,
              model verified once
 
@@ -137,7 +129,7 @@ fn from_a_log() {
     (report.verify, report.memory, report.clock.known) = (None, Memory::default(), Known::Order);
     report.findings[0].members.truncate(1);
     report.findings[0].resident_bytes = None;
-    insta::assert_snapshot!(text(&report), @r"
+    insta::assert_snapshot!(text(&report), @"
     vmtrace: app_server (pid 31108), replayed an strace log: 24 threads, 12,391 events
 
     LEAK  1 thread stack was never unmapped so far: 10.0 MiB of address space        definite, recurrent
@@ -176,7 +168,7 @@ fn doubts_come_first() {
     report.counts.lost = 1;
     report.verify = Some(Verify { checks: 41, mismatches: 2, ..Verify::default() });
     report.findings[0].confidence = Confidence::Possible;
-    insta::assert_snapshot!(text(&report), @r"
+    insta::assert_snapshot!(text(&report), @"
     vmtrace: app_server (pid 31108), followed for 15 min 2 s with ptrace: 24 threads, 12,391 events,
              model verified 41 times
     warning   1 event was lost: findings may be missing, or wrong
@@ -209,7 +201,7 @@ fn a_single_stack_without_names() {
         confidence: Confidence::Probable,
         ..finding(vec![member(3)])
     }];
-    insta::assert_snapshot!(text(&report), @r"
+    insta::assert_snapshot!(text(&report), @"
     vmtrace: app_server (pid 31108), followed for 15 min 2 s with ptrace until it was killed by SIGTERM:
              24 threads, 12,391 events, model verified 41 times
 
@@ -258,7 +250,7 @@ fn several_findings() {
         },
         Finding { confidence: Confidence::Possible, ..finding(vec![member(9)]) },
     ];
-    insta::assert_snapshot!(text(&report), @r"
+    insta::assert_snapshot!(text(&report), @"
     vmtrace: app_server (pid 31108), followed for 15 min 2 s with ptrace to its end: 24 threads,
              12,391 events, model verified 41 times
 
@@ -318,7 +310,7 @@ fn long_evidence_is_cut() {
     let site =
         (1..30).map(|line| frame("/app", &format!("app::scheduler::worker_pool<{}>::spawn", "T, ".repeat(20)), line));
     report.findings = vec![Finding { site: site.collect(), ..finding(vec![long]) }];
-    insta::assert_snapshot!(text(&report), @r"
+    insta::assert_snapshot!(text(&report), @"
     vmtrace: app_server (pid 31108), followed for 15 min 2 s with ptrace: 24 threads, 12,391 events,
              model verified 41 times
 
@@ -470,7 +462,7 @@ fn a_look_from_outside() {
     };
     report.findings = vec![unjoined, shape];
     report.min_confidence = Confidence::Possible;
-    insta::assert_snapshot!(text(&report), @r"
+    insta::assert_snapshot!(text(&report), @"
     vmtrace: app_server (pid 31108), looked at in 3 ms: 9 threads, 285.2 GiB of address space
 
     LEAK  15 thread stacks were never unmapped so far: 150.1 MiB of address space               definite
@@ -502,7 +494,7 @@ fn a_look_from_outside() {
 fn nothing_found_from_outside() {
     let mut report = looked_at();
     report.counts.threads_live = 9;
-    insta::assert_snapshot!(text(&report), @r"
+    insta::assert_snapshot!(text(&report), @"
     vmtrace: app_server (pid 31108), looked at in 3 ms: 9 threads, 285.2 GiB of address space
 
     No leaked thread stack found so far: every thread that has ended was joined or detached.
@@ -517,7 +509,7 @@ fn nothing_found_from_outside() {
     ");
     report.notes = vec![note(NoteKind::Incomplete, "no lists")];
     report.breakdown = vec![];
-    insta::assert_snapshot!(text(&report), @r"
+    insta::assert_snapshot!(text(&report), @"
     vmtrace: app_server (pid 31108), looked at in 3 ms: 9 threads, 285.2 GiB of address space
 
     No leak found, but not all could be seen: see the warning.
