@@ -25,8 +25,8 @@ pub use child::{Child, ChildReport, fork_child};
 pub(crate) use ptrace::count_read;
 pub use ptrace::{
     FILTER_OPTIONS, Restart, Status, SyscallStop, TRACE_OPTIONS, Wait, event_message, interrupt, peek_memory,
-    peek_status, peek_status_of, reads, registers, restart, seize, set_registers, signal_sender, syscall_info,
-    take_status, write_word,
+    peek_status, peek_status_of, reads, registers, restart, seize, set_registers, signal_sender, stopped_by,
+    syscall_info, take_status, write_word,
 };
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
@@ -197,6 +197,12 @@ pub fn end_by(signal: i32) {
         libc::kill(libc::getpid(), signal);
         libc::pthread_sigmask(libc::SIG_UNBLOCK, own.as_ref(), std::ptr::null_mut());
     }
+}
+
+/// The same, and leaves no core file: whose end it was has left its own.
+pub fn end_without_dump(signal: i32) {
+    let _ = nix::sys::prctl::set_dumpable(false);
+    end_by(signal);
 }
 
 /// Ignores a signal from here on.

@@ -1,5 +1,6 @@
 /* What a program may do to itself, and is to see no difference of: from_within
-     group|count|take SIGNAL | wait | ignored | init | reap | segment | outlive | leave | tally.
+     group|count|take SIGNAL | wait | ignored | init | reap | segment | outlive | remain |
+     leave | tally.
      count    tells how often a signal has come, and what with it
      take     the same of one that it waits for, without a handler
      group    sends a signal to its process group, and tells how often it has come
@@ -9,6 +10,7 @@
      reap     waits for children of which a pidfd says that they have ended
      segment  has a segment of System V mapped, until it is killed
      outlive  ends with the status of a thread, some time after its first one
+     remain   outlives its first thread, and tells of each SIGCONT, for a minute
      leave    leaves a child behind, in a session of its own, that tells of SIGTERM
      tally    tells how many real-time signals have come so far, and of each number when its input has ended
    Must be found: nothing. */
@@ -235,6 +237,27 @@ static void end_by_another(void)
     pthread_exit(NULL);
 }
 
+static void *tell_continuations(void *continuation)
+{
+    alarm(60);
+    for (int signal; sigwait(continuation, &signal) == 0; fflush(stdout))
+        puts("SIGCONT");
+    return NULL;
+}
+
+/* The process goes on without its first thread. */
+static void remain_without_first(void)
+{
+    static sigset_t continuation;
+    check(sigemptyset(&continuation));
+    check(sigaddset(&continuation, SIGCONT));
+    check(sigprocmask(SIG_BLOCK, &continuation, NULL));
+    start_pthread(tell_continuations, &continuation);
+    puts("ready");
+    fflush(stdout);
+    pthread_exit(NULL);
+}
+
 static void leave_a_child(void)
 {
     pid_t child = (pid_t)check(fork());
@@ -297,6 +320,8 @@ int main(int argc, char **argv)
         keep_segment();
     else if (strcmp(what, "outlive") == 0)
         end_by_another();
+    else if (strcmp(what, "remain") == 0)
+        remain_without_first();
     else if (strcmp(what, "leave") == 0)
         leave_a_child();
     else if (strcmp(what, "tally") == 0)

@@ -172,11 +172,21 @@ fn follow_launched<S: Launched>(
         control.stand_down();
     }
     let report = followed.report()?;
-    let status = match target.wait_for_main(&control)? {
+    let exit = target.wait_for_main(&control)?;
+    let own = match exit {
         Exit::Code(code) => u8::try_from(code).unwrap_or(FAILED),
         Exit::Signal(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(127)),
     };
-    Ok(exit_status(&args.report, &report, status))
+    let status = exit_status(&args.report, &report, own);
+    if let Exit::Signal(signal) = exit
+        && status == own
+        && control.was_struck_by(signal)
+    {
+        // A shell ends its loop or script only where the signal has ended the job, too.
+        drop((target, control));
+        sys::end_without_dump(signal);
+    }
+    Ok(status)
 }
 
 fn why_not_executed(errno: Errno) -> String {

@@ -169,6 +169,18 @@ pub fn last_cpu(tid: Tid) -> Option<usize> {
     stat_field(&text[..read], 39)?.parse().ok()
 }
 
+/// A task of a process that has not ended, the first one if that lives, and its state. None when all have ended.
+pub fn living(pid: Pid) -> Option<(Tid, char)> {
+    let living = |tid: Tid| Some((tid, status(tid).ok()?.state)).filter(|(_, state)| !matches!(state, 'Z' | 'X'));
+    living(pid.into()).or_else(|| threads(pid).ok()?.into_iter().find_map(living))
+}
+
+/// Whether a process has a handler for a signal: SigCgt of proc_pid_status(5).
+pub fn handles(tid: Tid, signal: i32) -> bool {
+    let handled = || u64::from_str_radix(super::field(&super::read(tid, "status").ok()?, "SigCgt")?, 16).ok();
+    handled().is_some_and(|set| set & 1 << (signal - 1) != 0)
+}
+
 /// Whether a task goes on: it has not ended, does not end at this moment (PF_EXITING), and no SIGKILL is on its way to it.
 /// Fields 3, 9 and 31 of proc_pid_stat(5).
 pub fn goes_on(tid: Tid) -> bool {

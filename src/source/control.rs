@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -118,6 +118,10 @@ struct Shared {
     holding: AtomicBool,
     /// Whether timers run.
     armed: AtomicBool,
+    /// Whether the launched program has ended, and what it has left behind is followed.
+    main_has_ended: AtomicBool,
+    /// By what key the terminal has interrupted the job: a signal's number.
+    struck: AtomicI32,
     /// Whether nobody is followed any more, nor waited for.
     over: AtomicBool,
     done: AtomicBool,
@@ -239,6 +243,16 @@ impl Control {
         }
     }
 
+    /// The launched program has ended: the terminal's keys are for us from here on.
+    pub fn main_has_ended(&self) {
+        self.shared.main_has_ended.store(true, Ordering::Release);
+    }
+
+    /// Whether the terminal has sent the job this signal, for a key.
+    pub fn was_struck_by(&self, signal: i32) -> bool {
+        self.shared.struck.load(Ordering::Acquire) == signal
+    }
+
     /// Nobody is followed any more, nor waited for: what would end us does so where the last report finds no reader.
     pub fn stand_down(&self) {
         self.shared.over.store(true, Ordering::Release);
@@ -335,6 +349,13 @@ impl<'a> Collector<'a> {
                 self.heard.retain(|(_, heard)| !stops_job(heard.signal));
                 locked(&self.shared.signals).retain(|sent| !stops_job(sent.signal));
             }
+            if self.manners == Manners::Launched && received.sender.is_none() && interrupts(received.signal) {
+                self.shared.struck.store(received.signal, Ordering::Release);
+                if self.shared.main_has_ended.load(Ordering::Acquire) {
+                    // Those that are left have it, or are not of the terminal's.
+                    self.ask(STOP);
+                }
+            }
             let is_elsewhere = self.program.as_ref().is_some_and(ProgramGroup::is_elsewhere);
             let meaning = meaning(received, self.manners);
             if (meaning & FORWARD != 0 || is_elsewhere) && !is_of_lookout(received) {
@@ -402,6 +423,7 @@ impl<'a> Collector<'a> {
     fn look_after_program(&mut self) {
         let Some(program) = &mut self.program else { return };
         program.share_terminal();
+        program.continue_early_askers();
         if program.seems_stopped() {
             self.ask(STANDS);
         }
@@ -461,6 +483,11 @@ pub fn while_writing<T>(write: impl FnOnce() -> T) -> T {
 fn ends_us(signal: i32) -> bool {
     let is_harmless = matches!(Signal::try_from(signal), Ok(Signal::SIGCONT | Signal::SIGUSR1));
     !is_harmless && !stops_job(signal) && !is_left_alone(signal)
+}
+
+/// Whether a signal is that of a key which interrupts the job.
+fn interrupts(signal: i32) -> bool {
+    matches!(Signal::try_from(signal), Ok(Signal::SIGINT | Signal::SIGQUIT))
 }
 
 /// Whether a signal is for job control to stop the job, by a terminal's leave.

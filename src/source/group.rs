@@ -9,14 +9,20 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{self, getpgid, getpgrp, getpid, getppid, getsid, tcgetpgrp, tcsetpgrp};
 
-use crate::procfs::task;
+use crate::procfs::task::{self, Activity};
+use crate::sys;
 use crate::units::{Pid, Tid};
 
 /// How often it is looked whether the program stands.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// In so many looks, one after the other, it stands for longer than somebody means who slows it down by SIGSTOP and SIGCONT.
-const STANDS_FOR: u32 = 3;
+/// In so many looks, one after the other, without having run it stands for longer than somebody means who slows it down by SIGSTOP
+/// and SIGCONT. Looks, not time: we may have been stopped as well.
+const STANDS_FOR: u32 = 10;
+
+/// Who asks the terminal as soon as the program has a group of its own, may do so before that is seen. After this nobody is
+/// stopped for that any more.
+const ASKED_EARLY: Duration = Duration::from_millis(100);
 
 /// The launched program, seen from outside.
 #[derive(Debug)]
@@ -25,13 +31,17 @@ pub struct ProgramGroup {
     own: unistd::Pid,
     /// Whether the job's group is ours, and would be the program's without us.
     leads: bool,
+    /// Whether the session is, which would be the program's.
+    leads_session: bool,
     /// The terminal, once the program has a group of its own.
     terminal: Option<File>,
     /// Whether others of our group would lose the terminal.
     is_shared: bool,
+    /// When the program got the terminal first.
+    given: Option<Instant>,
     next_look: Instant,
-    /// In so many looks it has stood.
-    stood: u32,
+    /// In so many looks it has stood, and what it had done before.
+    stands: Option<(u32, Tid, Activity)>,
 }
 
 impl ProgramGroup {
@@ -39,7 +49,10 @@ impl ProgramGroup {
     pub fn of(main: Pid) -> ProgramGroup {
         let (main, own) = (unistd::Pid::from_raw(main.0), getpgrp());
         let leads = own == getpid();
-        ProgramGroup { main, own, leads, terminal: None, is_shared: false, next_look: Instant::now(), stood: 0 }
+        let leads_session = getsid(None) == Ok(getpid());
+        let now = Instant::now();
+        let (terminal, given, stands) = (None, None, None);
+        ProgramGroup { main, own, leads, leads_session, terminal, is_shared: false, given, next_look: now, stands }
     }
 
     /// Whether the program leads another group than ours, of our session, although we lead ours.
@@ -55,7 +68,7 @@ impl ProgramGroup {
         }
         let Some(terminal) = &self.terminal else { return };
         let Ok(foreground) = tcgetpgrp(terminal) else { return };
-        let has_ended = matches!(self.state(), None | Some('Z' | 'X'));
+        let has_ended = self.living().is_none();
         if foreground == self.main && has_ended {
             // We hold off the signal for those who do this from the background.
             let _ = tcsetpgrp(terminal, self.own);
@@ -63,10 +76,33 @@ impl ProgramGroup {
             self.is_shared = false;
         } else if !self.is_shared && !has_ended && self.is_elsewhere() {
             self.is_shared = has_others(self.own);
-            if !self.is_shared {
-                let _ = tcsetpgrp(terminal, self.main);
+            if !self.is_shared && tcsetpgrp(terminal, self.main).is_ok() {
+                self.given.get_or_insert_with(Instant::now);
             }
         }
+    }
+
+    /// Lets those go on who were stopped because they have asked for the terminal before the program was given it, and whom nobody
+    /// traces.
+    pub fn continue_early_askers(&self) {
+        use nix::libc::{SIGTTIN, SIGTTOU};
+        // A key stops all of them, and the first one as well.
+        let asked =
+            || sys::stopped_by(Pid(self.main.as_raw())).is_none_or(|signal| [SIGTTIN, SIGTTOU].contains(&signal));
+        if self.given.is_none_or(|given| given.elapsed() > ASKED_EARLY) || !asked() {
+            return;
+        }
+        for pid in members(self.main) {
+            if task::status(pid.into()).is_ok_and(|status| status.state == 'T') {
+                let _ = sys::kill(pid, nix::libc::SIGCONT);
+            }
+        }
+    }
+
+    /// Whether the terminal's wish that the job stop would mean nothing to a task of the program's: its group would be the session
+    /// leader's, which has no shell to continue it (setpgid(2), "orphaned process group"), and it has not asked for the signal.
+    pub fn is_never_stopped(&self, tid: Tid) -> bool {
+        self.leads_session && self.is_elsewhere() && !task::handles(tid, nix::libc::SIGTSTP)
     }
 
     /// Whether a task that is about to be stopped because it has asked for the terminal may have it: it did so before the terminal
@@ -84,26 +120,31 @@ impl ProgramGroup {
             return false;
         }
         self.next_look = now + LOOK_EVERY;
-        let stands = matches!(self.state(), Some('T' | 't'));
-        self.stood = if stands { self.stood + 1 } else { 0 };
-        let is_long = self.stood >= STANDS_FOR;
-        if is_long {
-            self.stood = 0;
-        }
+        let standing = self.living().filter(|(_, state)| matches!(state, 'T' | 't'));
+        let seen = standing.and_then(|(tid, _)| Some((tid, task::activity(tid)?)));
+        let looks =
+            self.stands.filter(|(_, tid, activity)| seen == Some((*tid, *activity))).map_or(0, |(looks, ..)| looks);
+        let is_long = looks >= STANDS_FOR;
+        self.stands = seen.map(|(tid, activity)| (if is_long { 0 } else { looks + 1 }, tid, activity));
         is_long && is_watched()
     }
 
-    fn state(&self) -> Option<char> {
-        task::status(Pid(self.main.as_raw()).into()).ok().map(|status| status.state)
+    fn living(&self) -> Option<(Tid, char)> {
+        task::living(Pid(self.main.as_raw()))
     }
 }
 
 /// Whether our process group has members that we have not made.
 fn has_others(group: unistd::Pid) -> bool {
     let own = Pid(getpid().as_raw());
-    let is_in_group = |pid: &Pid| getpgid(Some(unistd::Pid::from_raw(pid.0))) == Ok(group);
     let is_other = |pid: Pid| pid != own && task::status(pid.into()).is_ok_and(|status| status.parent != own);
-    task::processes().is_ok_and(|pids| pids.into_iter().filter(is_in_group).any(is_other))
+    members(group).into_iter().any(is_other)
+}
+
+/// The processes of a group.
+fn members(group: unistd::Pid) -> Vec<Pid> {
+    let is_member = |pid: &Pid| getpgid(Some(unistd::Pid::from_raw(pid.0))) == Ok(group);
+    task::processes().map_or(Vec::new(), |pids| pids.into_iter().filter(is_member).collect())
 }
 
 /// Whether our parent does job control: it is of our session, and has made us a job.

@@ -77,15 +77,15 @@ impl Aftermath<'_> {
         Aftermath { control, main, suspension }
     }
 
-    /// Does what was asked from outside.
-    pub fn answer(&mut self) {
+    /// Does what was asked from outside. `others_run` says whether tasks do that would wait for this program if it stopped.
+    pub fn answer(&mut self, others_run: bool) {
         let mut requests = self.control.take();
         self.suspension.hear(&requests);
         requests.signals.retain(|sent| self.suspension.admits(sent));
         pass_on(&requests, &[self.main]);
         let main = self.main;
-        let seems_stopped = requests.seems_stopped;
-        if self.suspension.is_due(seems_stopped, || task::status(main.into()).is_ok_and(|status| status.state == 'T')) {
+        let seems_stopped = requests.seems_stopped && !others_run;
+        if self.suspension.is_due(seems_stopped, || task::living(main).is_some_and(|(_, state)| state == 'T')) {
             stop_with(main);
         }
     }

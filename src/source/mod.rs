@@ -115,6 +115,11 @@ pub trait Source {
         false
     }
 
+    /// Whether tasks run that would wait for this program if it stopped.
+    fn others_run(&self) -> bool {
+        false
+    }
+
     /// Stops this program by SIGSTOP, because job control has stopped the target; comes back when it goes on.
     fn stop_too(&mut self) {
         job::stop_with(self.main_pid());

@@ -10,10 +10,11 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, fork, getpid, getppid, read};
 
+use crate::procfs::task;
 use crate::units::Pid;
 
 /// How often it looks.
-static EVERY: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+static EVERY: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// The last of them.
 static LAST: AtomicI32 = AtomicI32::new(0);
@@ -33,7 +34,9 @@ impl Lookout {
     /// # Errors
     /// When no child could be made.
     pub fn over(pid: Pid) -> Result<Lookout, Errno> {
-        let status = CString::new(format!("/proc/{pid}/status")).map_err(|_| Errno::EINVAL)?;
+        // The first thread may have ended.
+        let tid = task::living(pid).map_or(pid.into(), |(tid, _)| tid);
+        let status = CString::new(format!("/proc/{tid}/status")).map_err(|_| Errno::EINVAL)?;
         let parent = getpid();
         // SAFETY: this process has several threads, so that the child does nothing but system calls (signal-safety(7)).
         match unsafe { fork() }? {
@@ -80,7 +83,8 @@ fn look_out(status: &CStr, parent: nix::unistd::Pid) -> ! {
 
 /// Whether a process is stopped, and nothing that would continue it is on its way.
 pub fn stands(pid: Pid) -> bool {
-    std::fs::read(format!("/proc/{pid}/status")).is_ok_and(|status| !is_continued(&status))
+    let Some((tid, _)) = task::living(pid) else { return false };
+    std::fs::read(format!("/proc/{tid}/status")).is_ok_and(|status| !is_continued(&status))
 }
 
 /// Whether a process that was stopped is so no more, or would not be but for its tracer, by its /proc/PID/status.

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use nix::errno::Errno;
 use nix::libc;
 
-use crate::units::{Addr, Tid};
+use crate::units::{Addr, Pid, Tid};
 
 thread_local! {
     static READS: Cell<u64> = const { Cell::new(0) };
@@ -230,6 +230,14 @@ pub fn peek_status_of(tid: Tid) -> Result<Option<Status>, Errno> {
 /// Takes the status of one task, so that it is not told again. None when it has none.
 pub fn take_status(tid: Tid) -> Result<Option<Status>, Errno> {
     Ok(waitid(libc::P_PID, tid.0 as libc::id_t, libc::WNOHANG)?.map(|(_, status)| status))
+}
+
+/// The signal by which a child of ours, of whatever thread, is stopped, and is left so. None where it is not.
+pub fn stopped_by(pid: Pid) -> Option<i32> {
+    match waitid_with(libc::P_PID, pid.0 as libc::id_t, libc::WSTOPPED | libc::WNOWAIT | libc::WNOHANG) {
+        Ok(Some((_, Status::Stopped(signal)))) => Some(signal),
+        _ => None,
+    }
 }
 
 fn waitid(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Result<Option<(Tid, Status)>, Errno> {

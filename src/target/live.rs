@@ -33,12 +33,20 @@ pub struct Live<S> {
     libraries: Libraries,
     origins: Origins,
     suspension: Suspension,
+    /// The program has ended, which the control knows.
+    main_has_ended: bool,
 }
 
 impl<S: Source> Live<S> {
     /// The process that `source` follows.
     pub fn new(source: S) -> Live<S> {
-        Live { source, libraries: Libraries::default(), origins: Origins::default(), suspension: Suspension::default() }
+        Live {
+            source,
+            libraries: Libraries::default(),
+            origins: Origins::default(),
+            suspension: Suspension::default(),
+            main_has_ended: false,
+        }
     }
 
     /// Does what was asked from outside, as far as it is the source's business; says what is the follower's.
@@ -67,7 +75,9 @@ impl<S: Source> Live<S> {
 
     /// Stops with the program when that was stopped, so that the shell sees the job stopped.
     fn suspend_with_main(&mut self, seems_stopped: bool) {
-        if self.suspension.is_due(seems_stopped, || self.source.main_is_stopped()) {
+        // Somebody among those that run may be about to continue it.
+        let takes_us = seems_stopped && !self.source.others_run();
+        if self.suspension.is_due(takes_us, || self.source.main_is_stopped()) {
             self.source.stop_too();
         }
     }
@@ -86,6 +96,10 @@ impl<S: Launched> Live<S> {
 impl<S: Source> Target for Live<S> {
     fn next(&mut self, control: &Control) -> io::Result<Told> {
         self.suspend_with_main(false);
+        if !self.main_has_ended && self.source.main_exit().is_some() {
+            self.main_has_ended = true;
+            control.main_has_ended();
+        }
         Ok(match self.source.next(control)? {
             Next::Event(event) => Told::Event(event),
             Next::Woken => self.answer(control),

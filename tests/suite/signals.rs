@@ -510,9 +510,23 @@ fn job_control_of_a_leader() {
     }
 }
 
-/// And it may read from the terminal.
+/// And it may read from the terminal, also what it starts: at once.
 #[test]
 fn a_leader_has_the_terminal() {
+    need("timeout");
+    for way in ALL_WAYS {
+        let mut shell = shell();
+        shell.type_in(&format!("{} timeout 50 cat; echo \"status=$?\"\n", way.join(" ")));
+        let is_cat = |pid: i32| proc::arguments(pid) == ["cat"];
+        wait_for("it runs", || proc::session(shell.leader.pid()).into_iter().any(is_cat));
+        shell.type_in("words\n");
+        shell.await_times("words", 2);
+        shell.type_in("\x04");
+        shell.await_text("status=0");
+        shell.type_in("exit\n");
+        shell.await_end();
+        assert!(!shell.screen().contains("Stopped"), "{way:?}: {}", shell.screen());
+    }
     need("perl");
     let reads = "$| = 1; setpgrp; print qq(read: $_) while <STDIN>; print qq(over\\n)";
     for way in [WAYS[0], WAYS[1]] {
@@ -563,6 +577,97 @@ fn a_stop_of_the_program_alone_stops_the_job() {
         shell.type_in("exit\n");
         shell.await_end();
     }
+}
+
+/// Who is to continue the program is not kept from it.
+#[test]
+fn a_program_that_its_child_continues() {
+    for way in ALL_WAYS {
+        let mut shell = shell();
+        let script = "(sleep 1.5; kill -CONT $$) & kill -STOP $$; echo goes\" \"on";
+        shell.type_in(&format!("{} bash -c '{script}'\n", way.join(" ")));
+        shell.await_text("goes on");
+        // The shell may take it for stopped yet.
+        shell.type_in("\nexit\nexit\n");
+        shell.await_end();
+    }
+}
+
+/// ^Z stops a job whose first thread has ended, and `fg` continues it. (By perf events it does not: see RELIABILITY.md.)
+#[test]
+fn a_stop_after_the_end_of_the_first_thread() {
+    for way in [ALL_WAYS[0], ALL_WAYS[1], ALL_WAYS[3]] {
+        let mut shell = shell();
+        let program = testprog("from_within");
+        shell.type_in(&format!("{} {program} remain; echo \"status=$?\"\n", way.join(" ")));
+        shell.await_text("ready");
+        for times in 1..=2 {
+            shell.type_in("\x1a");
+            shell.await_times("Stopped", times);
+            shell.type_in("fg\n");
+            shell.await_times("SIGCONT", times);
+        }
+        shell.type_in("\x03");
+        shell.type_in("echo \"last=$?\"\n");
+        shell.await_text("last=130");
+        shell.type_in("exit\n");
+        shell.await_end();
+    }
+}
+
+/// What has ended the job by a key ends a loop of the shell's as well.
+#[test]
+fn a_key_ends_the_shells_loop() {
+    for way in ALL_WAYS {
+        let mut shell = shell();
+        shell.type_in(&format!("for i in 1 2 3; do echo turn\" \"$i; {} sleep 50; done\n", way.join(" ")));
+        shell.await_text("turn 1");
+        wait_for("it sleeps", || {
+            let ours = proc::session(shell.leader.pid());
+            ours.into_iter().any(|pid| proc::arguments(pid).first().is_some_and(|first| first == "sleep"))
+        });
+        // By when it has left.
+        std::thread::sleep(Duration::from_millis(200));
+        shell.type_in("\x03");
+        shell.type_in("echo \"last=$?\"\n");
+        shell.await_text("last=130");
+        assert!(!shell.screen().contains("turn 2"), "{way:?}: {}", shell.screen());
+        shell.type_in("exit\n");
+        shell.await_end();
+    }
+}
+
+/// When the program has ended, ^C ends the following of what it has left behind.
+#[test]
+fn a_key_after_the_programs_end() {
+    for options in ["--engine=ptrace", "--engine=perf"] {
+        let mut shell = shell();
+        let script = "setsid sleep 50 & exit 3";
+        shell.type_in(&format!("{VMTRACE} {options} -o /dev/null -- bash -c '{script}'; echo \"last=$?\"\n"));
+        // By when the program has ended.
+        std::thread::sleep(Duration::from_millis(500));
+        shell.type_in("\x03");
+        shell.await_text("last=3");
+        shell.type_in("exit\n");
+        shell.await_end();
+    }
+}
+
+/// Where vmtrace leads the session, nobody would continue what ^Z has stopped: natively it stops nothing there.
+#[test]
+fn a_session_leader_is_not_stopped() {
+    need("perl");
+    let program = ["perl", "-e", "setpgrp; exec @ARGV", testprog("tell_signals"), "4"];
+    let mut terminal = Terminal::start(VMTRACE, &[&["-o", "/dev/null", "--"], &program[..]].concat());
+    terminal.await_text("ready");
+    let target = proc::launched_by(terminal.leader.pid());
+    wait_for("it has the terminal", || proc::is_in_foreground(target));
+    terminal.type_in("\x1a");
+    terminal.type_in("\x03");
+    terminal.await_text("SIGINT");
+    terminal.leader.send(Signal::SIGTERM);
+    terminal.await_text("SIGTERM");
+    terminal.await_end();
 }
 
 /// SIGSTOP and SIGCONT to the program stop it and let it go on; vmtrace does not stand in the way.

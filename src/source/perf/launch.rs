@@ -123,7 +123,7 @@ impl Launched for Perf {
         }
         let mut aftermath = Aftermath::of(main, control, suspension);
         loop {
-            aftermath.answer();
+            aftermath.answer(false);
             match sys::peek_status(Wait::Block) {
                 Ok(Some((tid, status))) => {
                     // ECHILD: somebody else has taken it.

@@ -134,7 +134,7 @@ impl Launched for Ptrace {
         }
         let mut aftermath = Aftermath::of(main, control, suspension);
         loop {
-            aftermath.answer();
+            aftermath.answer(!self.stragglers.is_empty());
             match sys::peek_status(Wait::Block) {
                 // It could not be left before, and has woken up.
                 Ok(Some((tid, Status::Stopped(status)))) if self.stragglers.remove(&tid) => {

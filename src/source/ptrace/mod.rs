@@ -97,16 +97,14 @@ struct Main {
     /// Its process group, where it was launched.
     group: Option<ProgramGroup>,
     exit: Option<Exit>,
-    /// Job control has stopped it.
-    group_stopped: bool,
-    /// It has been stopped since this was last told.
+    /// It has been stopped by job control since this was last told.
     stop_is_news: bool,
 }
 
 impl Main {
     fn of(pid: Pid, is_child: bool) -> Main {
         let group = is_child.then(|| ProgramGroup::of(pid));
-        Main { pid, is_child, group, exit: None, group_stopped: false, stop_is_news: false }
+        Main { pid, is_child, group, exit: None, stop_is_news: false }
     }
 }
 
@@ -139,6 +137,8 @@ struct Tracee {
     noticed: Option<Instant>,
     /// It is held at the entry of a call, and stopped.
     held: bool,
+    /// Job control has stopped it.
+    group_stopped: bool,
     /// It has been let into a call that is not followed: if the next stop is one at a call, it is the exit.
     passing: bool,
     /// What it gets back at its next stop.
@@ -276,6 +276,7 @@ impl Ptrace {
             self.give_back(tid);
         }
         let Some(tracee) = self.tracees.get_mut(&tid) else { return };
+        tracee.group_stopped = stop == Stop::GroupStop;
         let passing = std::mem::take(&mut tracee.passing);
         if std::mem::take(&mut tracee.held) {
             // Only its end makes a held task stop anew.
@@ -300,18 +301,10 @@ impl Ptrace {
             Stop::Syscall if passing || self.follow == Follow::Threads => self.restart(tid, 0),
             Stop::Syscall => self.syscall_stop(tid),
             Stop::GroupStop => {
-                if tid == self.main.pid.into() {
-                    self.main.group_stopped = true;
-                    self.main.stop_is_news = true;
-                }
+                self.main.stop_is_news |= self.main_is_stopped();
                 self.go_on(tid, Restart::Listen, 0);
             }
-            Stop::Trap => {
-                if tid == self.main.pid.into() {
-                    self.main.group_stopped = false;
-                }
-                self.restart(tid, 0);
-            }
+            Stop::Trap => self.restart(tid, 0),
             Stop::NewTask => {
                 self.new_task(tid);
                 self.give_back(tid);
@@ -446,7 +439,16 @@ impl Source for Ptrace {
     }
 
     fn main_is_stopped(&self) -> bool {
-        self.main.group_stopped
+        let main = self.main.pid;
+        match self.tracees.get(&main.into()) {
+            Some(first) if !first.ended => first.group_stopped,
+            // The others live on.
+            _ => self.tracees.values().any(|tracee| tracee.pid == main && tracee.group_stopped),
+        }
+    }
+
+    fn others_run(&self) -> bool {
+        self.tracees.values().any(|tracee| !tracee.group_stopped && !tracee.ended)
     }
 
     fn stops(&self) -> u64 {

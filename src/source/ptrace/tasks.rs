@@ -79,6 +79,7 @@ impl Ptrace {
                 ended: false,
                 noticed: None,
                 held: false,
+                group_stopped: false,
                 passing: false,
                 withheld: None,
                 is_notified: false,

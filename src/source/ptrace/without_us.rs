@@ -77,10 +77,15 @@ pub(super) fn is_kept_from(tid: Tid, signal: i32) -> bool {
         && gone(sys::signal_sender(tid)).flatten().is_some_and(|sender| sender != 0)
 }
 
-/// Whether a stop for a use of the terminal on its way would not have been sent: without us the program's group had it already.
+/// Whether a stop on its way that the terminal has sent would not have been sent, or have meant nothing: without us the program's
+/// group had the terminal already, or was the session leader's.
 pub(super) fn is_of_terminal(tid: Tid, signal: i32, group: Option<&mut ProgramGroup>) -> bool {
-    let asks = [libc::SIGTTIN, libc::SIGTTOU].contains(&signal);
-    asks && gone(sys::signal_sender(tid)) == Some(None) && group.is_some_and(|group| group.has_terminal(tid))
+    let is_the_kernels = || gone(sys::signal_sender(tid)) == Some(None);
+    match signal {
+        libc::SIGTTIN | libc::SIGTTOU => is_the_kernels() && group.is_some_and(|group| group.has_terminal(tid)),
+        libc::SIGTSTP => is_the_kernels() && group.is_some_and(|group| group.is_never_stopped(tid)),
+        _ => false,
+    }
 }
 
 /// How long a call waits, if it is one of these.
