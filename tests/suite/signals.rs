@@ -593,10 +593,10 @@ fn a_program_that_its_child_continues() {
     }
 }
 
-/// ^Z stops a job whose first thread has ended, and `fg` continues it. (By perf events it does not: see RELIABILITY.md.)
+/// ^Z stops a job whose first thread has ended, and `fg` continues it.
 #[test]
 fn a_stop_after_the_end_of_the_first_thread() {
-    for way in [ALL_WAYS[0], ALL_WAYS[1], ALL_WAYS[3]] {
+    for way in ALL_WAYS {
         let mut shell = shell();
         let program = testprog("from_within");
         shell.type_in(&format!("{} {program} remain; echo \"status=$?\"\n", way.join(" ")));

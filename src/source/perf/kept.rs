@@ -129,15 +129,16 @@ impl Perf {
     /// Stops this program by SIGSTOP; comes back when it goes on. A thread that holds memory would never stop, and the shell
     /// would not be told of the stop: what is held is let go before, and held again afterwards, if it is still there.
     pub(super) fn stop_without_grips(&mut self) {
-        let Perf { keeper, kept, stream, .. } = self;
+        let Perf { keeper, kept, stream, launch, .. } = self;
         let _paused = keeper.as_ref().map(Keeper::pause);
-        // What the keeper has seen and nobody has taken over yet.
-        let mut seen = keeper.as_ref().map(Keeper::seen);
+        // What the keeper and the tether have seen, at the end of the first thread perhaps, and nobody has taken over yet.
+        let mut by_keeper = keeper.as_ref().map(Keeper::seen);
+        let mut by_tether = launch.as_ref().map(|launch| launch.tether.seen());
+        let seen = by_keeper.iter_mut().flat_map(|seen| seen.iter_mut());
+        let seen = seen.chain(by_tether.iter_mut().filter_map(|seen| seen.as_mut()));
         let mut all: Vec<(Pid, &mut Kept)> = Vec::new();
         all.extend(kept.iter_mut().flat_map(|(pid, kept)| kept.iter_mut().map(|one| (*pid, one))));
-        all.extend(
-            seen.iter_mut().flat_map(|seen| seen.iter_mut().filter_map(|one| Some((one.pid, one.kept.as_mut()?)))),
-        );
+        all.extend(seen.filter_map(|one| Some((one.pid, one.kept.as_mut()?))));
         for (_, one) in &mut all {
             one.grip = None;
         }

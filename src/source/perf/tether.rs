@@ -9,7 +9,7 @@
 //! A signal that comes in this time stops its way through the tracer, and goes on.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -86,7 +86,12 @@ impl Tether {
 
     /// What was seen of the child at its end, if it had to be kept from that.
     pub(super) fn take(&self) -> Option<Seen> {
-        self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.seen().take()
+    }
+
+    /// The same, and it stays here.
+    pub(super) fn seen(&self) -> MutexGuard<'_, Option<Seen>> {
+        self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How often the child has stopped.
