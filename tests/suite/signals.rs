@@ -608,6 +608,7 @@ fn a_stop_after_the_end_of_the_first_thread() {
             shell.await_times("SIGCONT", times);
         }
         shell.type_in("\x03");
+        shell.await_times("prompt> ", 4);
         shell.type_in("echo \"last=$?\"\n");
         shell.await_text("last=130");
         shell.type_in("exit\n");
@@ -629,6 +630,8 @@ fn a_key_ends_the_shells_loop() {
         // By when it has left.
         std::thread::sleep(Duration::from_millis(200));
         shell.type_in("\x03");
+        // What is typed before that may be thrown away.
+        shell.await_times("prompt> ", 2);
         shell.type_in("echo \"last=$?\"\n");
         shell.await_text("last=130");
         assert!(!shell.screen().contains("turn 2"), "{way:?}: {}", shell.screen());
