@@ -249,8 +249,14 @@ impl Control {
     }
 
     /// Whether the terminal has sent the job this signal, for a key.
+    /// It may be known a moment later than what it has done to the program.
     pub fn was_struck_by(&self, signal: i32) -> bool {
-        self.shared.struck.load(Ordering::Acquire) == signal
+        let is_known = || self.shared.struck.load(Ordering::Acquire) == signal;
+        let until = Instant::now() + FORWARD_AFTER * 10;
+        while interrupts(signal) && !is_known() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        is_known()
     }
 
     /// Nobody is followed any more, nor waited for: what would end us does so where the last report finds no reader.
