@@ -31,6 +31,7 @@
 //! | its last owner has ended | a live task has it: a birth was missed, and it is no leak |
 //! | glibc's own, as the owner's MADV_DONTNEED shows | it is on none of them, and nobody can be moving it: another copy of the library made it, or its descriptor is damaged |
 
+mod habits;
 mod notes;
 #[cfg(test)]
 mod tests;
@@ -48,9 +49,11 @@ use crate::model::Calls;
 use crate::model::mapping::{Ended, Maker, Mapping, MappingId, Stack};
 use crate::model::sites::{Site, SiteKey};
 use crate::model::space::AddressSpace;
-use crate::model::stacks::CACHE_LOOK;
 use crate::threadlib::{List, ListedThread, ThreadLists};
 use crate::units::{Addr, CodeId, Range, Tid, Time};
+use habits::Habits;
+
+pub use habits::prove_by_members;
 
 /// What glibc keeps of ended threads' stacks at most (nptl/nptl-stack.c, `__nptl_stack_cache_maxsize`).
 const CACHE_BYTES: u64 = 40 << 20;
@@ -359,35 +362,6 @@ fn survey<'a>(space: &'a AddressSpace, moment: Moment, words: &Words) -> (Vec<Id
     (idle, sites)
 }
 
-/// What the program does with its own stacks wherever it creates threads: a function whose threads are created from
-/// several places, or in a loop that the compiler has unrolled, leaves one at each of many sites.
-struct Habits {
-    /// How many undecided stacks there are, by size, of threads of one function.
-    undecided: HashMap<(u64, CodeId), u64>,
-    /// Sizes of which a stack was used again or unmapped after its owner's end.
-    let_go: HashSet<u64>,
-}
-
-impl Habits {
-    fn of(space: &AddressSpace, idle: &[Idle]) -> Habits {
-        let mut undecided = HashMap::new();
-        for one in idle.iter().filter(|one| one.is_undecided(space.calls)) {
-            if let Some(function) = one.function {
-                *undecided.entry((one.stack.region_bytes, function)).or_default() += 1;
-            }
-        }
-        let let_go = space.sites.iter().filter(|(_, site)| site.lets_go() || site.reused > 0);
-        Habits { undecided, let_go: let_go.map(|(key, _)| key.region_bytes).collect() }
-    }
-
-    /// Whether an undecided stack is one of several, and none like it was ever let go of.
-    fn include(&self, idle: &Idle) -> bool {
-        let bytes = idle.stack.region_bytes;
-        let count = idle.function.and_then(|function| self.undecided.get(&(bytes, function)));
-        count.is_some_and(|count| *count > 1) && !self.let_go.contains(&bytes)
-    }
-}
-
 /// `repeated` says whether the program has left several such stacks of its own.
 fn verdict(idle: &Idle, site: Site, repeated: bool, beyond_cache: bool) -> Verdict {
     use Confidence::{Definite, Possible, Probable};
@@ -576,18 +550,6 @@ fn explain(reason: Reason, confidence: Confidence, leaks: &Leaks) -> (String, St
         _ => ("the program's own: its thread is gone, and nothing has used, unmapped or freed it since", UNMAP),
     };
     (proof.to_owned(), advice.to_owned())
-}
-
-/// What was left at several sites turns out to be of one line of the source: where that has mapped a fresh stack after
-/// another's owner had ended, it is as if it had been one site from the beginning.
-pub fn prove_by_members(finding: &mut Finding) {
-    let latest = finding.members.iter().filter_map(|member| member.mapped_at).max();
-    let Some(latest) = latest.filter(|_| finding.awaits_proof) else { return };
-    let passed_over = |member: &Member| member.exited_at.is_some_and(|ended| latest.since(ended) >= CACHE_LOOK);
-    if finding.members.iter().any(passed_over) {
-        (finding.confidence, finding.awaits_proof) = (Confidence::Definite, false);
-        FRESH.clone_into(&mut finding.proof);
-    }
 }
 
 fn member(idle: &Idle, pieces: &[Range]) -> Option<Member> {

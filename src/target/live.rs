@@ -33,20 +33,12 @@ pub struct Live<S> {
     libraries: Libraries,
     origins: Origins,
     suspension: Suspension,
-    /// The program has ended, which the control knows.
-    main_has_ended: bool,
 }
 
 impl<S: Source> Live<S> {
     /// The process that `source` follows.
     pub fn new(source: S) -> Live<S> {
-        Live {
-            source,
-            libraries: Libraries::default(),
-            origins: Origins::default(),
-            suspension: Suspension::default(),
-            main_has_ended: false,
-        }
+        Live { source, libraries: Libraries::default(), origins: Origins::default(), suspension: Suspension::default() }
     }
 
     /// Does what was asked from outside, as far as it is the source's business; says what is the follower's.
@@ -96,8 +88,7 @@ impl<S: Launched> Live<S> {
 impl<S: Source> Target for Live<S> {
     fn next(&mut self, control: &Control) -> io::Result<Told> {
         self.suspend_with_main(false);
-        if !self.main_has_ended && self.source.main_exit().is_some() {
-            self.main_has_ended = true;
+        if self.source.main_exit().is_some() {
             control.main_has_ended();
         }
         Ok(match self.source.next(control)? {

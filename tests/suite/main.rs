@@ -12,6 +12,7 @@ mod follow_threads;
 mod glibcs;
 mod hostile;
 mod inspect;
+mod job_control;
 mod leaving;
 mod manifest;
 mod model_oracle;
