@@ -178,12 +178,13 @@ fn follow_launched<S: Launched>(
         Exit::Signal(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(127)),
     };
     let status = exit_status(&args.report, &report, own);
+    drop(target);
+    let struck_by = control.end();
     if let Exit::Signal(signal) = exit
         && status == own
-        && control.was_struck_by(signal)
+        && struck_by == Some(signal)
     {
         // A shell ends its loop or script only where the signal has ended the job, too.
-        drop((target, control));
         sys::end_without_dump(signal);
     }
     Ok(status)

@@ -248,15 +248,24 @@ impl Control {
         self.shared.main_has_ended.store(true, Ordering::Release);
     }
 
-    /// Whether the terminal has sent the job this signal, for a key.
-    /// It may be known a moment later than what it has done to the program.
-    pub fn was_struck_by(&self, signal: i32) -> bool {
-        let is_known = || self.shared.struck.load(Ordering::Acquire) == signal;
-        let until = Instant::now() + FORWARD_AFTER * 10;
-        while interrupts(signal) && !is_known() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
+    /// Collects no more. Gives the signal by which the terminal has last interrupted the job, for a key.
+    ///
+    /// It is known for sure once a member of the job that died of it has been waited for: the kernel lets none become a
+    /// zombie before it has sent the signal to all (tasklist_lock: kernel/signal.c, kill_pgrp; kernel/exit.c, exit_notify).
+    pub fn end(mut self) -> Option<i32> {
+        self.join();
+        match self.shared.struck.load(Ordering::Acquire) {
+            0 => None,
+            signal => Some(signal),
         }
-        is_known()
+    }
+
+    fn join(&mut self) {
+        self.shared.done.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            // It ends within a tick; a panic in it has been printed already.
+            let _ = thread.join();
+        }
     }
 
     /// Nobody is followed any more, nor waited for: what would end us does so where the last report finds no reader.
@@ -272,11 +281,7 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        self.shared.done.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            // It ends within a tick; a panic in it has been printed already.
-            let _ = thread.join();
-        }
+        self.join();
     }
 }
 
@@ -472,6 +477,8 @@ fn collect(mut collector: Collector<'_>, timers: Timers, waiter: sys::ThisThread
             waiter.send(WAKE);
         }
     }
+    // What was sent before the end was asked for.
+    collector.receive(Duration::ZERO, MOST_WAITING);
 }
 
 /// Whether a report is being written.
