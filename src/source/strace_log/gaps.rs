@@ -93,6 +93,8 @@ pub struct Kin {
     pub shown: u64,
     /// Tasks that turned up without having been made, after the first one had been made.
     pub strangers: u64,
+    /// Of those that were made, those that are certain to have other numbers before their lines, and it is not known which.
+    pub elsewhere: u64,
 }
 
 impl Seen {
@@ -233,7 +235,13 @@ impl Seen {
                         what follows from that is not claimed";
             say(0, text.to_owned());
         }
-        if kin.born > 0 && kin.shown == 0 {
+        let unseen = match kin {
+            Kin { shown: 0, .. } => kin.born,
+            // A child may as well have done nothing so far.
+            Kin { strangers: 0, .. } => 0,
+            _ => kin.elsewhere,
+        };
+        if unseen > 0 {
             let text = match kin.strangers {
                 0 => {
                     "of the tasks that it shows being made the log has no line (strace -f follows them): whether they have \
@@ -244,7 +252,7 @@ impl Seen {
                       from outside (strace --pidns-translation helps): whose stacks they have cannot be seen"
                 }
             };
-            say(kin.born, text.to_owned());
+            say(unseen, text.to_owned());
         }
         if self.unseen_births > 0 {
             let calls = counted(self.unseen_births, "call");

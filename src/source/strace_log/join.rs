@@ -13,7 +13,7 @@ use super::plain::Plain;
 use super::text::{Cursor, Damage};
 use super::times::Times;
 use crate::event::{Call, CloneArgs, CloneCall, Exit};
-use crate::units::{NumberMap, Tid, Time};
+use crate::units::{Addr, NumberMap, Tid, Time};
 
 /// The task of lines that do not say whose they are.
 pub const UNNAMED: Tid = Tid(0);
@@ -55,8 +55,10 @@ pub enum What {
     Superseded(Tid),
     /// strace has attached to its process.
     Attached,
-    /// It, of which lines do not say whose they are, has this number.
+    /// It is told that this is its number: another one than its lines have, if they have any.
     Number(Tid),
+    /// The thread library has its list of locks there, in its descriptor (set_robust_list(2)).
+    RobustList(Addr),
 }
 
 /// Puts lines together.
@@ -186,7 +188,9 @@ impl Joiner {
                 Some(name) => return self.resumed(name, at, tid, cursor.rest(), out),
                 None => {
                     self.seen.is_log = true;
-                    self.show(tid, out);
+                    if name != b"rseq" {
+                        self.show(tid, out);
+                    }
                 }
             },
             Body::Ended(exit) => {
@@ -217,9 +221,19 @@ impl Joiner {
     #[inline]
     fn other_call(&mut self, name: &[u8], tid: Tid, cursor: &Cursor<'_>, line: &[u8], out: &mut Vec<Item>) {
         self.seen.other_call(name, line, cursor.at());
-        self.plain.know(&line[cursor.at() - name.len() - 1..]);
-        if tid == UNNAMED
-            && let Some(number) = own_number(name, cursor.rest())
+        match name {
+            // The first thing that a thread does, as a rule: whose child it is the next will tell.
+            b"rseq" => return,
+            b"set_robust_list" => {
+                if let Ok(head) = Cursor::new(cursor.rest()).number() {
+                    out.push(Item { at: self.times.now(), tid, what: What::RobustList(Addr(head)) });
+                }
+            }
+            b"set_tid_address" => {}
+            _ => self.plain.know(&line[cursor.at() - name.len() - 1..]),
+        }
+        if let Some(number) = own_number(name, cursor.rest(), tid)
+            && number != tid
         {
             out.push(Item { at: self.times.now(), tid, what: What::Number(number) });
         }
@@ -403,12 +417,15 @@ impl Joiner {
     }
 }
 
-/// What a task is told of its own number.
-fn own_number(name: &[u8], rest: &[u8]) -> Option<Tid> {
-    if !matches!(name, b"gettid" | b"getpid" | b"set_tid_address") {
+/// What a task is told of its own number, as strace sees it if it says so.
+fn own_number(name: &[u8], rest: &[u8], tid: Tid) -> Option<Tid> {
+    // A thread is told its process's.
+    let is_told = matches!(name, b"gettid" | b"set_tid_address") || (name == b"getpid" && tid == UNNAMED);
+    if !is_told {
         return None;
     }
     let mut cursor = Cursor::new(rest);
     cursor.until(b"= ")?;
-    i32::try_from(cursor.digits()?).ok().filter(|number| *number > 0).map(Tid)
+    let number = call::child(cursor.rest()).or_else(|| cursor.digits())?;
+    i32::try_from(number).ok().filter(|number| *number > 0).map(Tid)
 }

@@ -1,9 +1,10 @@
 //! A log of `strace -f`: of any age, with any options.
 //!
 //! What happens to its bytes, in order, is the list of files: [`files`] finds and unpacks them, [`blocks`] reads ahead, [`mod@read`] takes lines,
-//! [`leader`] and [`line`](mod@line) read them, [`call`] the calls, [`join`] puts broken calls together, [`reconcile`] puts all in an
+//! [`beginning`] looks who was there before, [`leader`] and [`line`](mod@line) read them, [`call`] the calls, [`join`] puts broken calls together, [`reconcile`] puts all in an
 //! order that the model may believe, and [`gaps`] says what the log lacks.
 
+pub mod beginning;
 pub mod blocks;
 pub mod call;
 pub mod clone;
@@ -19,7 +20,6 @@ pub mod text;
 pub mod times;
 pub mod words;
 
-use std::collections::HashSet;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::mpsc::Receiver;
@@ -30,7 +30,7 @@ use jiff::{Timestamp, Zoned};
 use thiserror::Error;
 
 use crate::diagnose::finding::{Confidence, Finding};
-use crate::event::{Call, Limits, Vma};
+use crate::event::{Limits, Vma};
 use crate::model::{Model, SpaceId};
 use crate::report::{Clock, Engine, Known};
 use crate::source::control::Control;
@@ -38,6 +38,7 @@ use crate::symbols::capture::CallStacks;
 use crate::target::{Library, Process, Standing, Target, Told};
 use crate::threadlib::Unavailable;
 use crate::units::{Pid, Tid, Time};
+use beginning::who_was_there;
 use files::Files;
 use gaps::Seen;
 use join::{Item, Joiner, UNNAMED, What};
@@ -141,8 +142,7 @@ impl StraceLog {
         if let Some((_, seen)) = end.as_deref() {
             check(&name, seen)?;
         }
-        let (main, others) = who_was_there(&window);
-        let order = Reconciler::new(main, others);
+        let order = Reconciler::new(who_was_there(&window));
         let nothing = CallStacks::default();
         Ok(StraceLog { messages, items: window.into_iter(), order, times, end, modified, nothing })
     }
@@ -192,8 +192,9 @@ pub fn digest(bytes: &[u8]) {
     for line in bytes.split(|byte| *byte == b'\n') {
         joiner.line(line, UNNAMED, &mut items);
     }
-    let (main, others) = who_was_there(&items);
-    let mut order = Reconciler::new(main, others);
+    let who = who_was_there(&items);
+    let main = who.main;
+    let mut order = Reconciler::new(who);
     let mut model = Model::partial();
     for item in items {
         let mut next = order.pass(item);
@@ -222,38 +223,6 @@ fn check(name: &str, seen: &Seen) -> Result<(), LogError> {
             found: found.clone(),
         }),
     }
-}
-
-/// The process that the log is about, and all its tasks that were there before the log, as far as the window shows: those
-/// that were not made in it. The process is the one that strace says it has attached to, or has the lowest number.
-fn who_was_there(window: &[Item]) -> (Pid, Vec<Tid>) {
-    let mut attached = None;
-    let mut told = None;
-    let mut born = HashSet::new();
-    let mut shown = HashSet::new();
-    for item in window {
-        match &item.what {
-            What::Attached => {
-                attached.get_or_insert(item.tid);
-                continue;
-            }
-            What::Number(number) => {
-                told.get_or_insert(*number);
-            }
-            What::Returned(Call::Clone(_), Ok(child)) => {
-                born.extend(i32::try_from(*child).ok().map(Tid));
-            }
-            What::MadeSomehow(child) => {
-                born.insert(*child);
-            }
-            _ => {}
-        }
-        shown.insert(item.tid);
-    }
-    let mut others: Vec<Tid> = shown.difference(&born).copied().filter(|tid| *tid != UNNAMED).collect();
-    others.sort_unstable();
-    let main = attached.or(others.first().copied()).or(told).unwrap_or(UNNAMED);
-    (Pid(main.0), others)
 }
 
 impl Target for StraceLog {

@@ -10,12 +10,18 @@
 //! | a task of which nothing is known, while a clone is under way | it may be the child: it waits for the return |
 //! | ends of tasks, no call of exit, and nothing more of their process | the process's end: its tasks ended together |
 //! | an execve under another number than it was called | a thread has replaced its process |
+//! | a task of which nothing is known, its locks beside the number of a child | it is that child, under another number |
 
 mod births;
 mod ends;
+mod numbers;
 
 use std::collections::{HashMap, VecDeque};
 
+use numbers::{Numbered, Numbers};
+pub use numbers::{number_of_list, runs_or_exits};
+
+use super::beginning::WhoWasThere;
 use super::call::Name;
 use super::gaps::Kin;
 use super::join::{Item, UNNAMED, What};
@@ -36,6 +42,8 @@ const MOST_UNMAPS: usize = 1024;
 pub struct Reconciler {
     main: Pid,
     tasks: Tasks<Task>,
+    /// What tasks are called.
+    numbers: Numbers,
     /// Address spaces so far.
     memories: u32,
     /// Tasks inside a call that makes another one.
@@ -74,6 +82,7 @@ struct Task {
     exiting: Option<i32>,
     /// It was made in the log, and nothing of it has been seen so far.
     is_unseen_child: bool,
+    numbered: Numbered,
 }
 
 impl OfProcess for Task {
@@ -91,13 +100,14 @@ struct Inside {
 }
 
 impl Reconciler {
-    /// Begins with tasks that were there before the log, all of one process.
-    pub fn new(main: Pid, others: impl IntoIterator<Item = Tid>) -> Reconciler {
+    /// Begins with tasks that were there before the log, all of one process; none but the main one where that `is_launched`.
+    pub fn new(WhoWasThere { main, others, is_launched, has_ends }: WhoWasThere) -> Reconciler {
         let mut tasks = vec![Tid::from(main)];
         tasks.extend(others.into_iter().filter(|tid| *tid != Tid::from(main) && *tid != UNNAMED));
         let mut new = Reconciler {
             main,
             tasks: Tasks::default(),
+            numbers: Numbers::default(),
             memories: 0,
             births_under_way: 0,
             unmaps_under_way: VecDeque::new(),
@@ -105,7 +115,7 @@ impl Reconciler {
             waiting: None,
             ends: HashMap::new(),
             has_exits: false,
-            has_ends: false,
+            has_ends,
             formers: HashMap::new(),
             todo: VecDeque::new(),
             out: VecDeque::new(),
@@ -116,6 +126,9 @@ impl Reconciler {
         };
         for tid in &tasks {
             new.tasks.insert(*tid, Task::new(main, 0));
+        }
+        if !is_launched {
+            new.has_strangers();
         }
         let attached = |tid| AttachedTask { tid, pid: main, sp: None, tls: None };
         let attached = Attached {
@@ -205,10 +218,13 @@ impl Reconciler {
         self.out.push_back(Event { at, tid, call_stack: None, kind });
     }
 
-    fn step(&mut self, mut item: Item) {
-        item.tid = self.named(item.tid);
+    fn step(&mut self, item: Item) {
+        if let What::RobustList(list) = item.what {
+            self.has_list(item.tid, list);
+        }
+        let tid = self.named(item.tid);
         if let Some((on, items)) = &mut self.waiting
-            && *on != item.tid
+            && Some(*on) != tid
         {
             let on = *on;
             items.push_back(item);
@@ -217,14 +233,13 @@ impl Reconciler {
             }
             return;
         }
-        if !self.tasks.contains_key(&item.tid) && !self.arrives(&item) {
-            return;
-        }
+        let Some(tid) = tid.or_else(|| self.arrives(&item)) else { return };
         self.now = self.now.max(item.at);
-        self.show(&item);
-        let Item { at, tid, what } = item;
+        let Item { at, what, .. } = item;
+        self.show(tid, &what);
         match what {
-            What::Shown | What::Attached | What::Number(_) => {}
+            What::Shown | What::Attached | What::RobustList(_) => {}
+            What::Number(number) => self.is_told(tid, number),
             What::Command(command) => {
                 if self.pid(tid) == Some(self.main) {
                     self.command.get_or_insert(command);
@@ -241,6 +256,7 @@ impl Reconciler {
             }
             What::Ended(exit) => self.ended(at, tid, exit),
             What::Superseded(by) => {
+                let by = self.known(by).unwrap_or(by);
                 let inside = self.tasks.get_mut(&by).and_then(|task| task.inside.take());
                 self.leave(tid);
                 if let Some(task) = self.tasks.get_mut(&tid) {
@@ -259,21 +275,21 @@ impl Reconciler {
             _ => false,
         };
         is_whole
+            && self.numbers.are_plain()
             && self.waiting.is_none()
             && self.unmaps_under_way.is_empty()
             && self.ends.is_empty()
             && self.tasks.get(&item.tid).is_some_and(|task| task.inside.is_none() && !task.is_unseen_child)
     }
 
-    /// The task of lines without a number: there are such while there is but one task.
-    fn named(&self, tid: Tid) -> Tid {
-        if tid != UNNAMED || self.tasks.contains_key(&tid) {
-            return tid;
+    /// The task of a line's number; none where nothing is known of it. There are lines without a number while there is but one.
+    fn named(&self, line: Tid) -> Option<Tid> {
+        let known = self.known(line);
+        if line != UNNAMED || known.is_some() {
+            return known;
         }
-        match self.tasks.keys().next() {
-            Some(only) if self.tasks.len() == 1 => *only,
-            _ => Tid::from(self.main),
-        }
+        let only = self.tasks.keys().next().filter(|_| self.tasks.len() == 1).copied();
+        only.or_else(|| self.known(Tid::from(self.main)))
     }
 
     fn pid(&self, tid: Tid) -> Option<Pid> {
@@ -281,13 +297,15 @@ impl Reconciler {
     }
 
     /// A task does something, so it lives, and its process does.
-    fn show(&mut self, item: &Item) {
-        let Some(task) = self.tasks.get_mut(&item.tid) else { return };
+    fn show(&mut self, tid: Tid, what: &What) {
+        let Some(task) = self.tasks.get_mut(&tid) else { return };
+        let pid = task.pid;
         if std::mem::take(&mut task.is_unseen_child) {
             self.kin.shown += 1;
+            self.kin.elsewhere -= u64::from(task.numbered.is_inner());
+            self.lines_have_come(tid);
         }
-        let pid = task.pid;
-        if !self.ends.is_empty() && !matches!(item.what, What::Ended(_)) {
+        if !self.ends.is_empty() && !matches!(what, What::Ended(_)) {
             self.believe_ends(pid);
         }
     }
@@ -362,7 +380,7 @@ impl Reconciler {
         if let Ok(result) = result
             && let Some(on) = self.makes_room(tid, &call, result)
         {
-            let item = Item { at, tid, what: What::Returned(call, Ok(result)) };
+            let item = Item { at, tid: self.line(tid), what: What::Returned(call, Ok(result)) };
             self.waiting = Some((on, VecDeque::from([item])));
             return;
         }
@@ -419,6 +437,6 @@ impl Reconciler {
 
 impl Task {
     fn new(pid: Pid, memory: u32) -> Task {
-        Task { pid, memory, inside: None, exiting: None, is_unseen_child: false }
+        Task { pid, memory, inside: None, exiting: None, is_unseen_child: false, numbered: Numbered::default() }
     }
 }

@@ -2,6 +2,7 @@
 
 mod joining;
 mod notations;
+mod numbers;
 mod order;
 mod random;
 
@@ -33,8 +34,7 @@ fn read(log: &str) -> Read {
 /// The events of a log, in order.
 fn events(log: &str) -> (Vec<Event>, Kin) {
     let read = read(log);
-    let (main, others) = super::who_was_there(&read.items);
-    let mut order = Reconciler::new(main, others);
+    let mut order = Reconciler::new(super::beginning::who_was_there(&read.items));
     let mut events: Vec<Event> = read.items.into_iter().filter_map(|item| order.pass(item)).collect();
     order.finish();
     events.extend(std::iter::from_fn(|| order.pop()));

@@ -50,7 +50,7 @@ impl Reconciler {
     pub(super) fn gone(&mut self, at: Time, tid: Tid, exit: Exit) {
         self.room_was_made(tid);
         self.leave(tid);
-        if self.tasks.remove(&tid).is_some() {
+        if self.forget(tid).is_some() {
             self.tell(at, tid, EventKind::Ended(exit));
         }
         if tid == Tid::from(self.main) {

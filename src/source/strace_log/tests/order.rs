@@ -1,5 +1,6 @@
 //! Where the log's order is not the kernel's.
 
+use super::super::beginning::WhoWasThere;
 use super::super::reconcile::Reconciler;
 use super::{events, read, told};
 use crate::diagnose;
@@ -146,7 +147,8 @@ fn waiting_is_bounded() {
         for (lines, are_told) in [(9_000, false), (11_000, true)] {
             let log = format!("{begin}{}", "8  brk(NULL) = 0x5000\n".repeat(lines));
             let read = read(&log);
-            let mut order = Reconciler::new(Pid(7), [Tid(7)]);
+            let mut order =
+                Reconciler::new(WhoWasThere { main: Pid(7), others: Vec::new(), is_launched: false, has_ends: false });
             let passed = read.items.into_iter().filter_map(|item| order.pass(item)).count();
             let told = passed + std::iter::from_fn(|| order.pop()).count();
             assert_eq!(told >= lines, are_told, "{told} of {lines} after {begin}");
