@@ -136,6 +136,14 @@ pub fn wait_status(tid: Tid) -> Option<i32> {
     stat_field(&text, 52)?.parse().ok().filter(|_| stat_field(&text, 3) == Some("Z"))
 }
 
+/// By what signal a process is stopped, until its parent has waited for that: field 52 of proc_pid_stat(5), since Linux 5.17. Needs
+/// the right to trace.
+pub fn stop_signal(pid: Pid) -> Option<i32> {
+    let text = super::read(pid.into(), "stat").ok()?;
+    let signal = stat_field(&text, 52)?.parse().ok()?;
+    (stat_field(&text, 3) == Some("T") && signal != 0).then_some(signal)
+}
+
 /// When a task was created, in ticks since the boot: field 22 of proc_pid_stat(5). Tells it from a later one of its number.
 pub fn start_ticks(tid: Tid) -> Option<u64> {
     let text = super::read(tid, "stat").ok()?;

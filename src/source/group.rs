@@ -83,17 +83,17 @@ impl ProgramGroup {
     }
 
     /// Lets those go on who were stopped because they have asked for the terminal before the program was given it, and whom nobody
-    /// traces.
+    /// traces. Each by its own signal: a key stops all of them one after the other. On kernels that tell it of no one else, the
+    /// first process alone.
     pub fn continue_early_askers(&self) {
         use nix::libc::{SIGTTIN, SIGTTOU};
-        // A key stops all of them, and the first one as well.
-        let asked =
-            || sys::stopped_by(Pid(self.main.as_raw())).is_none_or(|signal| [SIGTTIN, SIGTTOU].contains(&signal));
-        if self.given.is_none_or(|given| given.elapsed() > ASKED_EARLY) || !asked() {
+        if self.given.is_none_or(|given| given.elapsed() > ASKED_EARLY) {
             return;
         }
+        let main = Pid(self.main.as_raw());
         for pid in members(self.main) {
-            if task::status(pid.into()).is_ok_and(|status| status.state == 'T') {
+            let signal = task::stop_signal(pid).or_else(|| if pid == main { sys::stopped_by(main) } else { None });
+            if signal.is_some_and(|signal| [SIGTTIN, SIGTTOU].contains(&signal)) {
                 let _ = sys::kill(pid, nix::libc::SIGCONT);
             }
         }

@@ -342,15 +342,22 @@ fn a_key_ends_the_shells_loop() {
 /// When the program has ended, ^C ends the following of what it has left behind.
 #[test]
 fn a_key_after_the_programs_end() {
-    for options in ["--engine=ptrace", "--engine=perf"] {
+    for (seconds, options) in [(50, "--engine=ptrace"), (51, "--engine=perf")] {
         let mut shell = shell();
-        let script = "setsid sleep 50 & exit 3";
+        let time = format!("{seconds}.{}", std::process::id());
+        let script = format!("setsid sleep {time} & exit 3");
         shell.type_in(&format!("{VMTRACE} {options} -o /dev/null -- bash -c '{script}'; echo \"last=$?\"\n"));
-        // By when the program has ended.
-        std::thread::sleep(Duration::from_millis(500));
-        shell.type_in("\x03");
-        shell.await_text("last=3");
-        shell.type_in("exit\n");
+        let is_the_program = |pid: &i32| proc::program(*pid).is_some_and(|program| program.ends_with("bash"));
+        wait_for("the program has ended, and left one behind", || {
+            !proc::with_argument(&time).is_empty() && !proc::with_argument(&script).iter().any(is_the_program)
+        });
+        // Until vmtrace has seen it as well.
+        wait_for("the following has ended", || {
+            shell.type_in("\x03");
+            std::thread::sleep(Duration::from_millis(200));
+            shell.screen().contains("last=3")
+        });
+        shell.hang_up();
         shell.await_end();
     }
 }
