@@ -21,7 +21,8 @@ pub struct WhoWasThere {
 }
 
 /// The process that the log is about, and all its tasks that were there before the log, as far as the window shows: those
-/// that were not made in it. The process is the one that strace says it has attached to, or has the lowest number.
+/// that were not made in it. The process is the one that strace says it has attached to, or executes first, or has the lowest
+/// number.
 pub fn who_was_there(window: &[Item]) -> WhoWasThere {
     let mut attached = None;
     let mut told = None;
@@ -58,24 +59,29 @@ pub fn who_was_there(window: &[Item]) -> WhoWasThere {
     born.extend(born_by_evidence(window));
     let mut others: Vec<Tid> = first.into_keys().filter(|tid| *tid != UNNAMED && !born.contains(tid)).collect();
     others.sort_unstable();
-    let is_launched = window.first().is_some_and(|first| {
-        let is_exec = |call: &Call| matches!(call, Call::Execve { .. } | Call::Execveat { .. });
-        matches!(&first.what, What::Command(_)) || matches!(&first.what, What::Returned(call, Ok(_)) if is_exec(call))
-    });
-    let main = attached.or(others.first().copied()).or(told).unwrap_or(UNNAMED);
-    if is_launched {
+    let launched = window.first().filter(|first| attached.is_none() && is_exec(&first.what)).map(|first| first.tid);
+    let main = attached.or(launched.filter(|tid| *tid != UNNAMED)).or(others.first().copied()).or(told);
+    if launched.is_some() {
         // Whoever has another number than those that were made has been made with another number.
         others.clear();
     }
     let has_ends = window.iter().any(|item| matches!(item.what, What::Ended(_)));
-    WhoWasThere { main: Pid(main.0), others, is_launched, has_ends }
+    WhoWasThere { main: Pid(main.unwrap_or(UNNAMED).0), others, is_launched: launched.is_some(), has_ends }
+}
+
+/// Whether a task becomes a program.
+fn is_exec(what: &What) -> bool {
+    match what {
+        What::Returned(call, Ok(_)) => matches!(call, Call::Execve { .. } | Call::Execveat { .. }),
+        what => matches!(what, What::Command(_)),
+    }
 }
 
 /// Tasks that were made in the log, whatever numbers their makers were told: that begin, after a birth has, with a list of
 /// locks beside a number that is kept for a child; or during a birth, to execute a program.
 fn born_by_evidence(items: &[Item]) -> HashSet<Tid> {
     let births = items.iter().filter_map(|item| match &item.what {
-        What::Returned(Call::Clone(args), Ok(_)) => Some(args.child_tid),
+        What::Returned(Call::Clone(args), Ok(_)) => Some(args.child_tid).filter(|addr| addr.0 != 0),
         _ => None,
     });
     let kept: HashSet<Addr> = births.collect();

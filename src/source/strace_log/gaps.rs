@@ -91,7 +91,7 @@ pub struct Kin {
     pub born: u64,
     /// Of them, those of which there was at least one more line.
     pub shown: u64,
-    /// Tasks that turned up without having been made, after the first one had been made.
+    /// Tasks that have lines, and of whose birth there is none, but for the first.
     pub strangers: u64,
     /// Of those that were made, those that are certain to have other numbers before their lines, and it is not known which.
     pub elsewhere: u64,

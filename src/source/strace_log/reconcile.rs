@@ -52,6 +52,8 @@ pub struct Reconciler {
     unmaps_under_way: VecDeque<Tid>,
     /// What tasks have done that may be the children of births under way.
     early: Vec<Item>,
+    /// How often that was looked at, of late, and nothing of it had a task.
+    looks: u32,
     /// What waits for the return of a call that unmaps, and of whose.
     waiting: Option<(Tid, VecDeque<Item>)>,
     /// Ends without a call of exit, by process.
@@ -112,6 +114,7 @@ impl Reconciler {
             births_under_way: 0,
             unmaps_under_way: VecDeque::new(),
             early: Vec::new(),
+            looks: 0,
             waiting: None,
             ends: HashMap::new(),
             has_exits: false,
@@ -130,6 +133,8 @@ impl Reconciler {
         if !is_launched {
             new.has_strangers();
         }
+        // strace attaches to one thread, and to the others only with -f.
+        new.kin.strangers = tasks.len() as u64 - 1;
         let attached = |tid| AttachedTask { tid, pid: main, sp: None, tls: None };
         let attached = Attached {
             pid: main,

@@ -5,18 +5,21 @@ use super::{PATIENCE, Reconciler, Task};
 use crate::event::{Birth, Call, CloneArgs, EventKind, Exec, Exit, Syscall};
 use crate::units::{Pid, Tid, Time};
 
+/// So often all that waits is looked at without a result, at most.
+const MOST_LOOKS: u32 = 1000;
+
 impl Reconciler {
     /// Something is said of a task that is not known: gives it. None where that has to wait, or does not matter.
     pub(super) fn arrives(&mut self, item: &Item) -> Option<Tid> {
         if self.births_under_way == 0 && !self.expects_others() {
             return introduces(item).then(|| self.meet(item.at, item.tid));
         }
-        let is_first = self.early.iter().rev().all(|early| early.tid != item.tid);
+        // The last that was expected, maybe.
+        let is_first = self.births_under_way == 0 && self.early.iter().rev().all(|early| early.tid != item.tid);
         self.early.push(item.clone());
         if self.early.len() >= PATIENCE {
-            self.early_are_strangers();
+            self.give_up_waiting_for_births();
         } else if is_first {
-            // The last that was expected, maybe.
             self.birth_over();
         }
         None
@@ -43,6 +46,7 @@ impl Reconciler {
     /// The children have turned out to be none of those numbers, or their parents' returns do not come.
     pub(super) fn early_are_strangers(&mut self) {
         self.early_may_be_born();
+        self.looks = 0;
         let early = std::mem::take(&mut self.early);
         for item in &early {
             if introduces(item) && self.known(item.tid).is_none() {
@@ -51,6 +55,14 @@ impl Reconciler {
         }
         // What has only ended is not worth an introduction.
         drop(self.early_are_known(early));
+    }
+
+    /// What is waited for does not come. Where no births are under way, it was waited for children with other numbers.
+    fn give_up_waiting_for_births(&mut self) {
+        if self.births_under_way == 0 {
+            self.has_strangers();
+        }
+        self.early_are_strangers();
     }
 
     /// Those that are known by now go on; gives the others.
@@ -95,8 +107,13 @@ impl Reconciler {
         if self.births_under_way == 0 && !self.expects_others() {
             return self.early_are_strangers();
         }
+        if self.looks >= MOST_LOOKS {
+            return self.give_up_waiting_for_births();
+        }
         let early = std::mem::take(&mut self.early);
+        let before = early.len();
         self.early = self.early_are_known(early);
+        self.looks = if self.early.len() < before { 0 } else { self.looks + 1 };
     }
 
     pub(super) fn born(&mut self, at: Time, tid: Tid, child: Tid, args: CloneArgs) {
