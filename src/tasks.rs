@@ -15,11 +15,13 @@ pub trait OfProcess {
 pub struct Tasks<T> {
     by_tid: NumberMap<Tid, T>,
     by_pid: NumberMap<Pid, Vec<Tid>>,
+    /// Where in its process's list each is: of a hundred thousand any may be the first to go.
+    places: NumberMap<Tid, usize>,
 }
 
 impl<T> Default for Tasks<T> {
     fn default() -> Tasks<T> {
-        Tasks { by_tid: NumberMap::default(), by_pid: NumberMap::default() }
+        Tasks { by_tid: NumberMap::default(), by_pid: NumberMap::default(), places: NumberMap::default() }
     }
 }
 
@@ -27,7 +29,9 @@ impl<T: OfProcess> Tasks<T> {
     /// Adds a task; gives what was known under its number.
     pub fn insert(&mut self, tid: Tid, task: T) -> Option<T> {
         let former = self.remove(&tid);
-        self.by_pid.entry(task.pid()).or_default().push(tid);
+        let siblings = self.by_pid.entry(task.pid()).or_default();
+        self.places.insert(tid, siblings.len());
+        siblings.push(tid);
         self.by_tid.insert(tid, task);
         former
     }
@@ -35,10 +39,10 @@ impl<T: OfProcess> Tasks<T> {
     /// Takes a task out.
     pub fn remove(&mut self, tid: &Tid) -> Option<T> {
         let task = self.by_tid.remove(tid)?;
-        if let Some(siblings) = self.by_pid.get_mut(&task.pid()) {
-            // Whoever has come last is the first to go, as a rule.
-            if let Some(at) = siblings.iter().rposition(|sibling| sibling == tid) {
-                siblings.swap_remove(at);
+        if let (Some(siblings), Some(place)) = (self.by_pid.get_mut(&task.pid()), self.places.remove(tid)) {
+            siblings.swap_remove(place);
+            if let Some(moved) = siblings.get(place) {
+                self.places.insert(*moved, place);
             }
             if siblings.is_empty() {
                 self.by_pid.remove(&task.pid());
@@ -91,5 +95,25 @@ mod tests {
         );
         assert_eq!((tasks.remove(&Tid(3)), tasks.remove(&Tid(3))), (Some(Pid(1)), None));
         assert_eq!((tasks.of(Pid(1)), tasks.len()), (&[][..], 2));
+    }
+
+    /// Whichever goes first, the others stay where they are found.
+    #[test]
+    fn tasks_go_in_any_order() {
+        let mut tasks = Tasks::default();
+        for tid in 0..100 {
+            assert_eq!(tasks.insert(Tid(tid), Pid(tid % 3)), None);
+        }
+        for tid in (0..100).map(|step| step * 37 % 100) {
+            assert_eq!(tasks.remove(&Tid(tid)), Some(Pid(tid % 3)));
+            for pid in (0..3).map(Pid) {
+                let mut listed = tasks.of(pid).to_vec();
+                listed.sort_unstable();
+                let mut there: Vec<Tid> = tasks.iter().filter(|(_, of)| **of == pid).map(|(tid, _)| *tid).collect();
+                there.sort_unstable();
+                assert_eq!(listed, there);
+            }
+        }
+        assert!(tasks.is_empty() && tasks.places.is_empty());
     }
 }

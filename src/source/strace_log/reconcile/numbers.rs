@@ -297,10 +297,13 @@ impl Reconciler {
         }
         let lines: BTreeSet<Tid> =
             early.iter().map(|item| item.tid).filter(|line| self.known(*line).is_none()).collect();
+        if lines.len() != self.numbers.inner.len() {
+            return;
+        }
         let children: Vec<Tid> = self.numbers.inner.iter().map(|(_, child)| *child).collect();
         let maker = |child: &Tid| self.tasks.get(child).and_then(|task| task.numbered.maker);
         // Of several namespaces each counts for itself.
-        if lines.len() == children.len() && children.iter().all(|child| maker(child) == maker(&children[0])) {
+        if children.iter().all(|child| maker(child) == maker(&children[0])) {
             for (line, child) in lines.into_iter().zip(children) {
                 self.lines_are_of(line, child);
             }

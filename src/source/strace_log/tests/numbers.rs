@@ -177,3 +177,14 @@ fn an_end_is_no_beginning() {
     let log = log + &begins(9, 0x2_f000) + "9  munmap(0x1000, 4096) = 0\n";
     assert_eq!(callers(&log, "munmap"), [Tid(6)], "{:#?}", told(&log));
 }
+
+/// Children that never show themselves, and ends that are nobody's: whoever is looked for is not looked for among all, each time.
+#[test]
+fn many_that_do_not_fit() {
+    const MANY: u32 = 50_000;
+    let mut log = "7  execve(\"./a\", [\"./a\"], 0x1 /* 2 vars */) = 0\n7  set_tid_address(0x2d0) = 1\n".to_owned();
+    (0..MANY).for_each(|number| log += &made(7, 0x1_f000, 10 + number));
+    (0..MANY).for_each(|number| log += &format!("{}  +++ exited with 0 +++\n", 200_000 + number));
+    let kin = events(&log).1;
+    assert_eq!((kin.born, kin.shown, kin.elsewhere), (MANY.into(), 0, MANY.into()));
+}
