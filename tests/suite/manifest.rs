@@ -187,7 +187,9 @@ fn an_interrupted_check_leaves_nothing() {
     let mark = format!("87654.{}", std::process::id());
     let manifest = Manifest::new(&format!("[[case]]\nname = \"long\"\nrun = \"sleep {mark}\"\n"));
     let check = Process::start(vmtrace(["check"]).arg(&manifest.path));
-    wait_for("the case runs", || proc::with_argument(&mark).iter().any(|pid| proc::arguments(*pid)[0] == "sleep"));
+    wait_for("the case runs", || {
+        proc::with_argument(&mark).iter().any(|pid| proc::arguments(*pid).first().is_some_and(|first| first == "sleep"))
+    });
     check.send(Signal::SIGINT);
     let ended = check.end().expect_code(125);
     assert_eq!(ended.errors(), "vmtrace: interrupted\n");
