@@ -92,7 +92,10 @@ impl ProgramGroup {
         }
         let main = Pid(self.main.as_raw());
         for pid in members(self.main) {
-            let signal = task::stop_signal(pid).or_else(|| if pid == main { sys::stopped_by(main) } else { None });
+            // One of ours that stands because of a signal that it is still to get ('t') is no one's to continue.
+            let is_stopped = task::status(pid.into()).is_ok_and(|status| status.state == 'T');
+            let of_child = || if pid == main { sys::stopped_by(main) } else { None };
+            let signal = if is_stopped { task::stop_signal(pid).or_else(of_child) } else { None };
             if signal.is_some_and(|signal| [SIGTTIN, SIGTTOU].contains(&signal)) {
                 let _ = sys::kill(pid, nix::libc::SIGCONT);
             }
