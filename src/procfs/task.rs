@@ -130,18 +130,20 @@ pub fn start_brk(tid: Tid) -> Option<Addr> {
     (start != 0).then_some(Addr(start))
 }
 
-/// How a process has ended, as wait(2) tells it: field 52 of proc_pid_stat(5) of a zombie. Needs the right to trace.
+/// How a process has ended, as wait(2) tells it. Needs the right to trace.
 pub fn wait_status(tid: Tid) -> Option<i32> {
-    let text = super::read(tid, "stat").ok()?;
-    stat_field(&text, 52)?.parse().ok().filter(|_| stat_field(&text, 3) == Some("Z"))
+    exit_code(tid, "Z")
 }
 
-/// By what signal a process is stopped, until its parent has waited for that: field 52 of proc_pid_stat(5), since Linux 5.17. Needs
-/// the right to trace.
+/// By what signal a process is stopped, until its parent has waited for that; since Linux 5.17. Needs the right to trace.
 pub fn stop_signal(pid: Pid) -> Option<i32> {
-    let text = super::read(pid.into(), "stat").ok()?;
-    let signal = stat_field(&text, 52)?.parse().ok()?;
-    (stat_field(&text, 3) == Some("T") && signal != 0).then_some(signal)
+    exit_code(pid.into(), "T").filter(|signal| *signal != 0)
+}
+
+/// Field 52 of proc_pid_stat(5) of a task in a certain state.
+fn exit_code(tid: Tid, state: &str) -> Option<i32> {
+    let text = super::read(tid, "stat").ok()?;
+    stat_field(&text, 52)?.parse().ok().filter(|_| stat_field(&text, 3) == Some(state))
 }
 
 /// When a task was created, in ticks since the boot: field 22 of proc_pid_stat(5). Tells it from a later one of its number.
