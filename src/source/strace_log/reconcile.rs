@@ -131,7 +131,7 @@ impl Reconciler {
             new.tasks.insert(*tid, Task::new(main, 0));
         }
         if !is_launched {
-            new.has_strangers();
+            new.admit_strangers();
         }
         // strace attaches to one thread, and to the others only with -f.
         new.kin.strangers = tasks.len() as u64 - 1;

@@ -28,7 +28,7 @@ impl Reconciler {
     /// A task was there before the log, as far as that shows.
     fn meet(&mut self, at: Time, line: Tid) -> Tid {
         self.kin.strangers += u64::from(self.kin.born > 0);
-        self.has_strangers();
+        self.admit_strangers();
         let pid = self.maker_of_strangers().unwrap_or(self.main);
         let known = self.tasks.of(pid).first().and_then(|tid| self.tasks.get(tid)).map(|task| task.memory);
         let memory = known.unwrap_or_else(|| self.new_memory());
@@ -43,9 +43,14 @@ impl Reconciler {
         self.memories
     }
 
-    /// The children have turned out to be none of those numbers, or their parents' returns do not come.
+    /// Nothing more comes, or is waited for, that would tell whose children they are.
     pub(super) fn early_are_strangers(&mut self) {
         self.early_may_be_born();
+        self.meet_early();
+    }
+
+    /// The children have turned out to be none of those numbers, or their parents' returns do not come.
+    fn meet_early(&mut self) {
         self.looks = 0;
         let early = std::mem::take(&mut self.early);
         for item in &early {
@@ -60,7 +65,7 @@ impl Reconciler {
     /// What is waited for does not come. Where no births are under way, it was waited for children with other numbers.
     fn give_up_waiting_for_births(&mut self) {
         if self.births_under_way == 0 {
-            self.has_strangers();
+            self.admit_strangers();
         }
         self.early_are_strangers();
     }
@@ -92,7 +97,8 @@ impl Reconciler {
 
     /// A birth may have been the last that was under way.
     pub(super) fn birth_over(&mut self) {
-        if self.births_under_way == 0 {
+        if self.births_under_way == 0 && !self.early.is_empty() {
+            self.early_may_be_born();
             self.early_go_on();
         }
     }
@@ -103,9 +109,8 @@ impl Reconciler {
         if self.early.is_empty() {
             return;
         }
-        self.early_may_be_born();
         if self.births_under_way == 0 && !self.expects_others() {
-            return self.early_are_strangers();
+            return self.meet_early();
         }
         if self.looks >= MOST_LOOKS {
             return self.give_up_waiting_for_births();

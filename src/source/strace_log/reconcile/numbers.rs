@@ -17,7 +17,7 @@ use crate::event::CloneArgs;
 use crate::units::{Addr, NumberMap, Pid, Tid};
 
 /// How far behind the number the list of locks lies (struct pthread in nptl/descr.h: tid, robust_head): of 64 bits, and of 32
-/// without and with the number of the process between them, which it had up to glibc 2.24 or so.
+/// without and with the number of the process between them, which older ones have.
 const LIST_BEHIND_NUMBER: [u64; 3] = [0x10, 4, 8];
 
 /// Higher than any number of a task (PID_MAX_LIMIT in linux/threads.h): for tasks whose number another one has.
@@ -141,7 +141,7 @@ impl Reconciler {
         let is_taken = self.tasks.get(&child).is_some_and(|other| other.numbered.is_inner != is_inner);
         let tid = if is_taken { self.free_number(child) } else { child };
         if is_inner {
-            self.is_inner(tid);
+            self.call_by_inner_number(tid);
             self.numbers.last_maker = Some(maker);
         }
         match (is_thread, is_inner) {
@@ -241,7 +241,7 @@ impl Reconciler {
             && line != number
             && let Some(pid) = self.pid(tid)
         {
-            self.is_within(pid);
+            self.put_within(pid);
         }
     }
 
@@ -252,15 +252,15 @@ impl Reconciler {
         task.numbered.line = Some(line);
         let (pid, maker) = (task.pid, task.numbered.maker);
         if !std::mem::replace(&mut task.numbered.is_inner, true) {
-            self.is_inner(child);
+            self.call_by_inner_number(child);
         }
         for pid in [Some(pid), maker].into_iter().flatten() {
-            self.is_within(pid);
+            self.put_within(pid);
         }
     }
 
     /// A process is in a namespace of its own.
-    fn is_within(&mut self, pid: Pid) {
+    fn put_within(&mut self, pid: Pid) {
         if !self.numbers.within.insert(pid) {
             return;
         }
@@ -268,13 +268,13 @@ impl Reconciler {
             let Some(task) = self.tasks.get_mut(&tid) else { continue };
             if task.is_unseen_child && !task.numbered.is_inner {
                 task.numbered.is_inner = true;
-                self.is_inner(tid);
+                self.call_by_inner_number(tid);
             }
         }
     }
 
     /// A child of which there is no line so far is known by its inner number.
-    fn is_inner(&mut self, child: Tid) {
+    fn call_by_inner_number(&mut self, child: Tid) {
         self.kin.elsewhere += 1;
         self.numbers.inner.insert((told(child), child));
     }
@@ -285,7 +285,7 @@ impl Reconciler {
     }
 
     /// There are tasks that were there before the log.
-    pub(super) fn has_strangers(&mut self) {
+    pub(super) fn admit_strangers(&mut self) {
         self.numbers.has_strangers = true;
     }
 
