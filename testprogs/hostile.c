@@ -194,6 +194,7 @@ int main(int argc, char **argv)
         check(clone(saw_off, stack + MIB, flags, stack));
         await(!is_mapped(stack));
     } else if (strcmp(what, "names") == 0) {
+        settle();
         check_zero(pthread_create(&other, &attributes, wait_for_ever, NULL));
         check_zero(pthread_setname_np(other, NAME));
         check(prctl(PR_SET_NAME, NAME));
