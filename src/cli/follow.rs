@@ -178,6 +178,7 @@ fn follow_launched<S: Launched>(
         Exit::Signal(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(127)),
     };
     let status = exit_status(&args.report, &report, own);
+    // What the source has made goes with it: an end by a signal drops nothing.
     drop(target);
     let struck_by = control.end();
     if let Exit::Signal(signal) = exit
