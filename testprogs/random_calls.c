@@ -19,6 +19,7 @@ static bool forks, vforks, execs, deaths, advises;
 static struct worker workers[MOST_THREADS];
 static int thread_count = 4;
 static _Atomic int lives;
+static atomic_bool executing;
 
 extern char **environ;
 
@@ -75,9 +76,8 @@ static void call_vfork(struct worker *self)
 /* One of the threads for all. */
 static void execute_the_rest(struct worker *self)
 {
-    static atomic_flag executing = ATOMIC_FLAG_INIT;
     int left = 0;
-    if (atomic_flag_test_and_set(&executing))
+    if (atomic_exchange(&executing, true))
         return;
     for (int i = 0; i < thread_count; i++)
         left += workers[i].calls > 0 ? workers[i].calls : 0;
@@ -175,7 +175,14 @@ static void run_lives(pthread_attr_t *detached)
         pthread_t thread;
         if (worker->calls > 0) {
             lives++;
-            check_zero(pthread_create(&thread, detached, live, worker));
+            int error = pthread_create(&thread, detached, live, worker);
+            if (error == EAGAIN && executing) {
+                /* Until that is done, nobody shares its file system attributes (copy_fs in kernel/fork.c). */
+                lives--;
+                sleep_ms(1);
+                continue;
+            }
+            check_zero(error);
         }
     }
     while (lives > 0)
