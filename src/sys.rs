@@ -9,6 +9,7 @@ pub mod handle;
 pub mod lookout;
 pub mod perf;
 mod ptrace;
+pub mod sentry;
 pub mod witness;
 
 use std::fs::File;

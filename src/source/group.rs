@@ -40,6 +40,7 @@ pub struct ProgramGroup {
     /// When the program got the terminal first.
     given: Option<Instant>,
     next_look: Instant,
+    next_look_for_stopped: Instant,
     /// In so many looks it has stood, and what it had done before.
     stands: Option<(u32, Tid, Activity)>,
 }
@@ -52,7 +53,23 @@ impl ProgramGroup {
         let leads_session = getsid(None) == Ok(getpid());
         let now = Instant::now();
         let (terminal, given, stands) = (None, None, None);
-        ProgramGroup { main, own, leads, leads_session, terminal, is_shared: false, given, next_look: now, stands }
+        ProgramGroup {
+            main,
+            own,
+            leads,
+            leads_session,
+            terminal,
+            is_shared: false,
+            given,
+            next_look: now,
+            next_look_for_stopped: now,
+            stands,
+        }
+    }
+
+    /// Its first process.
+    pub fn main(&self) -> Pid {
+        Pid(self.main.as_raw())
     }
 
     /// Whether the program leads another group than ours, of our session, although we lead ours.
@@ -82,30 +99,41 @@ impl ProgramGroup {
         }
     }
 
-    /// Lets those go on who were stopped because they have asked for the terminal before the program was given it, and whom nobody
-    /// traces. Each by its own signal: a key stops all of them one after the other. On kernels that tell it of no one else, the
-    /// first process alone.
-    pub fn continue_early_askers(&self) {
-        use nix::libc::{SIGTTIN, SIGTTOU};
-        if self.given.is_none_or(|given| given.elapsed() > ASKED_EARLY) {
+    /// Lets those go on who are stopped because we are there, and whom nobody traces: who has asked for the terminal before the
+    /// program was given it, and whom job control would not stop. Each by its own signal: a key stops all of them one after the
+    /// other. On kernels that tell it of no one else, the first process alone.
+    pub fn continue_stopped_by_us(&mut self) {
+        use nix::libc::{SIGTSTP, SIGTTIN, SIGTTOU};
+        let without_us: &[i32] = if self.given.is_some_and(|given| given.elapsed() <= ASKED_EARLY) {
+            &[SIGTTIN, SIGTTOU]
+        } else if self.is_orphaned_without_us() && Instant::now() >= self.next_look_for_stopped {
+            self.next_look_for_stopped = Instant::now() + LOOK_EVERY;
+            &[SIGTSTP, SIGTTIN, SIGTTOU]
+        } else {
             return;
-        }
-        let main = Pid(self.main.as_raw());
+        };
+        let main = self.main();
         for pid in members(self.main) {
             // One of ours that stands because of a signal that it is still to get ('t') is no one's to continue.
             let is_stopped = task::status(pid.into()).is_ok_and(|status| status.state == 'T');
             let of_child = || if pid == main { sys::stopped_by(main) } else { None };
             let signal = if is_stopped { task::stop_signal(pid).or_else(of_child) } else { None };
-            if signal.is_some_and(|signal| [SIGTTIN, SIGTTOU].contains(&signal)) {
+            if signal.is_some_and(|signal| without_us.contains(&signal)) {
                 let _ = sys::kill(pid, nix::libc::SIGCONT);
             }
         }
     }
 
-    /// Whether the terminal's wish that the job stop would mean nothing to a task of the program's: its group would be the session
-    /// leader's, which has no shell to continue it (setpgid(2), "orphaned process group"), and it has not asked for the signal.
+    /// Whether the program's group would be the session leader's, which has no shell to continue it, so that a terminal does not stop
+    /// it (setpgid(2), "orphaned process group").
+    fn is_orphaned_without_us(&self) -> bool {
+        self.leads_session && self.is_elsewhere()
+    }
+
+    /// Whether the terminal's wish that the job stop would mean nothing to a task of the program's: nothing stops its group, and it
+    /// has not asked for the signal.
     pub fn is_never_stopped(&self, tid: Tid) -> bool {
-        self.leads_session && self.is_elsewhere() && !task::handles(tid, nix::libc::SIGTSTP)
+        self.is_orphaned_without_us() && !task::handles(tid, nix::libc::SIGTSTP)
     }
 
     /// Whether a task that is about to be stopped because it has asked for the terminal may have it: it did so before the terminal
@@ -133,7 +161,7 @@ impl ProgramGroup {
     }
 
     fn living(&self) -> Option<(Tid, char)> {
-        task::living(Pid(self.main.as_raw()))
+        task::living(self.main())
     }
 }
 

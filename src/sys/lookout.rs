@@ -57,7 +57,8 @@ impl Drop for Lookout {
     }
 }
 
-fn look_out(status: &CStr, parent: nix::unistd::Pid) -> ! {
+/// Closes what this child has of its parent's, and takes no signals.
+pub(super) fn keep_out() {
     // SAFETY: nothing here is used but what follows; the set lives through the calls.
     unsafe {
         // Other people's pipes must not stay open because of us; and what is sent to the job is the job's.
@@ -66,6 +67,10 @@ fn look_out(status: &CStr, parent: nix::unistd::Pid) -> ! {
         libc::sigfillset(&raw mut all);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
     }
+}
+
+fn look_out(status: &CStr, parent: nix::unistd::Pid) -> ! {
+    keep_out();
     while getppid() == parent {
         let mut text = [0; 4096];
         let told = open(status, OFlag::O_RDONLY, Mode::empty()).and_then(|file| read(&file, &mut text));

@@ -157,6 +157,11 @@ impl Witness {
         Ok(Witness { pid: Pid(child?.as_raw()), reports, asked: 0 })
     }
 
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// What has been sent to the process group since this was last asked, all that was sent before the call included. None when
     /// there is no witness any more.
     pub fn hear(&mut self) -> Option<Vec<Received>> {

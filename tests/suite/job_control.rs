@@ -209,6 +209,41 @@ fn job_control_of_a_leader() {
     }
 }
 
+/// What nobody can take reaches it as well: SIGSTOP, sent to the job, and SIGCONT after it.
+#[test]
+fn a_stop_of_the_job_is_one_of_its_leader() {
+    need("perl");
+    for way in ALL_WAYS {
+        let mut shell = shell();
+        let program = testprog("tell_signals");
+        shell.type_in(&format!("{} perl -e 'setpgrp; exec @ARGV' {program} 5 &\n", way.join(" ")));
+        shell.await_text("ready");
+        let ours = proc::session(shell.leader.pid());
+        let is_target = |pid: &i32| proc::arguments(*pid).first().is_some_and(|first| first == program);
+        let target = ours.into_iter().find(is_target).expect("the program runs");
+        if !way.is_empty() {
+            let vmtrace = proc::status(target, "PPid").and_then(|pid| pid.parse().ok()).expect("the program runs");
+            let is_sentry = |pid: &i32| proc::status(*pid, "Name").as_deref() == Some("stop-sentry");
+            wait_for("vmtrace has seen that", || proc::children(vmtrace).iter().any(is_sentry));
+        }
+        for times in 1..=2 {
+            shell.type_in("kill -STOP %1\n");
+            wait_for("it is stopped", || stands(target));
+            shell.type_in("kill -CONT %1\n");
+            shell.await_times("SIGCONT", times);
+            wait_for("it runs", || matches!(proc::state(target), Some('S' | 'R')));
+        }
+        shell.type_in("kill %1; wait %1; echo \"last=$?\"\n");
+        shell.await_text("SIGTERM");
+        shell.await_text("last=5");
+        let screen = shell.screen();
+        let told = ["SIGCONT", "SIGTERM"].map(|name| screen.matches(name).count());
+        assert_eq!(told, [2, 1], "{way:?}: {screen}");
+        shell.type_in("exit\n");
+        shell.await_end();
+    }
+}
+
 /// And it may read from the terminal, also what it starts: at once.
 #[test]
 fn a_leader_has_the_terminal() {
@@ -362,19 +397,27 @@ fn a_key_after_the_programs_end() {
     }
 }
 
-/// Where vmtrace leads the session, nobody would continue what ^Z has stopped: natively it stops nothing there.
+/// Where vmtrace leads the session, nobody would continue what ^Z has stopped: natively it stops nothing there. It reaches all who
+/// are in the foreground, so the last of them as well.
 #[test]
 fn a_session_leader_is_not_stopped() {
     need("perl");
-    let program = ["perl", "-e", "setpgrp; exec @ARGV", testprog("tell_signals"), "4"];
-    let mut terminal = Terminal::start(VMTRACE, &[&["-o", "/dev/null", "--"], &program[..]].concat());
-    terminal.await_text("ready");
-    let target = proc::launched_by(terminal.leader.pid());
-    wait_for("it has the terminal", || proc::is_in_foreground(target));
-    terminal.type_in("\x1a");
-    terminal.type_in("\x03");
-    terminal.await_text("SIGINT");
-    terminal.leader.send(Signal::SIGTERM);
-    terminal.await_text("SIGTERM");
-    terminal.await_end();
+    let script =
+        "setpgrp; $SIG{INT} = 'IGNORE'; my $child = fork || exec @ARGV; $SIG{TERM} = sub { kill TERM => $child };
+        waitpid $child, 0; exit 4";
+    for way in ALL_WAYS {
+        let words = [way, &["perl", "-e", script, testprog("tell_signals"), "4"]].concat();
+        let mut terminal = Terminal::start(words[0], &words[1..]);
+        terminal.await_text("ready");
+        let leader = terminal.leader.pid();
+        let target = if way.is_empty() { leader } else { proc::launched_by(leader) };
+        wait_for("it has the terminal", || proc::is_in_foreground(target));
+        terminal.type_in("\x1a");
+        terminal.type_in("\x03");
+        terminal.await_text("SIGINT");
+        wait_for("none is stopped", || !stands(target));
+        terminal.leader.send(Signal::SIGTERM);
+        terminal.await_text("SIGTERM");
+        terminal.await_end();
+    }
 }

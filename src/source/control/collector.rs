@@ -9,6 +9,7 @@ use nix::sys::signal::{SigSet, Signal};
 use super::meaning::{collected, ends_us, interrupts, is_descendant, is_of_lookout, is_own, meaning, stops_job};
 use super::{FORWARD, HELD, Manners, REPORT, STANDS, STATUS, STOP, Sent, Shared, Timers, WAKE, WRITING, locked};
 use crate::source::group::ProgramGroup;
+use crate::sys::sentry::Sentry;
 use crate::sys::witness::Witness;
 use crate::sys::{self, Received};
 
@@ -60,7 +61,9 @@ pub(super) struct Collector<'a> {
     program: Option<ProgramGroup>,
     /// Who tells what the process group is sent; none where nobody can.
     witness: Option<Witness>,
-    /// What it has told of late.
+    /// Who hands on what neither we nor the witness can take, once the program has a group of its own.
+    sentry: Option<Sentry>,
+    /// What the witness has told of late.
     heard: VecDeque<At>,
     undecided: Vec<Undecided>,
 }
@@ -73,7 +76,16 @@ impl<'a> Collector<'a> {
         witness: Option<Witness>,
     ) -> Collector<'a> {
         let set = collected(manners);
-        Collector { shared, manners, set, program, witness, heard: VecDeque::new(), undecided: Vec::new() }
+        Collector {
+            shared,
+            manners,
+            set,
+            program,
+            witness,
+            sentry: None,
+            heard: VecDeque::new(),
+            undecided: Vec::new(),
+        }
     }
 
     fn ask(&self, flags: u32) {
@@ -176,7 +188,14 @@ impl<'a> Collector<'a> {
     fn look_after_program(&mut self) {
         let Some(program) = &mut self.program else { return };
         program.share_terminal();
-        program.continue_early_askers();
+        if self.sentry.is_none()
+            && program.is_elsewhere()
+            && let Some(witness) = &self.witness
+        {
+            // Without, a stop of the job's is none of the program's.
+            self.sentry = Sentry::post(witness.pid(), program.main()).ok();
+        }
+        program.continue_stopped_by_us();
         if program.seems_stopped() {
             self.ask(STANDS);
         }
