@@ -8,7 +8,7 @@
 //! |---|---|
 //! | a new mapping where a call that is under way unmaps | that call was first: the new mapping waits for its return |
 //! | a task of which nothing is known, while a clone is under way | it may be the child: it waits for the return |
-//! | ends of tasks, no call of exit, and nothing more of their process | the process's end: its tasks ended together |
+//! | ends of tasks, no calls of exit, and nothing more of their process | the process's end: its tasks ended together |
 //! | an execve under another number than it was called | a thread has replaced its process |
 //! | a task of which nothing is known, its locks beside the number of a child | it is that child, under another number |
 
@@ -16,7 +16,7 @@ mod births;
 mod ends;
 mod numbers;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use numbers::{Numbered, Numbers};
 pub use numbers::{number_of_list, runs_or_exits};
@@ -58,8 +58,9 @@ pub struct Reconciler {
     waiting: Option<(Tid, VecDeque<Item>)>,
     /// Ends without a call of exit, by process.
     ends: HashMap<Pid, Vec<Item>>,
-    /// Whether the log shows calls of exit, and ends.
-    has_exits: bool,
+    /// Processes that have called exit_group.
+    ending: HashSet<Pid>,
+    /// Whether the log shows ends.
     has_ends: bool,
     /// Who has called execve, by the number under which they go on.
     formers: HashMap<Tid, Tid>,
@@ -117,7 +118,7 @@ impl Reconciler {
             looks: 0,
             waiting: None,
             ends: HashMap::new(),
-            has_exits: false,
+            ending: HashSet::new(),
             has_ends,
             formers: HashMap::new(),
             todo: VecDeque::new(),

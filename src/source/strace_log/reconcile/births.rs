@@ -131,6 +131,9 @@ impl Reconciler {
             // Its number is in use again, so the former one has ended.
             self.gone(at, child, Exit::Code(0));
         }
+        if !args.is_thread() {
+            self.ending.remove(&pid);
+        }
         self.tasks.insert(child, Task { is_unseen_child: true, numbered, ..Task::new(pid, memory) });
         self.expect_lines(child, &args);
         self.early_may_be_born();
@@ -160,6 +163,7 @@ impl Reconciler {
             self.release(sibling);
         }
         self.ends.remove(&pid);
+        self.ending.remove(&pid);
         let memory = self.new_memory();
         self.tasks.insert(leader, Task { numbered, ..Task::new(pid, memory) });
         self.expect_line(leader);

@@ -9,10 +9,12 @@ use crate::units::{Pid, Tid, Time};
 impl Reconciler {
     pub(super) fn exiting(&mut self, at: Time, tid: Tid, name: Name, code: i32) {
         self.leave(tid);
-        self.has_exits = true;
         let scope = if name == Name::Exit { ExitScope::Thread } else { ExitScope::Group };
         if let Some(task) = self.tasks.get_mut(&tid) {
             task.exiting = Some(code);
+            if scope == ExitScope::Group {
+                self.ending.insert(task.pid);
+            }
             self.tell(at, tid, EventKind::Exiting(Exiting { scope, code }));
         }
     }
@@ -20,11 +22,12 @@ impl Reconciler {
     pub(super) fn ended(&mut self, at: Time, tid: Tid, exit: Exit) {
         self.has_ends = true;
         let Some(task) = self.tasks.get(&tid) else { return };
-        if self.has_exits || task.exiting.is_some() || matches!(exit, Exit::Signal(_)) {
+        let pid = task.pid;
+        if task.exiting.is_some() || self.ending.contains(&pid) || matches!(exit, Exit::Signal(_)) {
             return self.gone(at, tid, exit);
         }
-        // Without calls of exit this may be the end of the whole process: the next line of another of its tasks tells.
-        let pid = task.pid;
+        // A call of exit is not shown, so that this may be the end of the whole process: the next line of another of its tasks
+        // tells.
         let ends = self.ends.entry(pid).or_default();
         if ends.iter().all(|item| item.tid != tid) {
             ends.push(Item { at, tid, what: What::Ended(exit) });

@@ -220,6 +220,12 @@ fn ends_without_exits() {
     let lines = told(&together);
     let exiting = lines.iter().position(|line| line == "7  exit_group(0) = ?").unwrap();
     assert!(lines[..exiting].iter().all(|line| !line.contains("exited")), "{lines:#?}");
+    // Nor where the line of one call is missing, and others are there.
+    let missing = format!("{begin}{}11  exit(0) = ?\n11  +++ exited with 0 +++\n", thread(11, 0x30000));
+    let lines =
+        told(&format!("{missing}9  +++ exited with 0 +++\n8  +++ exited with 0 +++\n7  +++ exited with 0 +++\n"));
+    let exiting = lines.iter().position(|line| line == "7  exit_group(0) = ?").unwrap();
+    assert_eq!(lines[..exiting].iter().filter(|line| line.contains("exited")).count(), 1, "{lines:#?}");
     // The process goes on after its threads' ends: they have ended by themselves.
     let alone = format!(
         "{begin}9  +++ exited with 0 +++\n8  +++ exited with 0 +++\n7  brk(NULL) = 0x5000\n7  +++ exited with 0 +++\n"
