@@ -8,10 +8,10 @@ mod collector;
 mod meaning;
 
 use std::ffi::OsString;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
@@ -83,6 +83,8 @@ pub struct Requests {
     pub status: bool,
     /// The terminal wants the job stopped.
     pub suspend: bool,
+    /// We have been told to go on: what was to stop the job before that is out of date.
+    pub continued: bool,
     /// The program seems to be stopped, and the shell does not know yet.
     pub seems_stopped: bool,
     /// Signals that are to be passed on to the launched program.
@@ -98,6 +100,7 @@ const SUSPEND: u32 = 8;
 const FORWARD: u32 = 16;
 const HELD: u32 = 32;
 const STANDS: u32 = 64;
+const CONTINUED: u32 = 128;
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -113,6 +116,8 @@ struct Shared {
     struck: AtomicI32,
     /// Whether nobody is followed any more, nor waited for.
     over: AtomicBool,
+    /// How often the thread has taken what there was.
+    rounds: AtomicU64,
     done: AtomicBool,
 }
 
@@ -198,10 +203,27 @@ impl Control {
             report: flags & REPORT != 0,
             status: flags & STATUS != 0,
             suspend: flags & SUSPEND != 0,
+            continued: flags & CONTINUED != 0,
             seems_stopped: flags & STANDS != 0,
             look_after_held: flags & HELD != 0,
             signals: if flags & FORWARD != 0 { self.shared.take_signals() } else { Vec::new() },
         }
+    }
+
+    /// Whether we have been told to go on, and that has not been taken so far. Waits until all is known that was sent before the
+    /// call: who has been stopped, and goes on, may run before it is known why.
+    pub fn is_continued(&self) -> bool {
+        /// The thread may wait for the witness as well.
+        const WITHIN: Duration = Duration::from_millis(200);
+        let (begin, before) = (Instant::now(), self.shared.rounds.load(Ordering::Acquire));
+        // One round may have been under way.
+        while self.thread.is_some()
+            && self.shared.rounds.load(Ordering::Acquire) < before + 2
+            && begin.elapsed() < WITHIN
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.shared.flags.load(Ordering::Acquire) & CONTINUED != 0
     }
 
     /// The launched program has ended: the terminal's keys are for us from here on.

@@ -130,10 +130,11 @@ impl ProgramGroup {
         self.leads_session && self.is_elsewhere()
     }
 
-    /// Whether the terminal's wish that the job stop would mean nothing to a task of the program's: nothing stops its group, and it
-    /// has not asked for the signal.
+    /// Whether the terminal's wish that the job stop would mean nothing to a task: it is of the program's group, which nothing
+    /// stops, and has not asked for the signal. Another group, as a shell makes them, has the program to continue it.
     pub fn is_never_stopped(&self, tid: Tid) -> bool {
-        self.is_orphaned_without_us() && !task::handles(tid, nix::libc::SIGTSTP)
+        let is_in_group = getpgid(Some(unistd::Pid::from_raw(tid.0))) == Ok(self.main);
+        is_in_group && self.is_orphaned_without_us() && !task::handles(tid, nix::libc::SIGTSTP)
     }
 
     /// Whether a task that is about to be stopped because it has asked for the terminal may have it: it did so before the terminal

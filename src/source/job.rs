@@ -38,8 +38,11 @@ pub struct Suspension {
 }
 
 impl Suspension {
-    /// Takes the wish down, if there is one.
+    /// Takes the wish down, if there is one. Whoever continues the job takes it back.
     pub fn hear(&mut self, requests: &Requests) {
+        if requests.continued {
+            self.until = None;
+        }
         if requests.suspend {
             self.until = Some(Instant::now() + SUSPEND_WITHIN);
         }
@@ -51,12 +54,18 @@ impl Suspension {
         self.until.is_some() || !stops_job(sent.signal)
     }
 
-    /// Whether to stop now: the program has stopped, by the terminal's wish, or somebody else's. Only once.
-    pub fn is_due(&mut self, seems_stopped: bool, has_stopped: impl FnOnce() -> bool) -> bool {
+    /// Whether to stop now: the program has stopped, by the terminal's wish, or somebody else's, and nobody `is_continued` since.
+    /// Only once.
+    pub fn is_due(
+        &mut self,
+        seems_stopped: bool,
+        has_stopped: impl FnOnce() -> bool,
+        is_continued: impl FnOnce() -> bool,
+    ) -> bool {
         if self.until.is_none() && !seems_stopped {
             return false;
         }
-        let is_due = has_stopped();
+        let is_due = has_stopped() && !is_continued();
         if is_due || self.until.is_some_and(|until| Instant::now() > until) {
             self.until = None;
         }
@@ -85,7 +94,8 @@ impl Aftermath<'_> {
         pass_on(&requests, &[self.main]);
         let main = self.main;
         let seems_stopped = requests.seems_stopped && !others_run;
-        if self.suspension.is_due(seems_stopped, || task::living(main).is_some_and(|(_, state)| state == 'T')) {
+        let is_stopped = || task::living(main).is_some_and(|(_, state)| state == 'T');
+        if self.suspension.is_due(seems_stopped, is_stopped, || self.control.is_continued()) {
             stop_with(main);
         }
     }
@@ -115,17 +125,31 @@ mod tests {
         };
         let mut suspension = Suspension::default();
         suspension.hear(&Requests { suspend: true, ..Requests::default() });
-        assert!(!suspension.is_due(false, || false));
+        assert!(!suspension.is_due(false, || false, || false));
         assert!(suspension.admits(&sent(Signal::SIGTSTP)) && suspension.admits(&sent(Signal::SIGTERM)));
-        assert!(suspension.is_due(false, || true) && !suspension.is_due(false, || true));
+        assert!(suspension.is_due(false, || true, || false) && !suspension.is_due(false, || true, || false));
         assert!(!suspension.admits(&sent(Signal::SIGTSTP)) && suspension.admits(&sent(Signal::SIGTERM)));
+    }
+
+    /// What was to stop the job, and has not, is out of date when somebody has continued it: whoever stops it next is to be
+    /// continued by us.
+    #[test]
+    fn who_has_gone_on_does_not_stop_for_what_was_before() {
+        let wanted = Requests { suspend: true, ..Requests::default() };
+        let mut suspension = Suspension::default();
+        suspension.hear(&wanted);
+        assert!(!suspension.is_due(false, || true, || true), "it is known before it is heard");
+        suspension.hear(&Requests { continued: true, ..Requests::default() });
+        assert!(!suspension.is_due(false, || true, || false));
+        suspension.hear(&Requests { continued: true, ..wanted });
+        assert!(suspension.is_due(false, || true, || false), "the wish came after that");
     }
 
     /// A program that somebody else has stopped takes us with it, if it has really been stopped.
     #[test]
     fn a_program_that_is_stopped_by_others() {
         let mut suspension = Suspension::default();
-        assert!(!suspension.is_due(true, || false) && suspension.is_due(true, || true));
-        assert!(!suspension.is_due(false, || true));
+        assert!(!suspension.is_due(true, || false, || false) && suspension.is_due(true, || true, || false));
+        assert!(!suspension.is_due(false, || true, || false));
     }
 }

@@ -58,7 +58,7 @@ impl<S: Source> Live<S> {
             is_over |= to.is_empty();
             pass_on(&requests, &to);
         }
-        self.suspend_with_main(requests.seems_stopped);
+        self.suspend_with_main(control, requests.seems_stopped);
         if is_over {
             self.source.close();
         }
@@ -66,10 +66,10 @@ impl<S: Source> Live<S> {
     }
 
     /// Stops with the program when that was stopped, so that the shell sees the job stopped.
-    fn suspend_with_main(&mut self, seems_stopped: bool) {
+    fn suspend_with_main(&mut self, control: &Control, seems_stopped: bool) {
         // Somebody among those that run may be about to continue it.
         let takes_us = seems_stopped && !self.source.others_run();
-        if self.suspension.is_due(takes_us, || self.source.main_is_stopped()) {
+        if self.suspension.is_due(takes_us, || self.source.main_is_stopped(), || control.is_continued()) {
             self.source.stop_too();
         }
     }
@@ -87,7 +87,7 @@ impl<S: Launched> Live<S> {
 
 impl<S: Source> Target for Live<S> {
     fn next(&mut self, control: &Control) -> io::Result<Told> {
-        self.suspend_with_main(false);
+        self.suspend_with_main(control, false);
         if self.source.main_exit().is_some() {
             control.main_has_ended();
         }

@@ -21,6 +21,23 @@ fn shell() -> Terminal {
     shell
 }
 
+/// The process of a program that a shell has started.
+fn launched(shell: &Terminal, program: &str) -> i32 {
+    // Other tests run it too, in sessions of their own.
+    let ours = proc::session(shell.leader.pid());
+    let is_target = |pid: &i32| proc::arguments(*pid).first().is_some_and(|first| first == program);
+    ours.into_iter().find(is_target).expect("the program runs")
+}
+
+/// Waits until vmtrace has seen that the program leads a group of its own.
+fn await_sentry(way: &[&str], target: i32) {
+    if !way.is_empty() {
+        let vmtrace = proc::status(target, "PPid").and_then(|pid| pid.parse().ok()).expect("the program runs");
+        let is_sentry = |pid: &i32| proc::status(*pid, "Name").as_deref() == Some("stop-sentry");
+        wait_for("vmtrace has seen that", || proc::children(vmtrace).iter().any(is_sentry));
+    }
+}
+
 /// Natively, and under vmtrace by both engines and after it has left.
 const ALL_WAYS: [&[&str]; 4] = [
     WAYS[0],
@@ -176,9 +193,7 @@ fn job_control_of_a_leader() {
         let program = testprog("tell_signals");
         shell.type_in(&format!("{} perl -e 'setpgrp; exec @ARGV' {program} 5\n", way.join(" ")));
         shell.await_text("ready");
-        let ours = proc::session(shell.leader.pid());
-        let is_target = |pid: &i32| proc::arguments(*pid).first().is_some_and(|first| first == program);
-        let target = ours.into_iter().find(is_target).expect("the program runs");
+        let target = launched(&shell, program);
         wait_for("it has the terminal", || proc::is_in_foreground(target));
         for times in 1..=2 {
             shell.type_in("\x03");
@@ -218,14 +233,8 @@ fn a_stop_of_the_job_is_one_of_its_leader() {
         let program = testprog("tell_signals");
         shell.type_in(&format!("{} perl -e 'setpgrp; exec @ARGV' {program} 5 &\n", way.join(" ")));
         shell.await_text("ready");
-        let ours = proc::session(shell.leader.pid());
-        let is_target = |pid: &i32| proc::arguments(*pid).first().is_some_and(|first| first == program);
-        let target = ours.into_iter().find(is_target).expect("the program runs");
-        if !way.is_empty() {
-            let vmtrace = proc::status(target, "PPid").and_then(|pid| pid.parse().ok()).expect("the program runs");
-            let is_sentry = |pid: &i32| proc::status(*pid, "Name").as_deref() == Some("stop-sentry");
-            wait_for("vmtrace has seen that", || proc::children(vmtrace).iter().any(is_sentry));
-        }
+        let target = launched(&shell, program);
+        await_sentry(way, target);
         for times in 1..=2 {
             shell.type_in("kill -STOP %1\n");
             wait_for("it is stopped", || stands(target));
@@ -239,6 +248,35 @@ fn a_stop_of_the_job_is_one_of_its_leader() {
         let screen = shell.screen();
         let told = ["SIGCONT", "SIGTERM"].map(|name| screen.matches(name).count());
         assert_eq!(told, [2, 1], "{way:?}: {screen}");
+        shell.type_in("exit\n");
+        shell.await_end();
+    }
+}
+
+/// A wish that the job stop, which the program has not followed, is out of date once the job has been continued.
+#[test]
+fn a_stop_after_one_that_was_ignored() {
+    need("perl");
+    let ignores = "setpgrp; $SIG{TSTP} = qq(IGNORE); exec @ARGV";
+    for way in ALL_WAYS {
+        let mut shell = shell();
+        let program = testprog("tell_signals");
+        shell.type_in(&format!("{} perl -e '{ignores}' {program} 5 &\n", way.join(" ")));
+        shell.await_text("ready");
+        let target = launched(&shell, program);
+        await_sentry(way, target);
+        for times in 1..=4 {
+            shell.type_in("kill -TSTP %1\n");
+            // It has nothing to show.
+            std::thread::sleep(Duration::from_millis(200));
+            shell.type_in("kill -STOP %1\n");
+            wait_for("it is stopped", || stands(target));
+            shell.type_in("kill -CONT %1\n");
+            shell.await_times("SIGCONT", times);
+            wait_for("it runs", || matches!(proc::state(target), Some('S' | 'R')));
+        }
+        shell.type_in("kill %1; wait %1; echo \"last=$?\"\n");
+        shell.await_text("last=5");
         shell.type_in("exit\n");
         shell.await_end();
     }
@@ -419,5 +457,31 @@ fn a_session_leader_is_not_stopped() {
         terminal.leader.send(Signal::SIGTERM);
         terminal.await_text("SIGTERM");
         terminal.await_end();
+    }
+}
+
+/// But the jobs of a shell that it has launched are, for that continues them.
+#[test]
+fn a_shell_below_a_session_leader() {
+    need("bash");
+    for way in ALL_WAYS {
+        let words = [way, &["bash", "--norc", "--noprofile", "-i"]].concat();
+        let mut shell = Terminal::start(words[0], &words[1..]);
+        shell.type_in("PS1='prompt''> '\n");
+        shell.await_text("prompt> ");
+        shell.type_in(&format!("{} 5\n", testprog("tell_signals")));
+        shell.await_text("ready");
+        shell.type_in("\x1a");
+        shell.await_text("Stopped");
+        shell.type_in("fg\n");
+        shell.await_text("SIGCONT");
+        shell.type_in("\x03");
+        shell.await_text("SIGINT");
+        shell.type_in("\x1a");
+        shell.await_times("Stopped", 2);
+        shell.type_in("kill %1; fg; echo \"last=$?\"\n");
+        shell.await_text("last=5");
+        shell.type_in("exit\n");
+        shell.await_end();
     }
 }

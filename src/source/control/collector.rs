@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::meaning::{collected, ends_us, interrupts, is_descendant, is_of_lookout, is_own, meaning, stops_job};
-use super::{FORWARD, HELD, Manners, REPORT, STANDS, STATUS, STOP, Sent, Shared, Timers, WAKE, WRITING, locked};
+use super::{
+    CONTINUED, FORWARD, HELD, Manners, REPORT, STANDS, STATUS, STOP, SUSPEND, Sent, Shared, Timers, WAKE, WRITING,
+    locked,
+};
 use crate::source::group::ProgramGroup;
 use crate::sys::sentry::Sentry;
 use crate::sys::witness::Witness;
@@ -113,6 +116,8 @@ impl<'a> Collector<'a> {
                 self.undecided.retain(|one| !stops_job(one.received.signal));
                 self.heard.retain(|(_, heard)| !stops_job(heard.signal));
                 locked(&self.shared.signals).retain(|sent| !stops_job(sent.signal));
+                self.shared.flags.fetch_and(!SUSPEND, Ordering::AcqRel);
+                self.ask(CONTINUED);
             }
             if self.manners == Manners::Launched && received.sender.is_none() && interrupts(received.signal) {
                 self.shared.struck.store(received.signal, Ordering::Release);
@@ -211,6 +216,7 @@ pub(super) fn collect(mut collector: Collector<'_>, timers: Timers, waiter: sys:
     let mut stop_after = timers.stop_after;
     while !shared.done.load(Ordering::Acquire) {
         collector.receive(TICK, MOST_AT_ONCE);
+        shared.rounds.fetch_add(1, Ordering::AcqRel);
         // Before it is told to go on.
         collector.look_after_program();
         collector.decide();
