@@ -61,8 +61,8 @@ pub(super) fn digest(bytes: &[u8]) {
     let _ = (arguments(bytes), stat_field(bytes, 47), stat_field(bytes, 22));
 }
 
-/// A field of proc_pid_stat(5) behind the name, by its number.
-fn stat_field(text: &[u8], number: usize) -> Option<&str> {
+/// A field of proc_pid_stat(5) behind the name, by its number, of the text or its beginning. Allocates nothing.
+pub fn stat_field(text: &[u8], number: usize) -> Option<&str> {
     // The command's name may hold blanks and parentheses; what follows the last one is field 3.
     let after_name = text.iter().rposition(|byte| *byte == b')')?;
     std::str::from_utf8(&text[after_name + 1..]).ok()?.split_ascii_whitespace().nth(number.checked_sub(3)?)
@@ -336,6 +336,18 @@ mod tests {
         let expected = TaskStatus { pid: Pid(100), parent: Pid(7), uid: 1001, tracer: Some(Pid(55)), state: 't' };
         assert_eq!(parse_status(text), Some(expected));
         assert_eq!(parse_status(b"Tgid:\t100\n"), None);
+    }
+
+    /// A name may hold anything; a text may be cut off anywhere.
+    #[test]
+    fn fields_of_stat() {
+        let fields = |text: &'static [u8]| [3, 4].map(|number| stat_field(text, number));
+        assert_eq!(fields(b"7 (a) T 1 ) R 12 7 7"), [Some("R"), Some("12")]);
+        assert_eq!(fields(b"7 (a) T 1 7 7\0\0"), [Some("T"), Some("1")]);
+        assert_eq!(fields(b"7 (a) T"), [Some("T"), None]);
+        for broken in ["7 (a", "7 (a)", ""] {
+            assert_eq!(fields(broken.as_bytes()), [None, None], "{broken}");
+        }
     }
 
     /// A number that is used anew is told from the one that it was.

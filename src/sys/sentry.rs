@@ -10,6 +10,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, Pid as Number, fork, getpid, getppid, read};
 
 use super::lookout::keep_out;
+use crate::procfs::task;
 use crate::units::Pid;
 
 /// How often it looks. Rarely, for it does so as long as the program is followed.
@@ -59,17 +60,17 @@ fn stand(stats: &[CString; 3], turns: &CStr, parent: Number, group: Pid) -> ! {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
     }
     let [ours, witness, main] = stats;
-    let is_stopped = |stat: &CStr| state(&beginning(stat)).is_some_and(|(state, _)| state == b'T');
+    let is_in = |stat: &CStr, states: &[&str]| has(&beginning(stat), 3, |state| states.contains(&state));
     // Its number is another's once nobody of its group is left, and it has been waited for.
-    let is_there = || state(&beginning(main)).is_some_and(|(_, its_parent)| its_parent == parent.as_raw());
+    let is_there = || has(&beginning(main), 4, |its_parent| its_parent.parse() == Ok(parent.as_raw()));
     let stop = || {
-        let stands = is_stopped(ours) && is_stopped(witness) && is_there();
+        let stands = is_in(ours, &["T"]) && is_in(witness, &["T"]) && is_there();
         // Who has run since is stopped anew.
         stands.then(|| beginning(turns))
     };
     let (mut told, mut was_late) = (None, false);
     while getppid() == parent {
-        if was_late && is_there() && state(&beginning(main)).is_some_and(|(state, _)| matches!(state, b'T' | b't')) {
+        if was_late && is_there() && is_in(main, &["T", "t"]) {
             // What was to continue it has come first, and is lost.
             // SAFETY: integers only.
             unsafe { libc::kill(-group.0, libc::SIGCONT) };
@@ -96,25 +97,7 @@ fn beginning(path: &CStr) -> [u8; 64] {
     text
 }
 
-/// The state of a process, and its parent, by its /proc/PID/stat, or the beginning of it.
-fn state(stat: &[u8]) -> Option<(u8, i32)> {
-    // The name may hold anything.
-    let end_of_name = stat.iter().rposition(|byte| *byte == b')')?;
-    let mut words = stat[end_of_name + 1..].split(|byte| *byte == b' ').skip(1);
-    let state = *words.next()?.first()?;
-    Some((state, std::str::from_utf8(words.next()?).ok()?.parse().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn states() {
-        assert_eq!(state(b"7 (a) T 1 ) R 12 7 7"), Some((b'R', 12)));
-        assert_eq!(state(b"7 (a) T 1 7 7"), Some((b'T', 1)));
-        for broken in ["7 (a) T", "7 (a) T x 7", "7 (a", "7 (a)", ""] {
-            assert_eq!(state(broken.as_bytes()), None, "{broken}");
-        }
-    }
+/// Whether a field of /proc/PID/stat is as it should be.
+fn has(stat: &[u8], number: usize, is_so: impl FnOnce(&str) -> bool) -> bool {
+    task::stat_field(stat, number).is_some_and(is_so)
 }
