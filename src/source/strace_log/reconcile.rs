@@ -58,7 +58,7 @@ pub struct Reconciler {
     waiting: Option<(Tid, VecDeque<Item>)>,
     /// Ends without a call of exit, by process.
     ends: HashMap<Pid, Vec<Item>>,
-    /// Processes that have called exit_group.
+    /// Processes that have called exit_group, and of which there are tasks left.
     ending: HashSet<Pid>,
     /// Whether the log shows ends.
     has_ends: bool,

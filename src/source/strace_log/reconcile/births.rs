@@ -131,9 +131,6 @@ impl Reconciler {
             // Its number is in use again, so the former one has ended.
             self.gone(at, child, Exit::Code(0));
         }
-        if !args.is_thread() {
-            self.ending.remove(&pid);
-        }
         self.tasks.insert(child, Task { is_unseen_child: true, numbered, ..Task::new(pid, memory) });
         self.expect_lines(child, &args);
         self.early_may_be_born();

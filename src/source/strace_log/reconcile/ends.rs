@@ -53,8 +53,11 @@ impl Reconciler {
     pub(super) fn gone(&mut self, at: Time, tid: Tid, exit: Exit) {
         self.room_was_made(tid);
         self.leave(tid);
-        if self.forget(tid).is_some() {
+        if let Some(task) = self.forget(tid) {
             self.tell(at, tid, EventKind::Ended(exit));
+            if self.tasks.of(task.pid).is_empty() {
+                self.ending.remove(&task.pid);
+            }
         }
         if tid == Tid::from(self.main) {
             self.exit = Some(exit);
