@@ -40,7 +40,6 @@ pub struct ProgramGroup {
     /// When the program got the terminal first.
     given: Option<Instant>,
     next_look: Instant,
-    next_look_for_stopped: Instant,
     /// In so many looks it has stood, and what it had done before.
     stands: Option<(u32, Tid, Activity)>,
 }
@@ -53,18 +52,7 @@ impl ProgramGroup {
         let leads_session = getsid(None) == Ok(getpid());
         let now = Instant::now();
         let (terminal, given, stands) = (None, None, None);
-        ProgramGroup {
-            main,
-            own,
-            leads,
-            leads_session,
-            terminal,
-            is_shared: false,
-            given,
-            next_look: now,
-            next_look_for_stopped: now,
-            stands,
-        }
+        ProgramGroup { main, own, leads, leads_session, terminal, is_shared: false, given, next_look: now, stands }
     }
 
     /// Its first process.
@@ -77,9 +65,22 @@ impl ProgramGroup {
         self.leads && getpgid(Some(self.main)) == Ok(self.main) && getsid(Some(self.main)) == getsid(None)
     }
 
+    /// Does for the program what the shell's job control would do without us. Gives whether it has stood for a while, by its state
+    /// alone, where a shell wants to know when its job stops. To be called all the time.
+    pub fn look_after(&mut self) -> bool {
+        self.share_terminal();
+        let now = Instant::now();
+        let is_time = now >= self.next_look;
+        if is_time {
+            self.next_look = now + LOOK_EVERY;
+        }
+        self.continue_stopped_by_us(is_time);
+        is_time && self.has_stood()
+    }
+
     /// Gives the program the terminal where the shell has given it to us and the program has a group of its own, and takes it back
     /// when the program has ended. Not where the job is a pipeline, of which others would lose it.
-    pub fn share_terminal(&mut self) {
+    fn share_terminal(&mut self) {
         if self.terminal.is_none() && self.is_elsewhere() {
             self.terminal = File::options().read(true).write(true).open("/dev/tty").ok();
         }
@@ -102,12 +103,11 @@ impl ProgramGroup {
     /// Lets those go on who are stopped because we are there, and whom nobody traces: who has asked for the terminal before the
     /// program was given it, and whom job control would not stop. Each by its own signal: a key stops all of them one after the
     /// other. On kernels that tell it of no one else, the first process alone.
-    pub fn continue_stopped_by_us(&mut self) {
+    fn continue_stopped_by_us(&self, is_time: bool) {
         use nix::libc::{SIGTSTP, SIGTTIN, SIGTTOU};
         let without_us: &[i32] = if self.given.is_some_and(|given| given.elapsed() <= ASKED_EARLY) {
             &[SIGTTIN, SIGTTOU]
-        } else if self.is_orphaned_without_us() && Instant::now() >= self.next_look_for_stopped {
-            self.next_look_for_stopped = Instant::now() + LOOK_EVERY;
+        } else if is_time && self.is_orphaned_without_us() {
             &[SIGTSTP, SIGTTIN, SIGTTOU]
         } else {
             return;
@@ -145,13 +145,8 @@ impl ProgramGroup {
         foreground == Some(self.main) && getpgid(Some(unistd::Pid::from_raw(tid.0))) == Ok(self.main)
     }
 
-    /// Whether the program has stood for a while, by its state alone, where a shell wants to know when its job stops.
-    pub fn seems_stopped(&mut self) -> bool {
-        let now = Instant::now();
-        if now < self.next_look {
-            return false;
-        }
-        self.next_look = now + LOOK_EVERY;
+    /// Whether the program has stood in so many looks.
+    fn has_stood(&mut self) -> bool {
         let standing = self.living().filter(|(_, state)| matches!(state, 'T' | 't'));
         let seen = standing.and_then(|(tid, _)| Some((tid, task::activity(tid)?)));
         let looks =

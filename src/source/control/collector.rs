@@ -116,7 +116,7 @@ impl<'a> Collector<'a> {
                 self.undecided.retain(|one| !stops_job(one.received.signal));
                 self.heard.retain(|(_, heard)| !stops_job(heard.signal));
                 locked(&self.shared.signals).retain(|sent| !stops_job(sent.signal));
-                self.shared.flags.fetch_and(!SUSPEND, Ordering::AcqRel);
+                self.shared.flags.fetch_and(!(SUSPEND | STANDS), Ordering::AcqRel);
                 self.ask(CONTINUED);
             }
             if self.manners == Manners::Launched && received.sender.is_none() && interrupts(received.signal) {
@@ -192,7 +192,7 @@ impl<'a> Collector<'a> {
     /// Looks after the program's process group.
     fn look_after_program(&mut self) {
         let Some(program) = &mut self.program else { return };
-        program.share_terminal();
+        let is_stopped = program.look_after();
         if self.sentry.is_none()
             && program.is_elsewhere()
             && let Some(witness) = &self.witness
@@ -200,8 +200,9 @@ impl<'a> Collector<'a> {
             // Without, a stop of the job's is none of the program's.
             self.sentry = Sentry::post(witness.pid(), program.main()).ok();
         }
-        program.continue_stopped_by_us();
-        if program.seems_stopped() {
+        // Who is about to be continued by us is not to be waited for.
+        let is_to_go_on = self.undecided.iter().any(|one| one.received.signal == Signal::SIGCONT as i32);
+        if is_stopped && !is_to_go_on {
             self.ask(STANDS);
         }
     }
