@@ -29,13 +29,40 @@ fn launched(shell: &Terminal, program: &str) -> i32 {
     ours.into_iter().find(is_target).expect("the program runs")
 }
 
-/// Waits until vmtrace has seen that the program leads a group of its own.
-fn await_sentry(way: &[&str], target: i32) {
+/// A shell that has started a program in the background which leads a group of its own, as vmtrace has seen; and its process.
+fn leader_in_background(way: &[&str], perl: &str) -> (Terminal, i32) {
+    need("perl");
+    let (mut shell, program) = (shell(), testprog("tell_signals"));
+    shell.type_in(&format!("{} perl -e 'setpgrp; {perl}exec @ARGV' {program} 5 &\n", way.join(" ")));
+    shell.await_text("ready");
+    let target = launched(&shell, program);
     if !way.is_empty() {
         let vmtrace = proc::status(target, "PPid").and_then(|pid| pid.parse().ok()).expect("the program runs");
         let is_sentry = |pid: &i32| proc::status(*pid, "Name").as_deref() == Some("stop-sentry");
         wait_for("vmtrace has seen that", || proc::children(vmtrace).iter().any(is_sentry));
     }
+    (shell, target)
+}
+
+/// SIGSTOP, which nobody can take, is sent to the job, and SIGCONT after it, which is the program's so many-th.
+fn stop_and_continue_job(shell: &mut Terminal, target: i32, times: usize) {
+    shell.type_in("kill -STOP %1\n");
+    wait_for("it is stopped", || stands(target));
+    shell.type_in("kill -CONT %1\n");
+    shell.await_times("SIGCONT", times);
+    wait_for("it runs", || matches!(proc::state(target), Some('S' | 'R')));
+}
+
+/// Ends the job, and the shell, which tells the job's status; gives what was shown.
+fn end_job(mut shell: Terminal) -> String {
+    // In one line: at a prompt the shell may have told of its end, and forgotten it.
+    shell.type_in("kill %1; wait %1; echo \"last=$?\"\n");
+    shell.await_text("SIGTERM");
+    shell.await_text("last=5");
+    let screen = shell.screen();
+    shell.type_in("exit\n");
+    shell.await_end();
+    screen
 }
 
 /// Natively, and under vmtrace by both engines and after it has left.
@@ -212,73 +239,38 @@ fn job_control_of_a_leader() {
         assert!(!proc::is_in_foreground(target));
         shell.type_in("kill -USR2 %1\n");
         shell.await_text("SIGUSR2");
-        // In one line: at a prompt the shell may have told of its end, and forgotten it.
-        shell.type_in("kill %1; wait %1; echo \"last=$?\"\n");
-        shell.await_text("SIGTERM");
-        shell.await_text("last=5");
-        let screen = shell.screen();
+        let screen = end_job(shell);
         let told = ["SIGINT", "SIGCONT", "SIGUSR2", "SIGTERM"].map(|name| screen.matches(name).count());
         assert_eq!(told, [2, 3, 1, 1], "{way:?}: {screen}");
-        shell.type_in("exit\n");
-        shell.await_end();
     }
 }
 
-/// What nobody can take reaches it as well: SIGSTOP, sent to the job, and SIGCONT after it.
+/// What nobody can take reaches it as well.
 #[test]
 fn a_stop_of_the_job_is_one_of_its_leader() {
-    need("perl");
     for way in ALL_WAYS {
-        let mut shell = shell();
-        let program = testprog("tell_signals");
-        shell.type_in(&format!("{} perl -e 'setpgrp; exec @ARGV' {program} 5 &\n", way.join(" ")));
-        shell.await_text("ready");
-        let target = launched(&shell, program);
-        await_sentry(way, target);
+        let (mut shell, target) = leader_in_background(way, "");
         for times in 1..=2 {
-            shell.type_in("kill -STOP %1\n");
-            wait_for("it is stopped", || stands(target));
-            shell.type_in("kill -CONT %1\n");
-            shell.await_times("SIGCONT", times);
-            wait_for("it runs", || matches!(proc::state(target), Some('S' | 'R')));
+            stop_and_continue_job(&mut shell, target, times);
         }
-        shell.type_in("kill %1; wait %1; echo \"last=$?\"\n");
-        shell.await_text("SIGTERM");
-        shell.await_text("last=5");
-        let screen = shell.screen();
+        let screen = end_job(shell);
         let told = ["SIGCONT", "SIGTERM"].map(|name| screen.matches(name).count());
         assert_eq!(told, [2, 1], "{way:?}: {screen}");
-        shell.type_in("exit\n");
-        shell.await_end();
     }
 }
 
 /// A wish that the job stop, which the program has not followed, is out of date once the job has been continued.
 #[test]
 fn a_stop_after_one_that_was_ignored() {
-    need("perl");
-    let ignores = "setpgrp; $SIG{TSTP} = qq(IGNORE); exec @ARGV";
     for way in ALL_WAYS {
-        let mut shell = shell();
-        let program = testprog("tell_signals");
-        shell.type_in(&format!("{} perl -e '{ignores}' {program} 5 &\n", way.join(" ")));
-        shell.await_text("ready");
-        let target = launched(&shell, program);
-        await_sentry(way, target);
+        let (mut shell, target) = leader_in_background(way, "$SIG{TSTP} = qq(IGNORE); ");
         for times in 1..=4 {
             shell.type_in("kill -TSTP %1\n");
             // It has nothing to show.
             std::thread::sleep(Duration::from_millis(200));
-            shell.type_in("kill -STOP %1\n");
-            wait_for("it is stopped", || stands(target));
-            shell.type_in("kill -CONT %1\n");
-            shell.await_times("SIGCONT", times);
-            wait_for("it runs", || matches!(proc::state(target), Some('S' | 'R')));
+            stop_and_continue_job(&mut shell, target, times);
         }
-        shell.type_in("kill %1; wait %1; echo \"last=$?\"\n");
-        shell.await_text("last=5");
-        shell.type_in("exit\n");
-        shell.await_end();
+        end_job(shell);
     }
 }
 
